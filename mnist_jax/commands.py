@@ -1,0 +1,56 @@
+"""Runs a command: flags to `main`; a `CommandError` to one line on stderr and an exit code."""
+
+import os
+import signal
+import sys
+from collections.abc import Callable, Sequence
+from typing import NoReturn
+
+from absl import app, flags, logging
+
+from mnist_jax.errors import CommandError, UserError
+
+
+def run(main: Callable[[], None]) -> None:
+    """Parses the flags, calls `main`, and exits: 0, or as the error that ended it says.
+
+    Args:
+      main: Finds the flags parsed. It imports jax and what stands on it itself, so that a
+        mistyped flag is told at once, and Ctrl-C heeded while it imports.
+    """
+
+    def call(argv: Sequence[str]) -> None:
+        try:
+            main()
+        except CommandError as error:
+            _exit(error)
+        except KeyboardInterrupt:
+            _exit(CommandError("Interrupted before the training began"), 128 + signal.SIGINT)
+
+    app.run(call, flags_parser=_parse_flags)
+
+
+def _parse_flags(argv: Sequence[str]) -> None:
+    try:
+        rest = flags.FLAGS(argv)[1:]
+        if rest:
+            hint = f"; did you mean --{rest[0]}?" if "=" in rest[0] else ""
+            raise UserError(f"{rest[0]}: not a flag{hint}")
+    except UserError as error:
+        _exit(error)
+    except KeyboardInterrupt:
+        _exit(CommandError("Interrupted before the training began"), 128 + signal.SIGINT)
+    except Exception as error:
+        # Not flags.Error alone: ml_collections reads the config file here, and lets pass
+        # whatever is wrong with a field or the file, as what it happens to be.
+        _exit(UserError(f"{' '.join(str(error).split()) or type(error).__name__}"))
+    if flags.FLAGS["verbosity"].using_default_value:
+        flags.FLAGS.verbosity = logging.WARNING  # absl would set INFO: all of orbax's notes.
+
+
+def _exit(error: CommandError, exit_code: int | None = None) -> NoReturn:
+    sys.stdout.flush()
+    print(error, file=sys.stderr, flush=True)
+    # Without waiting for threads: an import of TensorFlow under way takes seconds yet.
+    # Everything that had to be written, and could be, has been by now.
+    os._exit(error.exit_code if exit_code is None else exit_code)

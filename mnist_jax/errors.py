@@ -1,0 +1,28 @@
+"""How a command ends when the reason is not a bug: one line on stderr, no traceback."""
+
+
+class CommandError(Exception):
+    """Ends the command with `exit_code` and the message as its only line on stderr."""
+
+    exit_code = 1
+
+
+class UserError(CommandError):
+    """A mistake in what the user gave; raised before anything on disk has changed.
+
+    The message names the field or file, what is wrong with it, and what to do.
+    """
+
+    exit_code = 2
+
+
+class DatasetUnavailableError(UserError):
+    """The dataset is neither prepared, nor among local files, nor to be downloaded."""
+
+
+class TrainingDivergedError(CommandError):
+    """The loss or the state stopped being finite; nothing after that step was saved."""
+
+
+class DamagedCheckpointError(CommandError):
+    """A checkpoint cannot be read back, or not as what was saved."""

@@ -1,0 +1,61 @@
+"""TensorBoard's event files as files: what they hold, and cutting off their ends.
+
+A run that was killed may have written points that no checkpoint holds; the next attempt
+writes them again, so the first ones go. TensorBoard's own way (a `SessionLog.START` event)
+only hides them, and not in each of its readers.
+"""
+
+import os
+import struct
+from collections.abc import Iterator
+from pathlib import Path
+
+# TFRecord: length (uint64), its CRC (uint32), data, its CRC (uint32).
+_HEADER, _FOOTER = 12, 4
+
+
+def cut(logdir: Path, last_step: int) -> set[tuple[str, int]]:
+    """Removes all events after `last_step`, and a record not written to its end.
+
+    Args:
+      logdir: Folder of the event files; each is in the order of its steps.
+      last_step: The last to keep.
+
+    Returns:
+      The (tag, step) pairs that stay.
+    """
+    kept = set()
+    for path in sorted(logdir.glob("events.out.tfevents.*")):
+        points, size = _points_until(path, last_step)
+        kept |= points
+        if not points:
+            path.unlink()
+        elif size < path.stat().st_size:
+            os.truncate(path, size)
+    return kept
+
+
+def _points_until(path: Path, last_step: int) -> tuple[set[tuple[str, int]], int]:
+    """Returns the points up to `last_step`, and how many bytes of the file they take."""
+    from tensorboard.compat.proto.event_pb2 import Event
+
+    points, size = set(), 0
+    for data, end in _records(path.read_bytes()):
+        event = Event.FromString(data)
+        if event.step > last_step:
+            break
+        points |= {(value.tag, event.step) for value in event.summary.value}
+        size = end
+    return points, size
+
+
+def _records(data: bytes) -> Iterator[tuple[bytes, int]]:
+    """Yields each whole record, and where it ends."""
+    start = 0
+    while start + _HEADER <= len(data):
+        (length,) = struct.unpack_from("<Q", data, start)
+        end = start + _HEADER + length + _FOOTER
+        if end > len(data):
+            return
+        yield data[start + _HEADER : end - _FOOTER], end
+        start = end

@@ -1,0 +1,112 @@
+"""The examples: a dataset by its name; which of them each step sees; batches to evaluate."""
+
+import functools
+import sys
+from collections.abc import Iterator
+
+import numpy as np
+from ml_collections import ConfigDict
+
+from mnist_jax import datasets, tfds_source
+from mnist_jax.datasets import Dataset, Split
+from mnist_jax.errors import DatasetUnavailableError
+
+
+def load(config: ConfigDict) -> Dataset:
+    """Loads `config.dataset`, or `config.fallback_dataset` where the former can't be had.
+
+    Raises:
+      UserError: A file is not what it should be, or there is no such dataset.
+      DatasetUnavailableError: The dataset can't be had, and there is no fallback.
+    """
+    try:
+        return _load(config.dataset, config)
+    except DatasetUnavailableError as error:
+        if config.fallback_dataset in ("", config.dataset):
+            raise
+        _warn_of_fallback(config.dataset, config.fallback_dataset, str(error))
+        return _load(config.fallback_dataset, config)
+
+
+def _load(name: str, config: ConfigDict) -> Dataset:
+    if name == "mnist_5k":
+        return datasets.load_mnist_5k()
+    if name == "fake":
+        return datasets.make_fake(config.seed)
+    return tfds_source.load(name, config)
+
+
+def _warn_of_fallback(wanted: str, used: str, reason: str) -> None:
+    rule = "!" * 78
+    print(
+        f"{rule}\n"
+        f"WARNING: {wanted} can't be had, so this run uses {used} instead.\n"
+        f"{reason}\n"
+        f"Its results are those of {used}, not of {wanted}.\n"
+        f"{rule}",
+        file=sys.stderr,
+        flush=True,
+    )
+
+
+def batch_indices(seed: int, steps: range, batch_size: int, num_examples: int) -> np.ndarray:
+    """Returns the training examples of some steps.
+
+    The examples stream by as one permutation an epoch, laid end to end; step s takes
+    those at [(s - 1) * batch_size, s * batch_size). So a batch may span two epochs, as
+    in the tutorial's `next_batch`, no example is dropped, and a resumed run finds its
+    place from the step alone.
+
+    Args:
+      seed: Non-negative, below 2**64.
+      steps: Consecutive steps; the first update is step 1.
+      batch_size: Examples per step.
+      num_examples: Size of the training split.
+
+    Returns:
+      `int32[len(steps), batch_size]`, each in `[0, num_examples)`.
+    """
+    start, stop = (steps.start - 1) * batch_size, (steps.stop - 1) * batch_size
+    epochs = range(start // num_examples, -(-stop // num_examples))
+    stream = np.concatenate([epoch_order(seed, epoch, num_examples) for epoch in epochs])
+    start_of_stream = epochs.start * num_examples
+    indices = stream[start - start_of_stream : stop - start_of_stream]
+    return indices.reshape(len(steps), batch_size)
+
+
+@functools.lru_cache(maxsize=4)
+def epoch_order(seed: int, epoch: int, num_examples: int) -> np.ndarray:
+    """Returns the permutation of the examples that epoch `epoch`, from 0, walks.
+
+    The order in which the raw output of the counter-based generator Philox, keyed by
+    (seed, epoch), sorts. Unlike `Generator.permutation`, whose algorithm NumPy may change
+    (NEP 19), it is the same with every version of NumPy.
+
+    Returns:
+      `int32[num_examples]`, read-only.
+    """
+    draws = np.random.Philox(key=np.array([seed, epoch], np.uint64)).random_raw(num_examples)
+    order = np.argsort(draws, kind="stable").astype(np.int32)
+    order.flags.writeable = False
+    return order
+
+
+def eval_batches(split: Split, batch_size: int) -> Iterator[dict[str, np.ndarray]]:
+    """Cuts a split into batches of one shape that hold every example exactly once.
+
+    Args:
+      split: The examples, in order.
+      batch_size: Rows of every batch; the last is filled up with zeros.
+
+    Yields:
+      `image`: `uint8[batch_size, 28, 28]`, `label`: `int32[batch_size]`, `mask`:
+      `bool[batch_size]`, False for the rows that only fill up.
+    """
+    for start in range(0, len(split.label), batch_size):
+        image = split.image[start : start + batch_size]
+        label = split.label[start : start + batch_size]
+        size, missing = len(label), batch_size - len(label)
+        if missing:
+            image = np.pad(image, ((0, missing), (0, 0), (0, 0)))
+            label = np.pad(label, (0, missing))
+        yield {"image": image, "label": label, "mask": np.arange(batch_size) < size}

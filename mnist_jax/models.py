@@ -1,0 +1,61 @@
+"""The network of the tutorial: fully connected ReLU layers under a linear one."""
+
+import math
+from collections.abc import Sequence
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+
+def truncated_normal_by_fan_in(
+    key: jax.Array, shape: Sequence[int], dtype: jnp.dtype = jnp.float32
+) -> jax.Array:
+    """The tutorial's initial weights: N(0, 1/fan_in), drawn again outside two deviations.
+
+    As `tf.truncated_normal(shape, stddev=1/sqrt(fan_in))`: 1/sqrt(fan_in) is the deviation
+    of the normal before truncation, so the weights' own is 0.8796/sqrt(fan_in).
+
+    Args:
+      key: PRNG key.
+      shape: `[fan_in, fan_out]`.
+      dtype: A floating-point dtype.
+
+    Returns:
+      An array of `shape` and `dtype`.
+    """
+    unit = jax.random.truncated_normal(key, -2.0, 2.0, tuple(shape), dtype)
+    return unit / math.sqrt(shape[0])
+
+
+class MLP(nn.Module):
+    """`hidden1` … `hiddenN` with ReLU, then the linear `softmax_linear`.
+
+    Attributes:
+      hidden_sizes: Widths of the ReLU layers; may be empty.
+      num_classes: Width of the output.
+    """
+
+    hidden_sizes: tuple[int, ...]
+    num_classes: int
+
+    @nn.compact
+    def __call__(self, images: jax.Array) -> jax.Array:
+        """Computes the logits.
+
+        Args:
+          images: `uint8[batch, height, width]`, 0 to 255.
+
+        Returns:
+          Logits, `float32[batch, num_classes]`.
+        """
+        x = images.reshape(images.shape[0], -1).astype(jnp.float32) / 255.0
+        for number, size in enumerate(self.hidden_sizes, start=1):
+            name = f"hidden{number}"
+            x = nn.Dense(size, kernel_init=truncated_normal_by_fan_in, name=name)(x)
+            # Without the scope the ReLU would stand beside its layer in TensorBoard's graph.
+            with jax.named_scope(name):
+                x = nn.relu(x)
+        return nn.Dense(
+            self.num_classes, kernel_init=truncated_normal_by_fan_in, name="softmax_linear"
+        )(x)

@@ -1,0 +1,53 @@
+"""The optimizer and its learning rate, from the config."""
+
+import jax
+import optax
+from ml_collections import ConfigDict
+
+
+def create_learning_rate_schedule(config: ConfigDict) -> optax.Schedule:
+    """Returns the learning rate as a function of the number of completed updates.
+
+    Linear from 0 over `warmup_steps`, then `learning_rate` (`constant`), or half a cosine
+    from it down to 0 at `num_train_steps` (`cosine`).
+    """
+    warmup_steps = config.warmup_steps
+    if config.schedule == "cosine":
+        main = optax.cosine_decay_schedule(
+            config.learning_rate, config.num_train_steps - warmup_steps
+        )
+    else:
+        main = optax.constant_schedule(config.learning_rate)
+    if not warmup_steps:
+        return main
+    warmup = optax.linear_schedule(0.0, config.learning_rate, warmup_steps)
+    return optax.join_schedules([warmup, main], [warmup_steps])
+
+
+def create_optimizer(config: ConfigDict) -> optax.GradientTransformation:
+    """Returns clipping, then weight decay, then the update rule, each where it is on."""
+    learning_rate = create_learning_rate_schedule(config)
+    if config.schedule == "constant" and not config.warmup_steps:
+        # A number instead of a schedule: the state then has no counter beside `step`.
+        learning_rate = config.learning_rate
+    parts = []
+    if config.grad_clip_norm:
+        parts.append(optax.clip_by_global_norm(config.grad_clip_norm))
+    if config.optimizer == "sgd":
+        if config.weight_decay:
+            parts.append(optax.add_decayed_weights(config.weight_decay, mask=_kernels))
+        parts.append(optax.sgd(learning_rate, momentum=config.momentum or None))
+    elif config.optimizer == "adam":
+        parts.append(optax.adam(learning_rate))
+    elif config.optimizer == "adamw":
+        parts.append(
+            optax.adamw(learning_rate, weight_decay=config.weight_decay, mask=_kernels)
+        )
+    else:
+        raise ValueError(f"unknown optimizer {config.optimizer!r}")
+    return optax.chain(*parts)
+
+
+def _kernels(params: optax.Params) -> optax.Params:
+    """Marks the parameters that decay: matrices, not biases."""
+    return jax.tree.map(lambda p: p.ndim > 1, params)

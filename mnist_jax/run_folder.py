@@ -1,0 +1,59 @@
+"""A run's folder: its name, its creation, and that one process at a time writes to it."""
+
+import contextlib
+import fcntl
+import os
+import socket
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from mnist_jax.errors import UserError
+
+
+@contextlib.contextmanager
+def claim(workdir: Path) -> Iterator[None]:
+    """Creates the folder where it is missing, and holds its lock meanwhile.
+
+    The lock is the kernel's (`flock`): it ends with the process, however that ends, so
+    there are no stale ones. The file says who holds it.
+
+    Raises:
+      UserError: Another process holds it, or the folder can't be written.
+    """
+    try:
+        workdir.mkdir(parents=True, exist_ok=True)
+        lock = (workdir / ".lock").open("a+")
+    except OSError as error:
+        raise UserError(f"workdir: {workdir}: {error.strerror}; choose another") from error
+    with lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            lock.seek(0)
+            raise UserError(
+                f"workdir: {workdir} is in use by {lock.read().strip() or 'another process'}; "
+                "wait for its end, or choose another"
+            ) from error
+        lock.truncate(0)
+        lock.write(f"process {os.getpid()} on {socket.gethostname()}\n")
+        lock.flush()
+        yield
+
+
+def create_new(parent: Path) -> Path:
+    """Creates and returns `<parent>/<YYYYMMDD-HHMMSS>`, a folder that no other run has.
+
+    Raises:
+      UserError: It can't be created.
+    """
+    while True:
+        workdir = parent / time.strftime("%Y%m%d-%H%M%S")
+        try:
+            workdir.mkdir(parents=True)
+        except FileExistsError:
+            time.sleep(0.1)  # Another run began within this second: take the next one.
+        except OSError as error:
+            raise UserError(f"workdir: {workdir}: {error.strerror}; choose another") from error
+        else:
+            return workdir.absolute()

@@ -1,0 +1,194 @@
+"""A dataset of tensorflow-datasets as arrays, preparing it where that is still to do."""
+
+import contextlib
+import difflib
+import hashlib
+import sys
+import threading
+import urllib.error
+import urllib.parse
+import urllib.request
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mnist_jax.datasets import Dataset, Split, check
+from mnist_jax.errors import DatasetUnavailableError, UserError
+from mnist_jax.tensorflow_import import import_tensorflow
+
+# The tutorial's 5,000 of 60,000; where the dataset has no validation split of its own.
+_VALIDATION_SHARE = 12
+_NETWORK_TIMEOUT = 5.0  # Seconds; tensorflow-datasets itself gives up after 200.
+
+
+def load(name: str, data_dir: Path, manual_dir: Path) -> tuple[Dataset, Path]:
+    """Prepares the dataset if need be, and decodes it.
+
+    Args:
+      name: `dataset` or `dataset/config`.
+      data_dir: Where prepared datasets live.
+      manual_dir: Where its original archives may lie, by their original names.
+
+    Returns:
+      The dataset, and the folder it is prepared in.
+
+    Raises:
+      UserError: No such dataset, not of 28x28 grey images with one label each, or a file
+        that is not what it should be.
+      DatasetUnavailableError: Not prepared, no archives, no network.
+    """
+    import_tensorflow()
+    import tensorflow_datasets as tfds
+
+    builder = _builder(name, data_dir, tfds)
+    num_classes = _check_features(name, builder)
+    if not _is_prepared(builder):
+        _prepare(name, builder, data_dir, manual_dir, tfds)
+        # Read it afresh: another process may have prepared it meanwhile.
+        builder = _builder(name, data_dir, tfds)
+    try:
+        dataset = _decode(name, builder, num_classes, tfds)
+        check(dataset)
+    except Exception as error:
+        first_line = (str(error) or type(error).__name__).splitlines()[0]
+        raise UserError(
+            f"{builder.data_dir}: the prepared dataset can't be read ({first_line}); "
+            "delete that folder to have it prepared again"
+        ) from error
+    return dataset, Path(builder.data_dir)
+
+
+def _builder(name: str, data_dir: Path, tfds: Any) -> Any:
+    try:
+        return tfds.builder(name, data_dir=data_dir)
+    except tfds.core.registered.DatasetNotFoundError as error:
+        known = ["mnist_5k", "fake", *tfds.list_builders()]
+        near = difflib.get_close_matches(name.split("/")[0], known, n=1)
+        hint = f"did you mean {near[0]}?" if near else "see tensorflow.org/datasets/catalog"
+        raise UserError(f"dataset: there is no {name!r}; {hint}") from error
+    except (ValueError, AssertionError) as error:
+        raise UserError(f"dataset: {name!r}: {' '.join(str(error).split())}") from error
+
+
+def _is_prepared(builder: Any) -> bool:
+    # The file that tensorflow-datasets writes last; its own `is_prepared` warns where it
+    # is not there yet.
+    return (Path(builder.data_dir) / "dataset_info.json").is_file()
+
+
+def _check_features(name: str, builder: Any) -> int:
+    """Returns the number of classes; the features are known before any download."""
+    features = builder.info.features
+    try:
+        shape = tuple(features["image"].shape)
+        num_classes = features["label"].num_classes
+    except (KeyError, TypeError, AttributeError) as error:
+        raise UserError(
+            f"dataset: {name!r} has no image with one class label; choose a classification "
+            "dataset of 28x28 grey images"
+        ) from error
+    if shape != (28, 28, 1) or features["image"].np_dtype != np.uint8 or not num_classes:
+        raise UserError(
+            f"dataset: the images of {name!r} are {shape}; choose a classification dataset "
+            "of 28x28 grey images"
+        )
+    return int(num_classes)
+
+
+def _prepare(name: str, builder: Any, data_dir: Path, manual_dir: Path, tfds: Any) -> None:
+    url_infos = builder.url_infos or {}
+    files = {manual_dir / info.filename: info.checksum for info in url_infos.values()}
+    missing = [path.name for path in files if not path.is_file()]
+    if files and not missing:
+        for path, checksum in files.items():
+            _check_sha256(name, path, checksum)
+        source = str(manual_dir)
+        download_config = tfds.download.DownloadConfig(manual_dir=manual_dir)
+    else:
+        url = next(iter(url_infos), "https://storage.googleapis.com")
+        problem = _probe(url)
+        if problem:
+            raise DatasetUnavailableError(
+                f"dataset: {name} is not prepared in {data_dir}, {manual_dir} lacks "
+                f"{', '.join(missing) or 'its files'}, and the network does not give it "
+                f"({problem}); put the original files into a folder and name it in "
+                "--config.manual_dir or MNIST_JAX_MANUAL_DIR"
+            )
+        source = urllib.parse.urlsplit(url).netloc
+        download_config = tfds.download.DownloadConfig()
+    print(f"Preparing {name} from {source}, once ...", file=sys.stderr, flush=True)
+    if not sys.stderr.isatty():
+        tfds.disable_progress_bar()
+    try:
+        with contextlib.redirect_stdout(sys.stderr):  # stdout is for results.
+            builder.download_and_prepare(download_config=download_config)
+    except Exception as error:
+        # Of two processes that prepare it at once, the loser fails to rename its copy.
+        if _is_prepared(builder):
+            return
+        first_line = (str(error) or type(error).__name__).splitlines()[0]
+        if isinstance(error, OSError) and not isinstance(error, ConnectionError):
+            raise UserError(f"data_dir: {data_dir}: {first_line}") from error
+        raise DatasetUnavailableError(
+            f"dataset: {name} could not be prepared: {first_line}"
+        ) from error
+
+
+def _check_sha256(name: str, path: Path, expected: str) -> None:
+    with path.open("rb") as file:
+        actual = hashlib.file_digest(file, "sha256").hexdigest()
+    if actual != expected:
+        raise UserError(
+            f"{path}: not the file of {name}: its SHA-256 is {actual}, expected {expected}; "
+            "copy or download it again"
+        )
+
+
+def _probe(url: str) -> str | None:
+    """Returns why the file can't be downloaded, None where it seems that it can.
+
+    In a thread, because a name look-up heeds no timeout.
+    """
+    outcome: list[str | None] = []
+
+    def ask() -> None:
+        try:
+            with urllib.request.urlopen(url, timeout=_NETWORK_TIMEOUT):
+                outcome.append(None)
+        except urllib.error.URLError as error:
+            outcome.append(str(error.reason) if not hasattr(error, "code") else str(error))
+        except (OSError, ValueError) as error:
+            outcome.append(str(error) or type(error).__name__)
+
+    thread = threading.Thread(target=ask, daemon=True)
+    thread.start()
+    thread.join(_NETWORK_TIMEOUT)
+    host = urllib.parse.urlsplit(url).netloc
+    reason = outcome[0] if outcome else f"no answer within {_NETWORK_TIMEOUT:.0f} s"
+    return None if outcome and reason is None else f"{host}: {reason}"
+
+
+def _decode(name: str, builder: Any, num_classes: int, tfds: Any) -> Dataset:
+    """Reads all examples, in the order in which they are stored."""
+    sizes = {split: info.num_examples for split, info in builder.info.splits.items()}
+    if "validation" in sizes:
+        parts = {"train": "train", "validation": "validation", "test": "test"}
+    else:
+        cut = max(1, sizes["train"] // _VALIDATION_SHARE)
+        parts = {"train": f"train[{cut}:]", "validation": f"train[:{cut}]", "test": "test"}
+    array_record = builder.info.file_format == tfds.core.FileFormat.ARRAY_RECORD
+
+    def split(part: str) -> Split:
+        if array_record:
+            examples = list(builder.as_data_source(split=part))
+            image = np.stack([example["image"] for example in examples])
+            label = np.array([example["label"] for example in examples])
+        else:
+            batch = builder.as_dataset(split=part, batch_size=-1, shuffle_files=False)
+            image, label = (np.asarray(batch[key]) for key in ("image", "label"))
+        return Split(image.reshape(-1, 28, 28), label.astype(np.int32))
+
+    return Dataset(
+        name=name, num_classes=num_classes, **{key: split(part) for key, part in parts.items()}
+    )

@@ -1,0 +1,94 @@
+"""Datasets of tensorflow-datasets, read from a cache of their decoded arrays.
+
+The cache lies beside the prepared dataset, so that only the first start pays for preparing
+and decoding, and imports TensorFlow.
+"""
+
+import os
+import sys
+import zipfile
+from pathlib import Path
+
+import numpy as np
+from ml_collections import ConfigDict
+
+from mnist_jax import tfds_preparation
+from mnist_jax.datasets import Dataset, Split, check
+
+_CACHE_NAME = "mnist_jax_splits.npz"
+
+
+def data_dir(config: ConfigDict) -> Path:
+    """Where prepared datasets live: `config.data_dir`, else where TFDS itself looks."""
+    default = os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets"
+    return Path(config.data_dir or default).expanduser().absolute()
+
+
+def manual_dir(config: ConfigDict) -> Path:
+    """Where the original archives may lie: `config.manual_dir`, the environment, TFDS's."""
+    given = config.manual_dir or os.environ.get("MNIST_JAX_MANUAL_DIR")
+    path = Path(given) if given else data_dir(config) / "downloads" / "manual"
+    return path.expanduser().absolute()
+
+
+def load(name: str, config: ConfigDict) -> Dataset:
+    """Returns the dataset, from its cache or prepared and decoded anew.
+
+    Raises:
+      UserError, DatasetUnavailableError: As `tfds_preparation.load`.
+    """
+    cached = _newest_cache(data_dir(config) / name)
+    if cached:
+        try:
+            return _read_cache(cached, name)
+        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+            print(f"WARNING: {cached}: damaged ({error}); rebuilding it", file=sys.stderr)
+
+    dataset, folder = tfds_preparation.load(name, data_dir(config), manual_dir(config))
+    _write_cache(folder / _CACHE_NAME, dataset)
+    return dataset
+
+
+def _newest_cache(dataset_folder: Path) -> Path | None:
+    """Returns the cache in the folder of the dataset's newest version, if there is one."""
+
+    def version(path: Path) -> tuple[int, ...]:
+        return tuple(int(number) for number in path.parent.name.split("."))
+
+    caches = [
+        path
+        for path in dataset_folder.glob(f"*/{_CACHE_NAME}")
+        if path.parent.name.replace(".", "").isdecimal()
+    ]
+    return max(caches, key=version, default=None)
+
+
+def _read_cache(path: Path, name: str) -> Dataset:
+    """Reads what `_write_cache` wrote; the zip's CRC-32 of each array is checked.
+
+    Raises:
+      OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile: The file is damaged.
+    """
+    with np.load(path, allow_pickle=False) as arrays:
+        splits = {
+            split: Split(arrays[f"{split}_image"], arrays[f"{split}_label"])
+            for split in ("train", "validation", "test")
+        }
+        dataset = Dataset(name=name, num_classes=int(arrays["num_classes"]), **splits)
+    check(dataset)
+    return dataset
+
+
+def _write_cache(path: Path, dataset: Dataset) -> None:
+    """Writes the arrays aside, then renames; a folder that can't be written goes without."""
+    arrays = {"num_classes": np.array(dataset.num_classes)}
+    for name, split in dataset.splits.items():
+        arrays |= {f"{name}_image": split.image, f"{name}_label": split.label}
+    aside = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        with aside.open("wb") as file:
+            np.savez(file, **arrays)
+        aside.replace(path)
+    except OSError as error:
+        aside.unlink(missing_ok=True)
+        print(f"WARNING: the next start will decode again: {error}", file=sys.stderr)

@@ -1,0 +1,264 @@
+"""The order of events: load, create or restore, then step, report, evaluate, save."""
+
+import functools
+import math
+import signal
+import sys
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from clu import parameter_overview
+from flax.training.train_state import TrainState
+from ml_collections import ConfigDict
+
+from mnist_jax import checkpointing, input_pipeline, optimizers, run_folder, tfds_source
+from mnist_jax import config as config_lib
+from mnist_jax.checkpointing import Checkpoints, Manifest
+from mnist_jax.datasets import Dataset
+from mnist_jax.errors import DamagedCheckpointError, TrainingDivergedError
+from mnist_jax.preemption import PreemptedError, SignalWatch
+from mnist_jax.reporting import Reporter, SplitResult, format_result
+from mnist_jax.train_step import (
+    ApplyFn,
+    Batch,
+    Params,
+    all_finite,
+    create_train_state,
+    eval_step,
+    train_steps,
+)
+
+EvalBatches = Mapping[str, Sequence[Batch]]
+
+
+def train_and_evaluate(
+    config: ConfigDict, workdir: str | Path | None = None, *, name: str = "default"
+) -> TrainState:
+    """Trains to `config.num_train_steps`, reporting, evaluating and saving on the way.
+
+    Args:
+      config: See `configs/default.py`.
+      workdir: The run's folder. Where it holds a run, that run goes on from its newest
+        checkpoint, and ends with the bits it would have had without the interruption.
+        None: a new folder, `runs/<name>/<YYYYMMDD-HHMMSS>`.
+      name: Names the new folder.
+
+    Returns:
+      The state after the last step.
+
+    Raises:
+      UserError: In the config, the data or the workdir; nothing on disk has changed.
+      TrainingDivergedError: Loss or state are no longer finite.
+      PreemptedError: SIGTERM or SIGINT came; the state is saved.
+    """
+    config_lib.validate(config)
+    workdir = None if workdir is None else Path(workdir).expanduser().absolute()
+    newest = newest_manifest(workdir) if workdir else None
+    config = _resolve(config, newest, workdir)
+    dataset = input_pipeline.load(config)
+    config.dataset = dataset.name
+    config_lib.check_batch_size(config, len(dataset.train.label))
+    state = create_train_state(config, dataset.num_classes)
+    batches = create_eval_batches(dataset, config.eval_batch_size)
+
+    if workdir and newest and newest.step >= config.num_train_steps:
+        try:
+            with Checkpoints(workdir) as checkpoints:
+                state = checkpoints.restore(newest.step, state)
+        except DamagedCheckpointError:
+            pass  # The last steps are to be trained once more; that tells of the damage.
+        else:
+            print(f"{workdir}: complete at step {newest.step}; nothing to train")
+            for split, result in evaluate(state.params, state.apply_fn, batches).items():
+                print(format_result(split, dataset.name, result))
+            return state
+
+    workdir = workdir or run_folder.create_new(Path("runs") / name)
+    with (
+        run_folder.claim(workdir),
+        SignalWatch() as watch,
+        Checkpoints(workdir, keep=config.keep_checkpoints) as checkpoints,
+    ):
+        state = _restore_newest(checkpoints, state)
+        return _train(config, workdir, dataset, state, batches, checkpoints, watch)
+
+
+def _resolve(config: ConfigDict, newest: Manifest | None, workdir: Path | None) -> ConfigDict:
+    """Returns a copy that holds what the run really uses, wherever it is read later."""
+    config = ConfigDict(config).unlock()
+    config.data_dir = str(tfds_source.data_dir(config))
+    config.manual_dir = str(tfds_source.manual_dir(config))
+    if newest:
+        if newest.config.dataset == config.fallback_dataset:
+            # The run fell back when it began, and goes on with what it began with.
+            config.dataset = config.fallback_dataset
+        config_lib.check_resumable(config, newest.config, str(workdir))
+    return config.lock()
+
+
+def newest_manifest(workdir: Path) -> Manifest | None:
+    """Returns the manifest of the newest checkpoint that has a good one, if any has."""
+    if not checkpointing.exist(workdir):
+        return None
+    with Checkpoints(workdir) as checkpoints:
+        for step in reversed(checkpoints.steps()):
+            try:
+                return checkpoints.manifest(step)
+            except DamagedCheckpointError:
+                continue
+    return None
+
+
+def _restore_newest(checkpoints: Checkpoints, state: TrainState) -> TrainState:
+    """Returns the newest good checkpoint's state, else the one given."""
+    for step in reversed(checkpoints.steps()):
+        try:
+            return checkpoints.restore(step, state)
+        except DamagedCheckpointError as error:
+            destination = checkpoints.set_aside(step)
+            print(f"WARNING: {error}; moved to {destination}", file=sys.stderr, flush=True)
+    return state
+
+
+def _train(
+    config: ConfigDict,
+    workdir: Path,
+    dataset: Dataset,
+    state: TrainState,
+    batches: EvalBatches,
+    checkpoints: Checkpoints,
+    watch: SignalWatch,
+) -> TrainState:
+    first_step = int(state.step)
+    images, labels = jax.device_put(tuple(dataset.train))
+    learning_rate = optimizers.create_learning_rate_schedule(config)
+    parameter_table = parameter_overview.get_parameter_overview(state.params)
+    with Reporter(workdir, config, parameter_table, first_step) as reporter:
+        reporter.print(
+            f"Training on {dataset.name} ({len(dataset.train.label):,} examples; "
+            f"{len(dataset.validation.label):,} to validate, {len(dataset.test.label):,} to "
+            f"test), steps {first_step + 1} to {config.num_train_steps}, in {workdir}"
+        )
+
+        def report(steps: range, losses: jax.Array) -> None:
+            """Reads a call's losses: waits for it, while the next may already run."""
+            losses = np.asarray(losses)
+            bad = np.flatnonzero(~np.isfinite(losses))
+            if bad.size:
+                raise _diverged(steps[bad[0]], "the loss", losses[bad[0]], checkpoints)
+            last = steps[-1]
+            reporter.progress(last)
+            if last % config.log_every_steps == 0:
+                reporter.train(last, float(losses[-1]), float(learning_rate(last - 1)))
+
+        unreported = None
+        for steps in device_calls(config, first_step):
+            indices = input_pipeline.batch_indices(
+                config.seed, steps, config.batch_size, len(labels)
+            )
+            state, metrics = train_steps(state, images, labels, indices)
+            if unreported:
+                report(*unreported)
+            unreported = (steps, metrics["loss"])
+
+            step, is_last = steps[-1], steps[-1] == config.num_train_steps
+            eval_is_due = is_last or step % config.eval_every_steps == 0
+            stop = watch.signum is not None
+            save_is_due = is_last or stop or step % config.checkpoint_every_steps == 0
+            if not (eval_is_due or save_is_due):
+                continue
+            report(*unreported)
+            unreported = None
+            if not all_finite((state.params, state.opt_state)):
+                raise _diverged(step, "a parameter", math.nan, checkpoints)
+            validation_accuracy = None
+            if eval_is_due:
+                results = evaluate(state.params, state.apply_fn, batches)
+                reporter.evaluation(step, results)
+                validation_accuracy = results["validation"].accuracy
+            if save_is_due:
+                reporter.flush()
+                checkpoints.save(state, config, dataset.num_classes, validation_accuracy)
+            reporter.restart_clock(step)
+            if stop and not is_last:
+                raise PreemptedError(
+                    watch.signum,
+                    f"Stopped by {signal.Signals(watch.signum).name} after step {step}, which "
+                    f"is saved; go on with the same command and --workdir {workdir}",
+                )
+    return state
+
+
+def device_calls(config: ConfigDict, first_step: int) -> Iterator[range]:
+    """Cuts the steps after `first_step` into device calls.
+
+    A call ends after `steps_per_call` steps, or earlier, where something is due.
+
+    Yields:
+      The steps of each call, from `first_step + 1` to `num_train_steps`.
+    """
+    intervals = (
+        config.log_every_steps,
+        config.eval_every_steps,
+        config.checkpoint_every_steps,
+    )
+    step = first_step
+    while step < config.num_train_steps:
+        due = [(step // interval + 1) * interval for interval in intervals]
+        last = min(step + config.steps_per_call, config.num_train_steps, *due)
+        yield range(step + 1, last + 1)
+        step = last
+
+
+def create_eval_batches(
+    dataset: Dataset, batch_size: int, splits: Collection[str] | None = None
+) -> EvalBatches:
+    """Returns the `eval_batches` of the splits, of all by default, on the device."""
+    return {
+        name: [
+            jax.device_put(batch) for batch in input_pipeline.eval_batches(split, batch_size)
+        ]
+        for name, split in dataset.splits.items()
+        if splits is None or name in splits
+    }
+
+
+def evaluate(params: Params, apply_fn: ApplyFn, batches: EvalBatches) -> dict[str, SplitResult]:
+    """Evaluates every example of every split exactly once.
+
+    Args:
+      params: The model's parameters.
+      apply_fn: The model's `apply`.
+      batches: By split; see `input_pipeline.eval_batches`.
+
+    Returns:
+      The result by split.
+    """
+    step = functools.partial(eval_step, params, apply_fn=apply_fn)
+    sums = {name: [step(batch) for batch in split] for name, split in batches.items()}
+    sums = jax.device_get(sums)  # All is dispatched before the first value is waited for.
+    results = {}
+    for name in batches:
+        total = functools.reduce(lambda a, b: a.merge(b), sums[name])
+        values = total.compute()
+        results[name] = SplitResult(
+            num_examples=int(total.accuracy.count),
+            num_correct=int(total.accuracy.total),
+            accuracy=float(values["accuracy"]),
+            loss=float(values["loss"]),
+        )
+    return results
+
+
+def _diverged(
+    step: int, what: str, value: Any, checkpoints: Checkpoints
+) -> TrainingDivergedError:
+    steps = checkpoints.steps()
+    good = f"the last good checkpoint is step {steps[-1]}" if steps else "none was saved before"
+    return TrainingDivergedError(
+        f"Training diverged: {what} is {value} at step {step}; {good}; "
+        "lower config.learning_rate or set config.grad_clip_norm"
+    )

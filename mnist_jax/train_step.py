@@ -1,0 +1,146 @@
+"""What is computed: the initial state, a training step, many of them, an evaluation step.
+
+Pure functions; every effect is the loop's.
+"""
+
+import functools
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import flax
+import jax
+import jax.numpy as jnp
+import optax
+from clu import metrics as clu_metrics
+from flax.training.train_state import TrainState
+from ml_collections import ConfigDict
+
+from mnist_jax import models, optimizers
+
+Batch = Mapping[str, jax.Array]
+Params = Mapping[str, Any]
+ApplyFn = Callable[..., jax.Array]
+
+
+@flax.struct.dataclass
+class EvalMetrics(clu_metrics.Collection):
+    """Masked sums over the examples seen so far: divided once, at `compute()`."""
+
+    accuracy: clu_metrics.Accuracy
+    loss: clu_metrics.Average.from_output("loss")  # type: ignore[valid-type]
+
+
+def create_model(config: ConfigDict, num_classes: int) -> models.MLP:
+    """Returns the network that the config describes."""
+    return models.MLP(hidden_sizes=tuple(config.hidden_sizes), num_classes=num_classes)
+
+
+def create_train_state(config: ConfigDict, num_classes: int) -> TrainState:
+    """Returns the state at step 0, a function of `config.seed`.
+
+    Args:
+      config: See `configs/default.py`.
+      num_classes: Width of the output layer.
+
+    Returns:
+      `step` (`int32[]`, completed updates), `params` (float32) and `opt_state`, with the
+      model's `apply_fn` and the optimizer `tx` as static fields.
+    """
+    model = create_model(config, num_classes)
+    tx = optimizers.create_optimizer(config)
+
+    @jax.jit
+    def init() -> TrainState:
+        key = jax.random.key(config.seed)
+        params = model.init(key, jnp.zeros((1, 28, 28), jnp.uint8))["params"]
+        state = TrainState.create(apply_fn=model.apply, params=params, tx=tx)
+        # A strongly typed counter: a weak one would compile every function twice.
+        return state.replace(step=jnp.zeros((), jnp.int32))
+
+    return init()
+
+
+def loss_fn(params: Params, apply_fn: ApplyFn, batch: Batch) -> jax.Array:
+    """Softmax cross-entropy of the labels, averaged over the batch.
+
+    Args:
+      params: The model's parameters.
+      apply_fn: The model's `apply`.
+      batch: `image`: `uint8[batch, 28, 28]`, `label`: `int32[batch]`.
+
+    Returns:
+      `float32[]`, in nats.
+    """
+    logits = apply_fn({"params": params}, batch["image"])
+    with jax.named_scope("loss"):
+        losses = optax.softmax_cross_entropy_with_integer_labels(logits, batch["label"])
+        return losses.mean()
+
+
+@jax.jit
+def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, dict[str, jax.Array]]:
+    """One update.
+
+    Args:
+      state: Not changed and not donated: it may be used again.
+      batch: `image`: `uint8[batch, 28, 28]`, `label`: `int32[batch]`.
+
+    Returns:
+      The next state, and the metrics of this batch under the old parameters: `loss`,
+      `float32[]`.
+    """
+    loss, grads = jax.value_and_grad(loss_fn)(state.params, state.apply_fn, batch)
+    with jax.named_scope("update"):
+        return state.apply_gradients(grads=grads), {"loss": loss}
+
+
+@functools.partial(jax.jit, donate_argnames="state")
+def train_steps(
+    state: TrainState, images: jax.Array, labels: jax.Array, indices: jax.Array
+) -> tuple[TrainState, dict[str, jax.Array]]:
+    """Many updates in one device call: a scan of `train_step`.
+
+    Args:
+      state: Donated: use the one returned instead.
+      images: The whole training split, `uint8[num_examples, 28, 28]`.
+      labels: `int32[num_examples]`.
+      indices: The examples of each step, `int32[steps, batch]`.
+
+    Returns:
+      The state after the last step, and each step's metrics: `loss`, `float32[steps]`.
+    """
+
+    def body(
+        state: TrainState, batch_indices: jax.Array
+    ) -> tuple[TrainState, dict[str, jax.Array]]:
+        return train_step(
+            state, {"image": images[batch_indices], "label": labels[batch_indices]}
+        )
+
+    return jax.lax.scan(body, state, indices)
+
+
+@functools.partial(jax.jit, static_argnames="apply_fn")
+def eval_step(params: Params, batch: Batch, *, apply_fn: ApplyFn) -> EvalMetrics:
+    """Sums loss and correct predictions over a batch.
+
+    Args:
+      params: The model's parameters.
+      batch: `image`: `uint8[batch, 28, 28]`, `label`: `int32[batch]`, `mask`:
+        `bool[batch]`, False for examples that do not count.
+      apply_fn: The model's `apply`.
+
+    Returns:
+      Metrics to `merge` with those of the other batches.
+    """
+    logits = apply_fn({"params": params}, batch["image"])
+    losses = optax.softmax_cross_entropy_with_integer_labels(logits, batch["label"])
+    return EvalMetrics.single_from_model_output(
+        logits=logits, labels=batch["label"], loss=losses, mask=batch["mask"]
+    )
+
+
+@jax.jit
+def all_finite(tree: Any) -> jax.Array:
+    """Returns `bool[]`: whether every number of the tree is finite."""
+    return jnp.all(jnp.stack([jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(tree)]))
