@@ -3,13 +3,12 @@
 from pathlib import Path
 
 from absl import flags
-from ml_collections import config_flags
+from ml_collections import ConfigDict, config_flags
 
 from mnist_jax import commands
+from mnist_jax.errors import UserError
 
-_CONFIG = config_flags.DEFINE_config_file(
-    "config", "configs/default.py", "The run's config.", lock_config=True
-)
+_CONFIG = config_flags.DEFINE_config_file("config", None, "The run's config.", lock_config=True)
 _WORKDIR = flags.DEFINE_string(
     "workdir",
     None,
@@ -20,10 +19,22 @@ _WORKDIR = flags.DEFINE_string(
 
 def main() -> None:
     """Calls the loop."""
+    config, name = _load_config()
     from mnist_jax import train_loop
 
-    config_file = config_flags.get_config_filename(flags.FLAGS["config"])
-    train_loop.train_and_evaluate(_CONFIG.value, _WORKDIR.value, name=Path(config_file).stem)
+    train_loop.train_and_evaluate(config, _WORKDIR.value, name=name)
+
+
+def _load_config() -> tuple[ConfigDict, str]:
+    """Returns the config, and the name of its file."""
+    if not flags.FLAGS["config"].present:
+        raise UserError("config: which one? give --config configs/default.py")
+    file = config_flags.get_config_filename(flags.FLAGS["config"])
+    if not Path(file).is_file():
+        raise UserError(f"config: {file}: no such file")
+    if not isinstance(_CONFIG.value, ConfigDict):
+        raise UserError(f"config: {file}: its get_config() does not return a ConfigDict")
+    return _CONFIG.value, Path(file).stem
 
 
 if __name__ == "__main__":

@@ -57,11 +57,11 @@ class Checkpoints:
         self._folder = workdir / _FOLDER
         self._set_aside_folder = workdir / _SET_ASIDE_FOLDER
         self._accuracies: dict[int, float] = {}
-        read_only = keep is None
+        # Not orbax's `read_only`, which warns of itself: without `save` nothing is written.
+        writes = keep is not None
         options = ocp.CheckpointManagerOptions(
-            create=not read_only,
-            read_only=read_only,
-            cleanup_tmp_directories=not read_only,
+            create=writes,
+            cleanup_tmp_directories=writes,
             preservation_policy=_NewestAndBest(keep or 0, self._accuracies),
         )
         self._manager = ocp.CheckpointManager(

@@ -1,6 +1,7 @@
 """Runs a command: flags to `main`; a `CommandError` to one line on stderr and an exit code."""
 
 import os
+import re
 import signal
 import sys
 from collections.abc import Callable, Sequence
@@ -8,6 +9,7 @@ from typing import NoReturn
 
 from absl import app, flags, logging
 
+from mnist_jax import config
 from mnist_jax.errors import CommandError, UserError
 
 
@@ -19,7 +21,7 @@ def run(main: Callable[[], None]) -> None:
         mistyped flag is told at once, and Ctrl-C heeded while it imports.
     """
 
-    def call(argv: Sequence[str]) -> None:
+    def call(unused: None) -> None:
         try:
             main()
         except CommandError as error:
@@ -40,12 +42,26 @@ def _parse_flags(argv: Sequence[str]) -> None:
         _exit(error)
     except KeyboardInterrupt:
         _exit(CommandError("Interrupted before the training began"), 128 + signal.SIGINT)
-    except Exception as error:
-        # Not flags.Error alone: ml_collections reads the config file here, and lets pass
-        # whatever is wrong with a field or the file, as what it happens to be.
-        _exit(UserError(f"{' '.join(str(error).split()) or type(error).__name__}"))
-    if flags.FLAGS["verbosity"].using_default_value:
-        flags.FLAGS.verbosity = logging.WARNING  # absl would set INFO: all of orbax's notes.
+    except Exception as error:  # Any: ml_collections runs the config file here.
+        _exit(_as_user_error(error))
+    verbosity = flags.FLAGS["verbosity"]
+    if verbosity.using_default_value:
+        verbosity.value = logging.ERROR  # absl would set INFO: all of orbax's notes.
+        verbosity.using_default_value = False
+
+
+def _as_user_error(error: Exception) -> UserError:
+    text = str(error).strip() or type(error).__name__
+    # ml_collections: the config lacks the field; its message begins with the quoted name.
+    lacking = re.match(r"['\"\\]+(\w+)", text)
+    if isinstance(error, AttributeError) and lacking:
+        return config.unknown_field(lacking[1])
+    if isinstance(error, flags.Error):
+        # Where it wraps an error of the config file, that is the last line.
+        return UserError(
+            text.splitlines()[-1] if "Traceback" in text else " ".join(text.split())
+        )
+    return UserError(f"config: {type(error).__name__}: {' '.join(text.split())}")
 
 
 def _exit(error: CommandError, exit_code: int | None = None) -> NoReturn:

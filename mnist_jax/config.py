@@ -83,9 +83,7 @@ def validate(config: ConfigDict) -> None:
     """
     for name in config:
         if name not in _FIELDS:
-            near = difflib.get_close_matches(name, _FIELDS, n=1)
-            hint = f"did you mean config.{near[0]}?" if near else "see configs/default.py"
-            raise UserError(f"config.{name}: there is no such field; {hint}")
+            raise unknown_field(name)
     for name, field in _FIELDS.items():
         if name not in config:
             raise UserError(f"config.{name}: missing; derive from configs/default.py")
@@ -95,6 +93,13 @@ def validate(config: ConfigDict) -> None:
         if not (type(value) is field.type or numeric) or not field.is_valid(value):
             raise UserError(f"config.{name}: {value!r} is not {field.meaning}")
     _validate_combinations(config)
+
+
+def unknown_field(name: str) -> UserError:
+    """Returns the error that names the nearest field."""
+    near = difflib.get_close_matches(name, _FIELDS, n=1)
+    hint = f"did you mean config.{near[0]}?" if near else "see configs/default.py"
+    return UserError(f"config.{name}: there is no such field; {hint}")
 
 
 def _validate_combinations(config: ConfigDict) -> None:

@@ -74,7 +74,7 @@ class Reporter:
         written_points = event_files.cut(workdir, first_step)
         self._journal = (workdir / _JOURNAL).open("a")
         self._events = EventWriter(workdir)
-        if ("config/text_summary", 0) not in written_points:
+        if ("config", 0) not in written_points:
             self._describe(config, parameter_table)
         for line in written_lines:
             # What the journal holds and the event files lost: they are written later.
@@ -91,7 +91,7 @@ class Reporter:
             dynamic_ncols=True,
             leave=False,
         )
-        self.restart_clock(first_step)
+        self._last_step, self._last_time = first_step, time.perf_counter()
 
     def __enter__(self) -> Self:
         return self
@@ -138,7 +138,7 @@ class Reporter:
 
     def evaluation(self, step: int, results: Mapping[str, SplitResult]) -> None:
         """Reports the results of every split."""
-        scalars = {}
+        scalars: dict[str, float] = {}
         for split, result in results.items():
             self.print(format_result(split, self._dataset, result))
             # `train/loss` is the batch's; that of the whole split is another curve.

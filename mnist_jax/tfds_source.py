@@ -87,7 +87,7 @@ def _write_cache(path: Path, dataset: Dataset) -> None:
     aside = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         with aside.open("wb") as file:
-            np.savez(file, **arrays)
+            np.savez(file, allow_pickle=False, **arrays)
         aside.replace(path)
     except OSError as error:
         aside.unlink(missing_ok=True)

@@ -143,9 +143,9 @@ def _train(
             f"test), steps {first_step + 1} to {config.num_train_steps}, in {workdir}"
         )
 
-        def report(steps: range, losses: jax.Array) -> None:
+        def report(steps: range, device_losses: jax.Array) -> None:
             """Reads a call's losses: waits for it, while the next may already run."""
-            losses = np.asarray(losses)
+            losses = np.asarray(device_losses)
             bad = np.flatnonzero(~np.isfinite(losses))
             if bad.size:
                 raise _diverged(steps[bad[0]], "the loss", losses[bad[0]], checkpoints)
@@ -166,7 +166,7 @@ def _train(
 
             step, is_last = steps[-1], steps[-1] == config.num_train_steps
             eval_is_due = is_last or step % config.eval_every_steps == 0
-            stop = watch.signum is not None
+            stop = watch.signum  # Read once: what follows must agree on it.
             save_is_due = is_last or stop or step % config.checkpoint_every_steps == 0
             if not (eval_is_due or save_is_due):
                 continue
@@ -185,8 +185,8 @@ def _train(
             reporter.restart_clock(step)
             if stop and not is_last:
                 raise PreemptedError(
-                    watch.signum,
-                    f"Stopped by {signal.Signals(watch.signum).name} after step {step}, which "
+                    stop,
+                    f"Stopped by {signal.Signals(stop).name} after step {step}, which "
                     f"is saved; go on with the same command and --workdir {workdir}",
                 )
     return state

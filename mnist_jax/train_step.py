@@ -19,7 +19,7 @@ from mnist_jax import models, optimizers
 
 Batch = Mapping[str, jax.Array]
 Params = Mapping[str, Any]
-ApplyFn = Callable[..., jax.Array]
+ApplyFn = Callable[..., Any]  # flax types the result of `Module.apply` so.
 
 
 @flax.struct.dataclass

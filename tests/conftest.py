@@ -1,0 +1,54 @@
+"""What the tests share: the configs they start from, and where they find the real MNIST."""
+
+from pathlib import Path
+
+import pytest
+from ml_collections import ConfigDict
+
+from configs import default
+from mnist_jax import input_pipeline, tfds_source
+from mnist_jax.errors import DatasetUnavailableError
+
+ROOT = Path(__file__).parent.parent
+
+
+@pytest.fixture
+def fake_config() -> ConfigDict:
+    """A small job on data made in memory: some tenths of a second."""
+    config = default.get_config()
+    config.dataset = "fake"
+    config.hidden_sizes = (16,)
+    config.batch_size = 30  # 2,000 examples: batches span epochs.
+    config.num_train_steps = 40
+    config.steps_per_call = 10
+    config.log_every_steps = 10
+    config.eval_every_steps = 20
+    config.checkpoint_every_steps = 20
+    config.eval_batch_size = 300
+    return config
+
+
+@pytest.fixture(scope="session")
+def mnist_data_dir(pytestconfig: pytest.Config) -> str:
+    """Where the real MNIST is prepared; skips the test where it can't be had.
+
+    Where TFDS itself has it, else in pytest's cache, prepared on the first run.
+    """
+    config = default.get_config()
+    config.fallback_dataset = ""
+    if not (tfds_source.data_dir(config) / "mnist").is_dir():
+        config.data_dir = str(pytestconfig.cache.mkdir("tensorflow_datasets"))
+    try:
+        input_pipeline.load(config)
+    except DatasetUnavailableError as error:
+        pytest.skip(f"needs the real MNIST: {error}")
+    return str(tfds_source.data_dir(config))
+
+
+@pytest.fixture
+def mnist_config(mnist_data_dir: str) -> ConfigDict:
+    """The tutorial's job on the real MNIST."""
+    config = default.get_config()
+    config.data_dir = mnist_data_dir
+    config.fallback_dataset = ""
+    return config
