@@ -26,3 +26,13 @@ class TrainingDivergedError(CommandError):
 
 class DamagedCheckpointError(CommandError):
     """A checkpoint cannot be read back, or not as what was saved."""
+
+
+class WriteError(CommandError):
+    """Something could not be written: the disk is full, read-only or failing."""
+
+
+def first_line(error: BaseException) -> str:
+    """Returns the first line of what a library says, for a message of one line."""
+    lines = str(error).strip().splitlines()
+    return lines[0][:200] if lines else type(error).__name__
