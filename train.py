@@ -2,6 +2,11 @@
 
 from pathlib import Path
 
+from mnist_jax import preemption
+
+if __name__ == "__main__":
+    preemption.exit_at_signals()  # Before what follows, which takes its time to import.
+
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 

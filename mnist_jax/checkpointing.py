@@ -12,7 +12,7 @@ import hashlib
 import json
 import re
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any, NamedTuple, Self
@@ -24,7 +24,7 @@ from flax.training.train_state import TrainState
 from ml_collections import ConfigDict
 
 from mnist_jax import config as config_lib
-from mnist_jax.errors import DamagedCheckpointError, WriteError, first_line
+from mnist_jax.errors import DamagedCheckpointError, first_line, writing_to
 
 _FOLDER = "checkpoints"
 _SET_ASIDE_FOLDER = "damaged"
@@ -69,7 +69,7 @@ class Checkpoints:
         self._accuracies: dict[int, float | None] = {}
         self._checkpointer: ocp.AsyncCheckpointer | None = None
         if keep is not None:
-            with self._write_errors():
+            with self._writing():
                 self._folder.mkdir(exist_ok=True)
                 self._delete_leftovers()
             self._checkpointer = ocp.AsyncCheckpointer(_VouchingHandler())
@@ -84,7 +84,7 @@ class Checkpoints:
         traceback: TracebackType | None,
     ) -> None:
         if self._checkpointer:
-            with self._write_errors():
+            with self._writing():
                 self._finish_save(self._checkpointer)
                 self._checkpointer.close()
 
@@ -151,7 +151,7 @@ class Checkpoints:
             "num_classes": num_classes,
             "validation_accuracy": validation_accuracy,
         }
-        with self._write_errors():
+        with self._writing():
             self._finish_save(self._checkpointer)
             self._checkpointer.save(
                 self._folder / str(step), args=_SaveArgs(_as_dict(state), manifest=content)
@@ -193,7 +193,7 @@ class Checkpoints:
 
     def set_aside(self, step: int) -> Path:
         """Moves a damaged checkpoint out of the way, and returns where to."""
-        with self._write_errors():
+        with self._writing():
             self._set_aside_folder.mkdir(exist_ok=True)
             taken = {path.name for path in self._set_aside_folder.iterdir()}
             names = (f"{step}-{number}" for number in range(len(taken) + 1))
@@ -223,15 +223,8 @@ class Checkpoints:
             for path in self._folder.glob(pattern):
                 shutil.rmtree(path)
 
-    @contextlib.contextmanager
-    def _write_errors(self) -> Iterator[None]:
-        try:
-            yield
-        except Exception as error:  # orbax and TensorStore raise almost anything.
-            raise WriteError(
-                f"{self._folder}: can't be written to ({first_line(error)}); "
-                "the checkpoints already there are intact"
-            ) from error
+    def _writing(self) -> contextlib.AbstractContextManager[None]:
+        return writing_to(self._folder, Exception)  # orbax raises almost anything.
 
     def _damaged(self, step: int, reason: Exception) -> DamagedCheckpointError:
         return DamagedCheckpointError(

@@ -1,15 +1,15 @@
 """Runs a command: flags to `main`; a `CommandError` to one line on stderr and an exit code."""
 
+import contextlib
 import os
 import re
-import signal
 import sys
 from collections.abc import Callable, Sequence
 from typing import NoReturn
 
 from absl import app, flags, logging
 
-from mnist_jax import config
+from mnist_jax import config, preemption
 from mnist_jax.errors import CommandError, UserError
 
 
@@ -26,9 +26,8 @@ def run(main: Callable[[], None]) -> None:
             main()
         except CommandError as error:
             _exit(error)
-        except KeyboardInterrupt:
-            _exit(CommandError("Interrupted before the training began"), 128 + signal.SIGINT)
 
+    preemption.exit_at_signals()
     app.run(call, flags_parser=_parse_flags)
 
 
@@ -40,8 +39,6 @@ def _parse_flags(argv: Sequence[str]) -> None:
             raise UserError(f"{rest[0]}: not a flag{hint}")
     except UserError as error:
         _exit(error)
-    except KeyboardInterrupt:
-        _exit(CommandError("Interrupted before the training began"), 128 + signal.SIGINT)
     except Exception as error:  # Any: ml_collections runs the config file here.
         _exit(_as_user_error(error))
     verbosity = flags.FLAGS["verbosity"]
@@ -64,9 +61,10 @@ def _as_user_error(error: Exception) -> UserError:
     return UserError(f"config: {type(error).__name__}: {' '.join(text.split())}")
 
 
-def _exit(error: CommandError, exit_code: int | None = None) -> NoReturn:
-    sys.stdout.flush()
+def _exit(error: CommandError) -> NoReturn:
+    with contextlib.suppress(OSError):  # Whoever read stdout may be gone.
+        sys.stdout.flush()
     print(error, file=sys.stderr, flush=True)
     # Without waiting for threads: an import of TensorFlow under way takes seconds yet.
     # Everything that had to be written, and could be, has been by now.
-    os._exit(error.exit_code if exit_code is None else exit_code)
+    os._exit(error.exit_code)

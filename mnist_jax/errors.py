@@ -1,5 +1,9 @@
 """How a command ends when the reason is not a bug: one line on stderr, no traceback."""
 
+import contextlib
+from collections.abc import Iterator
+from pathlib import Path
+
 
 class CommandError(Exception):
     """Ends the command with `exit_code` and the message as its only line on stderr."""
@@ -30,6 +34,18 @@ class DamagedCheckpointError(CommandError):
 
 class WriteError(CommandError):
     """Something could not be written: the disk is full, read-only or failing."""
+
+
+@contextlib.contextmanager
+def writing_to(place: Path | str, expected: type[Exception] = OSError) -> Iterator[None]:
+    """Turns the expected kind of error into a WriteError that names the place."""
+    try:
+        yield
+    except expected as error:
+        raise WriteError(
+            f"{place}: can't be written to ({first_line(error)}); what is already there is "
+            "intact: make it writable, then go on with the same command"
+        ) from error
 
 
 def first_line(error: BaseException) -> str:

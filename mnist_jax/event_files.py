@@ -15,7 +15,7 @@ _HEADER, _FOOTER = 12, 4
 
 
 def cut(logdir: Path, last_step: int) -> set[tuple[str, int]]:
-    """Removes all events after `last_step`, and a record not written to its end.
+    """Removes all events after `last_step`, or after a record that is not whole.
 
     Args:
       logdir: Folder of the event files; each is in the order of its steps.
@@ -41,7 +41,10 @@ def _points_until(path: Path, last_step: int) -> tuple[set[tuple[str, int]], int
 
     points, size = set(), 0
     for data, end in _records(path.read_bytes()):
-        event = Event.FromString(data)
+        try:
+            event = Event.FromString(data)
+        except Exception:  # protobuf's DecodeError: damaged, and so is what follows.
+            break
         if event.step > last_step:
             break
         points |= {(value.tag, event.step) for value in event.summary.value}

@@ -4,6 +4,7 @@
 """
 
 import json
+import os
 import sys
 import time
 from collections.abc import Mapping
@@ -15,7 +16,9 @@ import tqdm
 from ml_collections import ConfigDict
 
 from mnist_jax import event_files
+from mnist_jax.errors import UserError, writing_to
 from mnist_jax.event_writer import EventWriter
+from mnist_jax.preemption import PreemptedError
 
 _JOURNAL = "metrics.jsonl"
 _TITLES = {"train": "Training", "validation": "Validation", "test": "Test"}
@@ -51,7 +54,8 @@ class Reporter:
     """Reports a run from `first_step` on; a context manager that writes all out at its end.
 
     Of an earlier attempt at the run, what was reported after `first_step` is removed: it
-    will come again, since no checkpoint holds it.
+    will come again, since no checkpoint holds it. What it did not get to write into the
+    event files is written now, from the journal.
     """
 
     def __init__(
@@ -68,11 +72,17 @@ class Reporter:
           config: The run's; its dataset is named in every report.
           parameter_table: For TensorBoard's Text tab.
           first_step: Completed updates of the state that the run starts from.
+
+        Raises:
+          UserError: The journal is damaged.
+          WriteError: Here, and from every method that reports.
         """
         self._dataset = config.dataset
-        written_lines = _cut_journal(workdir / _JOURNAL, first_step)
-        written_points = event_files.cut(workdir, first_step)
-        self._journal = (workdir / _JOURNAL).open("a")
+        self._path = workdir / _JOURNAL
+        with writing_to(self._path):
+            written_lines = _cut_journal(self._path, first_step)
+            written_points = event_files.cut(workdir, first_step)
+            self._journal = self._path.open("a")
         self._events = EventWriter(workdir)
         if ("config", 0) not in written_points:
             self._describe(config, parameter_table)
@@ -103,19 +113,22 @@ class Reporter:
         traceback: TracebackType | None,
     ) -> None:
         self._bar.close()
-        self._journal.close()
-        self._events.close()
+        # Asked to stop, there is no time for TensorFlow's import: the next attempt writes
+        # what the event files lack.
+        self._events.close(wait_for_import=not isinstance(error, PreemptedError))
+        with writing_to(self._path):
+            self._journal.close()
 
     def _describe(self, config: ConfigDict, parameter_table: str) -> None:
         """Writes what the run is, for TensorBoard's HParams and Text tabs."""
         rows = "\n".join(f"| {name} | `{value!r}` |" for name, value in config.items())
         texts = {
-            "config": f"| field | value |\n|---|---|\n{rows}",
             "parameters": f"```\n{parameter_table}\n```",
+            "config": f"| field | value |\n|---|---|\n{rows}",
         }
-        self._events.write_texts(0, texts)
         as_text = {k: str(v) if isinstance(v, tuple) else v for k, v in config.items()}
         self._events.write_hparams(as_text)
+        self._events.write_texts(0, texts)  # `config` last: where it is, all of it is.
 
     def progress(self, step: int) -> None:
         """Moves the progress bar."""
@@ -152,17 +165,20 @@ class Reporter:
 
     def flush(self) -> None:
         """Makes the journal safe, so that a checkpoint never holds more than it."""
-        self._journal.flush()
+        with writing_to(self._path):
+            self._journal.flush()
         self._events.flush()
 
     def print(self, text: str) -> None:
         """Prints on stdout without breaking the progress bar."""
-        self._bar.write(text, file=sys.stdout)
-        sys.stdout.flush()
+        with writing_to("stdout"):
+            self._bar.write(text, file=sys.stdout)
+            sys.stdout.flush()
 
     def _write(self, step: int, scalars: Mapping[str, float]) -> None:
         line = {"step": step, "dataset": self._dataset, **scalars}
-        self._journal.write(json.dumps(line) + "\n")
+        with writing_to(self._path):
+            self._journal.write(json.dumps(line) + "\n")
         self._events.write_scalars(step, scalars)
 
 
@@ -174,13 +190,24 @@ def _cut_journal(path: Path, last_step: int) -> list[dict[str, Any]]:
     """
     if not path.exists():
         return []
-    lines = path.read_text().splitlines(keepends=True)
-    kept = [x for x in lines if x.endswith("\n") and json.loads(x)["step"] <= last_step]
-    if kept != lines:
-        aside = path.with_name(f".{path.name}")
-        aside.write_text("".join(kept))
-        aside.replace(path)
-    return [json.loads(line) for line in kept]
+    size, kept = 0, []
+    with path.open("rb") as file:
+        for number, line in enumerate(file, start=1):
+            if not line.endswith(b"\n"):
+                break
+            try:
+                content = json.loads(line)
+                is_late = content["step"] > last_step
+            except (ValueError, KeyError, TypeError) as error:
+                raise UserError(
+                    f"{path}: line {number} is damaged; delete it, or move the file away"
+                ) from error
+            if is_late:
+                break
+            size += len(line)
+            kept.append(content)
+    os.truncate(path, size)
+    return kept
 
 
 def _scalars(line: Mapping[str, Any]) -> dict[str, float]:

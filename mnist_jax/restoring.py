@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from ml_collections import ConfigDict
 
-from mnist_jax import checkpointing, input_pipeline
+from mnist_jax import checkpointing, input_pipeline, run_folder
 from mnist_jax.checkpointing import Checkpoints
 from mnist_jax.datasets import Dataset
 from mnist_jax.errors import UserError
@@ -43,7 +43,7 @@ def restore(workdir: str | Path, step: str = "latest") -> TrainedModel:
       UserError: There is no such checkpoint.
       DamagedCheckpointError: There is, but it can't be trusted.
     """
-    workdir = Path(workdir).expanduser().absolute()
+    workdir = run_folder.locate(workdir)
     if not checkpointing.exist(workdir):
         raise UserError(f"workdir: {workdir} holds no checkpoints")
     with Checkpoints(workdir) as checkpoints:

@@ -55,7 +55,7 @@ def train_and_evaluate(
       PreemptedError: SIGTERM or SIGINT came; the state is saved.
     """
     config_lib.validate(config)
-    workdir = None if workdir is None else Path(workdir).expanduser().absolute()
+    workdir = None if workdir is None else run_folder.locate(workdir)
     newest = newest_manifest(workdir) if workdir else None
     config = _resolve(config, newest, workdir)
     dataset = input_pipeline.load(config)
@@ -64,25 +64,13 @@ def train_and_evaluate(
     state = create_train_state(config, dataset.num_classes)
     batches = create_eval_batches(dataset, config.eval_batch_size)
 
-    if workdir and newest and newest.step >= config.num_train_steps:
-        try:
-            with Checkpoints(workdir) as checkpoints:
-                state = checkpoints.restore(newest.step, state)
-        except DamagedCheckpointError:
-            pass  # The last steps are to be trained once more; that tells of the damage.
-        else:
-            print(f"{workdir}: complete at step {newest.step}; nothing to train")
-            for split, result in evaluate(state.params, state.apply_fn, batches).items():
-                print(format_result(split, dataset.name, result))
-            return state
-
     workdir = workdir or run_folder.create_new(Path("runs") / name)
     with (
         run_folder.claim(workdir),
         SignalWatch() as watch,
         Checkpoints(workdir, keep=config.keep_checkpoints) as checkpoints,
     ):
-        state = _restore_newest(checkpoints, state)
+        state = _restore_newest(checkpoints, state, config, workdir)
         return _train(config, workdir, dataset, state, batches, checkpoints, watch)
 
 
@@ -112,10 +100,14 @@ def newest_manifest(workdir: Path) -> Manifest | None:
     return None
 
 
-def _restore_newest(checkpoints: Checkpoints, state: TrainState) -> TrainState:
+def _restore_newest(
+    checkpoints: Checkpoints, state: TrainState, config: ConfigDict, workdir: Path
+) -> TrainState:
     """Returns the newest good checkpoint's state, else the one given."""
     for step in reversed(checkpoints.steps()):
         try:
+            # Once more, now that no other process can begin a run here.
+            config_lib.check_resumable(config, checkpoints.manifest(step).config, str(workdir))
             return checkpoints.restore(step, state)
         except DamagedCheckpointError as error:
             destination = checkpoints.set_aside(step)
@@ -137,6 +129,11 @@ def _train(
     learning_rate = optimizers.create_learning_rate_schedule(config)
     parameter_table = parameter_overview.get_parameter_overview(state.params)
     with Reporter(workdir, config, parameter_table, first_step) as reporter:
+        if first_step >= config.num_train_steps:
+            reporter.print(f"{workdir}: complete at step {first_step}; nothing to train")
+            for split, result in evaluate(state.params, state.apply_fn, batches).items():
+                reporter.print(format_result(split, dataset.name, result))
+            return state
         reporter.print(
             f"Training on {dataset.name} ({len(dataset.train.label):,} examples; "
             f"{len(dataset.validation.label):,} to validate, {len(dataset.test.label):,} to "
