@@ -127,7 +127,10 @@ def _train(
     first_step = int(state.step)
     images, labels = jax.device_put(tuple(dataset.train))
     learning_rate = optimizers.create_learning_rate_schedule(config)
-    parameter_table = parameter_overview.get_parameter_overview(state.params)
+    parameter_table = parameter_overview.get_parameter_overview(
+        state.params,
+        include_stats=False,  # Of the model, not of the step that this attempt starts from.
+    )
     with Reporter(workdir, config, parameter_table, first_step) as reporter:
         if first_step >= config.num_train_steps:
             reporter.print(f"{workdir}: complete at step {first_step}; nothing to train")
