@@ -11,6 +11,7 @@ from absl import flags
 from ml_collections import ConfigDict, config_flags
 
 from mnist_jax import commands
+from mnist_jax import config as config_lib
 from mnist_jax.errors import UserError
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "The run's config.", lock_config=True)
@@ -25,6 +26,7 @@ _WORKDIR = flags.DEFINE_string(
 def main() -> None:
     """Calls the loop."""
     config, name = _load_config()
+    config_lib.validate(config)  # The loop does so too, but only once jax is imported.
     from mnist_jax import train_loop
 
     train_loop.train_and_evaluate(config, _WORKDIR.value, name=name)

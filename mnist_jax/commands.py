@@ -28,6 +28,7 @@ def run(main: Callable[[], None]) -> None:
             _exit(error)
 
     preemption.exit_at_signals()
+    logging.set_verbosity(logging.ERROR)  # ml_collections warns while flags are parsed.
     app.run(call, flags_parser=_parse_flags)
 
 
@@ -54,10 +55,12 @@ def _as_user_error(error: Exception) -> UserError:
     if isinstance(error, AttributeError) and lacking:
         return config.unknown_field(lacking[1])
     if isinstance(error, flags.Error):
-        # Where it wraps an error of the config file, that is the last line.
-        return UserError(
-            text.splitlines()[-1] if "Traceback" in text else " ".join(text.split())
+        # Where it wraps an error of the config file, that is what follows the traceback's
+        # indented lines.
+        own = (
+            re.split(r"^  .*\n", text, flags=re.MULTILINE)[-1] if "Traceback" in text else text
         )
+        return UserError(" ".join(own.split()))
     return UserError(f"config: {type(error).__name__}: {' '.join(text.split())}")
 
 

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from mnist_jax.datasets import Dataset, Split, check
-from mnist_jax.errors import DatasetUnavailableError, UserError
+from mnist_jax.errors import DatasetUnavailableError, UserError, first_line
 from mnist_jax.tensorflow_import import import_tensorflow
 
 # The tutorial's 5,000 of 60,000; where the dataset has no validation split of its own.
@@ -51,9 +51,8 @@ def load(name: str, data_dir: Path, manual_dir: Path) -> tuple[Dataset, Path]:
         dataset = _decode(name, builder, num_classes, tfds)
         check(dataset)
     except Exception as error:
-        first_line = (str(error) or type(error).__name__).splitlines()[0]
         raise UserError(
-            f"{builder.data_dir}: the prepared dataset can't be read ({first_line}); "
+            f"{builder.data_dir}: the prepared dataset can't be read ({first_line(error)}); "
             "delete that folder to have it prepared again"
         ) from error
     return dataset, Path(builder.data_dir)
@@ -127,11 +126,10 @@ def _prepare(name: str, builder: Any, data_dir: Path, manual_dir: Path, tfds: An
         # Of two processes that prepare it at once, the loser fails to rename its copy.
         if _is_prepared(builder):
             return
-        first_line = (str(error) or type(error).__name__).splitlines()[0]
         if isinstance(error, OSError) and not isinstance(error, ConnectionError):
-            raise UserError(f"data_dir: {data_dir}: {first_line}") from error
+            raise UserError(f"data_dir: {data_dir}: {first_line(error)}") from error
         raise DatasetUnavailableError(
-            f"dataset: {name} could not be prepared: {first_line}"
+            f"dataset: {name} could not be prepared: {first_line(error)}"
         ) from error
 
 
