@@ -68,7 +68,10 @@ def _builder(name: str, data_dir: Path, tfds: Any) -> Any:
         hint = f"did you mean {near[0]}?" if near else "see tensorflow.org/datasets/catalog"
         raise UserError(f"dataset: there is no {name!r}; {hint}") from error
     except (ValueError, AssertionError) as error:
-        raise UserError(f"dataset: {name!r}: {' '.join(str(error).split())}") from error
+        configs = [c.name for c in tfds.builder_cls(name.split("/")[0]).BUILDER_CONFIGS]
+        raise UserError(
+            f"dataset: there is no {name!r}; its configurations: {', '.join(configs) or 'none'}"
+        ) from error
 
 
 def _is_prepared(builder: Any) -> bool:

@@ -69,7 +69,7 @@ def _read_cache(path: Path, name: str) -> Dataset:
     Raises:
       OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile: The file is damaged.
     """
-    with np.load(path, allow_pickle=False) as arrays:
+    with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
         splits = {
             split: Split(arrays[f"{split}_image"], arrays[f"{split}_label"])
             for split in ("train", "validation", "test")
