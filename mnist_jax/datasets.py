@@ -98,12 +98,12 @@ def load_mnist_5k() -> Dataset:
 def make_fake(seed: int) -> Dataset:
     """Ten random patterns under noise: learnable, made from the seed in memory."""
     rng = np.random.Generator(np.random.Philox(key=np.array([seed, 0], np.uint64)))
-    patterns = rng.integers(0, 256, (10, 28, 28))
+    patterns = 255 * rng.integers(0, 2, (10, 28, 28))
 
     def split(num_examples: int) -> Split:
         label = (np.arange(num_examples) % 10).astype(np.int32)
         noise = rng.integers(0, 256, (num_examples, 28, 28))
-        return Split(((patterns[label] + 2 * noise) // 3).astype(np.uint8), label)
+        return Split(((patterns[label] + noise) // 2).astype(np.uint8), label)
 
     return Dataset(
         name="fake", num_classes=10, train=split(2000), validation=split(500), test=split(500)

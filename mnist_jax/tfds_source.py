@@ -68,7 +68,7 @@ def _newest_cache(dataset_folder: Path) -> Path | None:
 
 def _read_cache(path: Path, name: str) -> Dataset:
     """Reads what `_write_cache` wrote; the zip's CRC-32 of each array is checked."""
-    with np.load(path, allow_pickle=False) as arrays:
+    with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
         splits = {
             split: Split(arrays[f"{split}_image"], arrays[f"{split}_label"])
             for split in ("train", "validation", "test")

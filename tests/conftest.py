@@ -1,5 +1,7 @@
 """What the tests share: the configs they start from, and where they find the real MNIST."""
 
+import os
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -11,9 +13,14 @@ from mnist_jax.errors import DatasetUnavailableError
 
 ROOT = Path(__file__).parent.parent
 
+# The tests compile the same few programs again and again; the processes they start, too.
+os.environ.setdefault(
+    "JAX_COMPILATION_CACHE_DIR", str(Path(tempfile.gettempdir()) / "mnist_jax_tests_xla")
+)
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
 
-@pytest.fixture
-def fake_config() -> ConfigDict:
+
+def create_fake_config() -> ConfigDict:
     """A small job on data made in memory: some tenths of a second."""
     config = default.get_config()
     config.dataset = "fake"
@@ -26,6 +33,11 @@ def fake_config() -> ConfigDict:
     config.checkpoint_every_steps = 20
     config.eval_batch_size = 300
     return config
+
+
+@pytest.fixture
+def fake_config() -> ConfigDict:
+    return create_fake_config()
 
 
 @pytest.fixture(scope="session")

@@ -103,8 +103,6 @@ CONFIG_FILES = [
     (f"{_HEAD}  del config.seed\n  return config\n", "config.seed: missing"),
     (f"{_HEAD}  config.seeds = 1\n  return config\n", "did you mean config.seed?"),
     (f"{_HEAD}  config.learning_rat = 1\n  return config\n", "config.learning_rate?"),
-    (f"{_HEAD}  with config.ignore_type():\n    config.hidden_sizes = [128]\n"
-     "  return config\n", "config.hidden_sizes: [128]"),
     (f"{_HEAD}  with config.ignore_type():\n    config.seed = 'x'\n  return config\n", "'x'"),
     (f"{_HEAD}  with config.ignore_type():\n    config.seed = True\n  return config\n", "True"),
     (f"{_HEAD}  config.learning_rate = float('nan')\n  return config\n", "nan is not"),

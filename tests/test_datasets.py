@@ -1,0 +1,44 @@
+import hashlib
+
+import jax
+import numpy as np
+
+from mnist_jax import datasets, train_loop
+from mnist_jax.input_pipeline import batch_indices
+from mnist_jax.train_step import create_train_state, train_steps
+
+
+def digest(dataset: datasets.Dataset) -> str:
+    sha256 = hashlib.sha256()
+    for split in dataset.splits.values():
+        sha256.update(split.image.tobytes() + split.label.astype("<i4").tobytes())
+    return sha256.hexdigest()
+
+
+def test_mnist_5k_is_stratified_and_fixed():
+    dataset = datasets.load_mnist_5k()
+    datasets.check(dataset)
+    for split, per_class in zip(dataset.splits.values(), (400, 50, 50), strict=True):
+        assert np.bincount(split.label).tolist() == [per_class] * 10
+    assert digest(dataset) == (
+        "176de1153fc62c9d435cfe3a73565e2ba3b3bd9f0f3ab2ab7451deb9632d4fc9"
+    )
+    images = np.concatenate([split.image.reshape(-1, 784) for split in dataset.splits.values()])
+    assert len(np.unique(images, axis=0)) == 5000  # No image in two splits.
+
+
+def test_fake_data_is_made_from_the_seed():
+    dataset = datasets.make_fake(0)
+    datasets.check(dataset)
+    assert digest(dataset) == digest(datasets.make_fake(0))
+    assert digest(dataset) != digest(datasets.make_fake(1))
+
+
+def test_fake_data_is_learnable(fake_config):
+    dataset = datasets.make_fake(0)
+    fake_config.learning_rate = 0.1
+    state = create_train_state(fake_config, 10)
+    indices = batch_indices(0, range(1, 101), 30, len(dataset.train.label))
+    state, _ = train_steps(state, *jax.device_put(tuple(dataset.train)), indices)
+    batches = train_loop.create_eval_batches(dataset, 500, ["test"])
+    assert train_loop.evaluate(state.params, state.apply_fn, batches)["test"].accuracy > 0.9

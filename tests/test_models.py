@@ -1,0 +1,68 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from mnist_jax.models import MLP
+
+
+def init(hidden_sizes: tuple[int, ...], seed: int = 0) -> dict:
+    model = MLP(hidden_sizes=hidden_sizes, num_classes=10)
+    return model.init(jax.random.key(seed), jnp.zeros((1, 28, 28), jnp.uint8))["params"]
+
+
+@pytest.mark.parametrize(
+    ("hidden_sizes", "shapes"),
+    [
+        ((), {"softmax_linear": (784, 10)}),
+        ((7,), {"hidden1": (784, 7), "softmax_linear": (7, 10)}),
+        ((128, 32), {"hidden1": (784, 128), "hidden2": (128, 32), "softmax_linear": (32, 10)}),
+    ],
+)
+def test_layers_have_the_tutorials_names_and_shapes(hidden_sizes, shapes):
+    params = init(hidden_sizes)
+    assert {name: layer["kernel"].shape for name, layer in params.items()} == shapes
+    for layer in params.values():
+        assert layer["bias"].shape == layer["kernel"].shape[1:]
+
+
+def test_weights_are_drawn_as_tf_truncated_normal_draws_them():
+    params = init((128, 32))
+    for layer in params.values():
+        kernel = np.asarray(layer["kernel"], np.float64)
+        bound = 1 / np.sqrt(kernel.shape[0])
+        # A unit normal cut at 2: variance 0.77374, fourth moment 1.4160.
+        deviation, fourth = np.sqrt(0.773741) * bound, 1.416 * bound**4
+        n = kernel.size
+        assert np.abs(kernel).max() <= 2 * bound
+        assert abs(kernel.mean()) < 4 * deviation / np.sqrt(n)
+        error_of_variance = np.sqrt((fourth - deviation**4) / n)
+        assert abs(kernel.var() - deviation**2) < 4 * error_of_variance
+        assert not np.asarray(layer["bias"]).any()
+    assert np.abs(np.asarray(params["hidden1"]["kernel"])).max() > 1.99 / 28
+
+
+def test_the_seed_decides_the_weights():
+    same, other = init((128, 32)), init((128, 32), seed=1)
+    jax.tree.map(np.testing.assert_array_equal, init((128, 32)), same)
+    kernel = np.asarray(same["hidden1"]["kernel"])
+    assert abs(
+        np.corrcoef(kernel.ravel(), np.asarray(other["hidden1"]["kernel"]).ravel())[0, 1]
+    ) < (5 / np.sqrt(kernel.size))
+
+
+@pytest.mark.parametrize("hidden_sizes", [(), (7,), (128, 32)])
+def test_logits_are_those_of_the_formula(hidden_sizes):
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 256, (5, 28, 28), np.uint8)
+    params = jax.tree.map(
+        lambda p: rng.normal(size=p.shape).astype(np.float32), init(hidden_sizes)
+    )
+    x = images.reshape(5, 784) / 255.0
+    for number in range(1, len(hidden_sizes) + 1):
+        layer = params[f"hidden{number}"]
+        x = np.maximum(x @ layer["kernel"] + layer["bias"], 0)
+    expected = x @ params["softmax_linear"]["kernel"] + params["softmax_linear"]["bias"]
+    logits = MLP(hidden_sizes, 10).apply({"params": params}, jnp.asarray(images))
+    assert logits.dtype == jnp.float32
+    np.testing.assert_allclose(logits, expected, rtol=1e-4, atol=1e-3 * np.abs(expected).max())

@@ -1,0 +1,115 @@
+"""The promise that gives the rest its worth: a resumed run is the uninterrupted one."""
+
+import signal
+
+import jax
+import numpy as np
+import pytest
+
+from mnist_jax import train_loop
+from mnist_jax.errors import UserError
+from mnist_jax.preemption import PreemptedError
+from mnist_jax.train_loop import train_and_evaluate
+from tests.workdirs import curves, journal
+
+
+def without_speed(lines: list[dict]) -> list[dict]:
+    return [{k: v for k, v in x.items() if k != "train/steps_per_second"} for x in lines]
+
+
+def assert_same_run(state, workdir, expected_state, expected_workdir):
+    for a, b in zip(
+        jax.tree.leaves((state.step, state.params, state.opt_state)),
+        jax.tree.leaves((expected_state.step, expected_state.params, expected_state.opt_state)),
+        strict=True,
+    ):
+        np.testing.assert_array_equal(a, b, strict=True)
+    assert without_speed(journal(workdir)) == without_speed(journal(expected_workdir))
+    points, expected_points = curves(workdir), curves(expected_workdir)
+    for tag in ("train/steps_per_second",):
+        points[tag] = [step for step, _ in points[tag]]
+        expected_points[tag] = [step for step, _ in expected_points[tag]]
+    assert points == expected_points
+
+
+@pytest.mark.mnist
+def test_on_mnist_at_any_interruption_and_steps_per_call(mnist_config, tmp_path):
+    mnist_config.update(
+        num_train_steps=600,
+        eval_every_steps=200,
+        checkpoint_every_steps=150,
+        momentum=0.9,
+        schedule="cosine",
+        keep_checkpoints=10,
+    )
+    expected = train_and_evaluate(mnist_config, tmp_path / "whole")
+    resumed = tmp_path / "resumed"
+    for steps_per_call, signal_at in ((100, 210), (7, 333), (64, 555), (100, None)):
+        mnist_config.steps_per_call = steps_per_call
+        with pytest.MonkeyPatch.context() as patch:
+            preempt_at(signal_at, patch)
+            if signal_at:
+                with pytest.raises(PreemptedError):
+                    train_and_evaluate(mnist_config, resumed)
+            else:
+                state = train_and_evaluate(mnist_config, resumed)
+    assert_same_run(state, resumed, expected, tmp_path / "whole")
+
+
+def preempt_at(step: int | None, patch: pytest.MonkeyPatch) -> None:
+    """SIGTERM during the device call that holds the step."""
+    real_train_steps = train_loop.train_steps
+
+    def train_steps(state, *args):
+        before = int(state.step)
+        state, metrics = real_train_steps(state, *args)
+        if step and before < step <= int(state.step):
+            signal.raise_signal(signal.SIGTERM)
+        return state, metrics
+
+    patch.setattr(train_loop, "train_steps", train_steps)
+
+
+def test_after_a_crash_that_left_later_reports(fake_config, tmp_path, monkeypatch):
+    """An error between two checkpoints: what came after the first one comes once more."""
+    fake_config.update(optimizer="adam", warmup_steps=5, num_train_steps=100)
+    expected = train_and_evaluate(fake_config, tmp_path / "whole")
+    real_train_steps = train_loop.train_steps
+
+    def train_steps(state, *args):
+        if int(state.step) == 50:
+            raise RuntimeError("crash")
+        return real_train_steps(state, *args)
+
+    monkeypatch.setattr(train_loop, "train_steps", train_steps)
+    with pytest.raises(RuntimeError, match="crash"):
+        train_and_evaluate(fake_config, tmp_path / "resumed")
+    assert max(line["step"] for line in journal(tmp_path / "resumed")) in (40, 50)
+    monkeypatch.setattr(train_loop, "train_steps", real_train_steps)
+    state = train_and_evaluate(fake_config, tmp_path / "resumed")
+    assert_same_run(state, tmp_path / "resumed", expected, tmp_path / "whole")
+
+
+def test_lost_event_files_are_written_again_from_the_journal(fake_config, tmp_path):
+    fake_config.num_train_steps = 60
+    train_and_evaluate(fake_config, tmp_path / "whole")
+    fake_config.num_train_steps = 40
+    train_and_evaluate(fake_config, tmp_path / "resumed")
+    for path in (tmp_path / "resumed").glob("events.*"):
+        path.unlink()
+    fake_config.num_train_steps = 60
+    train_and_evaluate(fake_config, tmp_path / "resumed")
+    tags = [t for t in curves(tmp_path / "whole") if t != "train/steps_per_second"]
+    for tag in tags:
+        assert curves(tmp_path / "resumed")[tag] == curves(tmp_path / "whole")[tag]
+
+
+def test_going_on_with_another_config_is_refused(fake_config, tmp_path):
+    fake_config.num_train_steps = 20
+    train_and_evaluate(fake_config, tmp_path)
+    fake_config.update(num_train_steps=40, seed=1, hidden_sizes=(8,), log_every_steps=5)
+    with pytest.raises(UserError) as error:
+        train_and_evaluate(fake_config, tmp_path)
+    assert "config.seed: 1 here, 0 there" in str(error.value)
+    assert "config.hidden_sizes: (8,) here, (16,) there" in str(error.value)
+    assert "log_every_steps" not in str(error.value)

@@ -1,0 +1,92 @@
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from mnist_jax import train_step as train_step_lib
+from mnist_jax.train_step import create_train_state, eval_step, loss_fn, train_step, train_steps
+
+RNG = np.random.default_rng(0)
+IMAGES = RNG.integers(0, 256, (50, 28, 28), np.uint8)
+LABELS = RNG.integers(0, 10, 50).astype(np.int32)
+BATCH = {"image": jnp.asarray(IMAGES), "label": jnp.asarray(LABELS)}
+
+
+def cross_entropies(logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    logits = np.asarray(logits, np.float64)
+    log_sums = np.log(np.exp(logits - logits.max(1, keepdims=True)).sum(1)) + logits.max(1)
+    return log_sums - logits[np.arange(len(labels)), labels]
+
+
+def test_the_loss_is_the_mean_cross_entropy_in_nats(fake_config):
+    state = create_train_state(fake_config, 10)
+    logits = state.apply_fn({"params": state.params}, BATCH["image"])
+    expected = cross_entropies(logits, LABELS).mean()
+    np.testing.assert_allclose(
+        loss_fn(state.params, state.apply_fn, BATCH), expected, rtol=1e-6
+    )
+
+
+def test_a_step_is_one_step_of_gradient_descent(fake_config):
+    state = create_train_state(fake_config, 10)
+    grads = jax.grad(loss_fn)(state.params, state.apply_fn, BATCH)
+    new_state, metrics = train_step(state, BATCH)
+    assert int(new_state.step) == 1
+    np.testing.assert_allclose(
+        metrics["loss"], loss_fn(state.params, state.apply_fn, BATCH), rtol=1e-6
+    )
+    jax.tree.map(
+        lambda new, old, grad: np.testing.assert_allclose(
+            new, old - 0.01 * grad, rtol=1e-5, atol=1e-7
+        ),
+        new_state.params,
+        state.params,
+        grads,
+    )
+    assert int(state.step) == 0  # Neither changed nor donated.
+
+
+def test_many_steps_in_one_call_are_the_single_steps_to_the_bit(fake_config):
+    fake_config.momentum = 0.9
+    indices = RNG.integers(0, 50, (12, 20)).astype(np.int32)
+    one_by_one = create_train_state(fake_config, 10)
+    losses = []
+    for rows in indices:
+        batch = {"image": jnp.asarray(IMAGES[rows]), "label": jnp.asarray(LABELS[rows])}
+        one_by_one, metrics = train_step(one_by_one, batch)
+        losses.append(np.asarray(metrics["loss"]))
+    for cuts in ([12], [5, 7], [1] * 12):
+        state, scanned = create_train_state(fake_config, 10), []
+        start = 0
+        for length in cuts:
+            part = indices[start : start + length]
+            state, metrics = train_steps(state, IMAGES, LABELS, part)
+            scanned.append(np.asarray(metrics["loss"]))
+            start += length
+        np.testing.assert_array_equal(np.concatenate(scanned), losses)
+        jax.tree.map(
+            np.testing.assert_array_equal,
+            (state.step, state.params, state.opt_state),
+            (one_by_one.step, one_by_one.params, one_by_one.opt_state),
+        )
+
+
+def test_evaluation_counts_unmasked_examples_only(fake_config):
+    state = create_train_state(fake_config, 10)
+    mask = np.arange(50) % 3 != 0
+    step = functools.partial(eval_step, state.params, apply_fn=state.apply_fn)
+    metrics = step(BATCH | {"mask": jnp.asarray(mask)})
+    logits = np.asarray(state.apply_fn({"params": state.params}, BATCH["image"]))
+    assert int(metrics.accuracy.count) == mask.sum()
+    assert int(metrics.accuracy.total) == (logits.argmax(1) == LABELS)[mask].sum()
+    np.testing.assert_allclose(
+        metrics.compute()["loss"], cross_entropies(logits, LABELS)[mask].mean(), rtol=1e-6
+    )
+
+
+def test_all_finite_finds_a_single_bad_number():
+    tree = {"a": jnp.ones((3, 4)), "b": [jnp.zeros(()), jnp.ones(5)]}
+    assert train_step_lib.all_finite(tree)
+    for bad in (np.nan, np.inf, -np.inf):
+        assert not train_step_lib.all_finite(tree | {"c": jnp.ones(7).at[3].set(bad)})
