@@ -70,7 +70,7 @@ class Checkpoints:
         self._checkpointer: ocp.AsyncCheckpointer | None = None
         if keep is not None:
             with self._writing():
-                self._folder.mkdir(exist_ok=True)
+                self._folder.mkdir(parents=True, exist_ok=True)
                 self._delete_leftovers()
             self._checkpointer = ocp.AsyncCheckpointer(_VouchingHandler())
 

@@ -50,5 +50,6 @@ def writing_to(place: Path | str, expected: type[Exception] = OSError) -> Iterat
 
 def first_line(error: BaseException) -> str:
     """Returns the first line of what a library says, for a message of one line."""
-    lines = str(error).strip().splitlines()
+    reason = getattr(error, "strerror", None)  # An OSError's, without its path.
+    lines = str(reason or error).strip().splitlines()
     return lines[0][:200] if lines else type(error).__name__

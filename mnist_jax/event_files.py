@@ -15,7 +15,7 @@ _HEADER, _FOOTER = 12, 4
 
 
 def cut(logdir: Path, last_step: int) -> set[tuple[str, int]]:
-    """Removes all events after `last_step`, or after a record that is not whole.
+    """Removes all events after `last_step`, or from a damaged one on.
 
     Args:
       logdir: Folder of the event files; each is in the order of its steps.
@@ -41,10 +41,7 @@ def _points_until(path: Path, last_step: int) -> tuple[set[tuple[str, int]], int
 
     points, size = set(), 0
     for data, end in _records(path.read_bytes()):
-        try:
-            event = Event.FromString(data)
-        except Exception:  # protobuf's DecodeError: damaged, and so is what follows.
-            break
+        event = Event.FromString(data)
         if event.step > last_step:
             break
         points |= {(value.tag, event.step) for value in event.summary.value}
@@ -53,12 +50,19 @@ def _points_until(path: Path, last_step: int) -> tuple[set[tuple[str, int]], int
 
 
 def _records(data: bytes) -> Iterator[tuple[bytes, int]]:
-    """Yields each whole record, and where it ends."""
+    """Yields each record, and where it ends, until one is not whole or damaged."""
+    from tensorboard.compat.tensorflow_stub.pywrap_tensorflow import masked_crc32c
+
     start = 0
     while start + _HEADER <= len(data):
-        (length,) = struct.unpack_from("<Q", data, start)
+        length, length_crc = struct.unpack_from("<QI", data, start)
+        if length_crc != masked_crc32c(data[start : start + 8]):
+            return
         end = start + _HEADER + length + _FOOTER
         if end > len(data):
             return
-        yield data[start + _HEADER : end - _FOOTER], end
+        record = data[start + _HEADER : end - _FOOTER]
+        if struct.unpack_from("<I", data, end - _FOOTER)[0] != masked_crc32c(record):
+            return
+        yield record, end
         start = end

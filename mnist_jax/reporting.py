@@ -82,6 +82,8 @@ class Reporter:
         with writing_to(self._path):
             written_lines = _cut_journal(self._path, first_step)
             written_points = event_files.cut(workdir, first_step)
+            if ("config", 0) not in written_points:
+                written_points = event_files.cut(workdir, -1)  # Begun anew: `_describe`.
             self._journal = self._path.open("a")
         self._events = EventWriter(workdir)
         if ("config", 0) not in written_points:

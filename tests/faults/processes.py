@@ -40,6 +40,10 @@ def train_command(workdir: Path | str, fields: dict[str, Any]) -> list[str]:
     return [sys.executable, str(ROOT / "train.py"), config, f"--workdir={workdir}", *values]
 
 
+def evaluate_command(workdir: Path, *arguments: str) -> list[str]:
+    return [sys.executable, "-m", "mnist_jax.evaluate", f"--workdir={workdir}", *arguments]
+
+
 def start(command: list[str], **options: Any) -> subprocess.Popen[str]:
     environment = {**os.environ, "PYTHONPATH": str(ROOT)} | options.pop("env", {})
     return subprocess.Popen(
@@ -102,6 +106,12 @@ def remains(workdir: Path, config: ConfigDict | None = None) -> Remains:
             for value in event.summary.value
         ),
     )
+
+
+def newest(workdir: Path) -> list[int]:
+    """The newest checkpoint's step, if there is one."""
+    with Checkpoints(workdir) as checkpoints:
+        return checkpoints.steps()[-1:]
 
 
 def _value_bytes(value: Any) -> bytes:
