@@ -5,7 +5,7 @@ import os
 import re
 import sys
 from collections.abc import Callable, Sequence
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from absl import app, flags, logging
 
@@ -28,7 +28,8 @@ def run(main: Callable[[], None]) -> None:
             _exit(error)
 
     preemption.exit_at_signals()
-    logging.set_verbosity(logging.ERROR)  # ml_collections warns while flags are parsed.
+    logging.set_verbosity(logging.FATAL)  # ml_collections warns while flags are parsed.
+    sys.unraisablehook = _ignore_late_callbacks
     app.run(call, flags_parser=_parse_flags)
 
 
@@ -44,8 +45,19 @@ def _parse_flags(argv: Sequence[str]) -> None:
         _exit(_as_user_error(error))
     verbosity = flags.FLAGS["verbosity"]
     if verbosity.using_default_value:
-        verbosity.value = logging.ERROR  # absl would set INFO: all of orbax's notes.
+        # absl would set INFO: all of orbax's notes. Its errors are raised here anyway.
+        verbosity.value = logging.FATAL
         verbosity.using_default_value = False
+
+
+def _ignore_late_callbacks(unraisable: Any) -> None:
+    """Keeps quiet what follows from an error that is told already.
+
+    Where one array of a checkpoint can't be written, orbax closes the event loop that
+    TensorStore's threads then still call back for the others.
+    """
+    if str(unraisable.exc_value) != "Event loop is closed":
+        sys.__unraisablehook__(unraisable)
 
 
 def _as_user_error(error: Exception) -> UserError:

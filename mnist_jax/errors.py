@@ -49,7 +49,8 @@ def writing_to(place: Path | str, expected: type[Exception] = OSError) -> Iterat
 
 
 def first_line(error: BaseException) -> str:
-    """Returns the first line of what a library says, for a message of one line."""
+    """Returns the first line of what a library says, shortened in its middle."""
     reason = getattr(error, "strerror", None)  # An OSError's, without its path.
     lines = str(reason or error).strip().splitlines()
-    return lines[0][:200] if lines else type(error).__name__
+    line = lines[0] if lines else type(error).__name__
+    return line if len(line) <= 300 else f"{line[:120]} ... {line[-160:]}"

@@ -84,7 +84,6 @@ class Reporter:
             written_points = event_files.cut(workdir, first_step)
             if ("config", 0) not in written_points:
                 written_points = event_files.cut(workdir, -1)  # Begun anew: `_describe`.
-            self._journal = self._path.open("a")
         self._events = EventWriter(workdir)
         if ("config", 0) not in written_points:
             self._describe(config, parameter_table)
@@ -94,6 +93,8 @@ class Reporter:
             lost = {t: x for t, x in _scalars(line).items() if (t, step) not in written_points}
             if lost:
                 self._events.write_scalars(step, lost)
+        with writing_to(self._path):
+            self._journal = self._path.open("a")
         self._bar = tqdm.tqdm(
             total=config.num_train_steps,
             initial=first_step,
@@ -117,9 +118,11 @@ class Reporter:
         self._bar.close()
         # Asked to stop, there is no time for TensorFlow's import: the next attempt writes
         # what the event files lack.
-        self._events.close(wait_for_import=not isinstance(error, PreemptedError))
-        with writing_to(self._path):
-            self._journal.close()
+        try:
+            self._events.close(wait_for_import=not isinstance(error, PreemptedError))
+        finally:
+            with writing_to(self._path):
+                self._journal.close()
 
     def _describe(self, config: ConfigDict, parameter_table: str) -> None:
         """Writes what the run is, for TensorBoard's HParams and Text tabs."""

@@ -59,8 +59,8 @@ def claim(workdir: Path) -> Iterator[None]:
             raise UserError(f"workdir: {workdir}: {error.strerror}; choose another") from error
         with writing_to(lock.name):
             lock.truncate(0)
-            lock.write(f"process {os.getpid()} on {socket.gethostname()}\n")
-            lock.flush()
+            holder = f"process {os.getpid()} on {socket.gethostname()}\n"
+            os.write(lock.fileno(), holder.encode())
         yield
 
 
