@@ -84,6 +84,10 @@ class Remains(NamedTuple):
     journal: list[dict[str, Any]]
     points: list[tuple[str, int, bytes]]
 
+    def without_description(self) -> "Remains":
+        """Without the config in TensorBoard, which is that of the run's beginning."""
+        return self._replace(points=[point for point in self.points if point[1] > 0])
+
 
 def remains(workdir: Path, config: ConfigDict | None = None) -> Remains:
     config = config or short_config()

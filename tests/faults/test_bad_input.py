@@ -117,7 +117,7 @@ def _snapshot(folder: Path) -> dict[str, Any]:
     }
 
 
-def _check_refused(folder: Path, command: list[str], says: str) -> None:
+def check_refused(folder: Path, command: list[str], says: str) -> None:
     before = _snapshot(folder)
     ended = processes.run(command, cwd=folder)
     assert ended.returncode == 2, ended
@@ -138,13 +138,13 @@ def folder(tmp_path: Path) -> Path:
 @pytest.mark.parametrize(("overrides", "says"), FIELDS, ids=[x for x, _ in FIELDS])
 def test_a_bad_field_is_refused(overrides: str, says: str, folder: Path):
     fields = dict(x.split("=", 1) for x in re.split(r" (?=[a-z])", overrides))
-    _check_refused(folder, processes.train_command(folder / "run", fields), says)
+    check_refused(folder, processes.train_command(folder / "run", fields), says)
 
 
 @pytest.mark.parametrize(("argument", "says"), ARGUMENTS, ids=[x[:40] for x, _ in ARGUMENTS])
 def test_a_bad_argument_is_refused(argument: str, says: str, folder: Path):
     command = processes.train_command(folder / "run", {"dataset": "fake"})
-    _check_refused(folder, [*command, argument], says)
+    check_refused(folder, [*command, argument], says)
 
 
 @pytest.mark.parametrize(("text", "says"), CONFIG_FILES)
@@ -153,9 +153,9 @@ def test_a_bad_config_file_is_refused(text: str | None, says: str, folder: Path)
         (folder / "bad.py").write_text(text)
     command = processes.train_command(folder / "run", {})
     command[2] = "--config=bad.py"
-    _check_refused(folder, command, says)
+    check_refused(folder, command, says)
 
 
 def test_no_config_is_refused(folder: Path):
     command = processes.train_command(folder / "run", {})
-    _check_refused(folder, [*command[:2], *command[3:]], "which one? give --config")
+    check_refused(folder, [*command[:2], *command[3:]], "which one? give --config")
