@@ -4,6 +4,7 @@
 """
 
 import json
+import shutil
 import sys
 import time
 from collections.abc import Mapping
@@ -82,13 +83,16 @@ class Reporter:
             lost = {t: x for t, x in _scalars(line).items() if (t, step) not in written_points}
             if lost:
                 self._events.write_scalars(step, lost)
+        terminal = shutil.get_terminal_size()
         self._bar = tqdm.tqdm(
             total=config.num_train_steps,
             initial=first_step,
-            unit="step",
+            unit=" steps",
             file=sys.stderr,
             disable=None,  # Unless stderr is a terminal.
-            dynamic_ncols=True,
+            # Not tqdm's own look, which shows nothing where the terminal tells no size.
+            ncols=terminal.columns,
+            nrows=terminal.lines,
             leave=False,
         )
         self._last_step, self._last_time = first_step, time.perf_counter()
