@@ -1,9 +1,10 @@
-"""Checkpoints: orbax writes the state, and a manifest beside it vouches for every byte.
+"""Checkpoints: orbax's manager saves the state, and a manifest vouches for every byte.
 
-`<workdir>/checkpoints/<step>/` is a folder of orbax's PyTree handler, with `manifest.json`
-in it: step, config, validation accuracy, and the SHA-256 of every file. orbax alone restores
-a flipped byte as a wrong number without a word, and some damage it answers with tracebacks
-of its own threads; here it reads nothing that has not been verified. Nothing unpickles.
+`<workdir>/checkpoints/<step>/default/` holds what orbax's PyTree handler writes, and
+`manifest.json`: step, config, validation accuracy, and the SHA-256 of every file. orbax alone
+restores a flipped byte as a wrong number without a word, and some damage it answers with
+tracebacks of its own threads; here it reads nothing that has not been verified. Nothing
+unpickles.
 """
 
 import contextlib
@@ -12,7 +13,7 @@ import hashlib
 import json
 import re
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, NamedTuple, Self
@@ -28,10 +29,10 @@ from mnist_jax.errors import DamagedCheckpointError, first_line, writing_to
 
 _FOLDER = "checkpoints"
 _SET_ASIDE_FOLDER = "damaged"
+_ITEM = "default"  # The manager's name for the only item of a checkpoint.
 _MANIFEST = "manifest.json"
-# Written by orbax at the commit, after the manifest; nothing here reads them.
-_NOT_VOUCHED_FOR = {_MANIFEST, "_CHECKPOINT_METADATA", "commit_success.txt"}
-_LEFTOVERS = ("*.orbax-checkpoint-tmp*", "*.deleted")
+_COMMIT_MARK = "commit_success.txt"  # Written by orbax after the manifest; not read here.
+_DELETED_FOLDER = "deleted"
 
 
 class Manifest(NamedTuple):
@@ -65,14 +66,26 @@ class Checkpoints:
         """
         self._folder = workdir / _FOLDER
         self._set_aside_folder = workdir / _SET_ASIDE_FOLDER
-        self._keep = keep
         self._accuracies: dict[int, float | None] = {}
-        self._checkpointer: ocp.AsyncCheckpointer | None = None
+        self._manager: ocp.CheckpointManager | None = None
         if keep is not None:
             with self._writing():
-                self._folder.mkdir(parents=True, exist_ok=True)
-                self._delete_leftovers()
-            self._checkpointer = ocp.AsyncCheckpointer(_VouchingHandler())
+                self._manager = ocp.CheckpointManager(
+                    self._folder,
+                    item_handlers=_VouchingHandler(),
+                    options=ocp.CheckpointManagerOptions(
+                        preservation_policy=_NewestAndBest(keep, self._accuracies),
+                        cleanup_tmp_directories=True,
+                        lightweight_initialize=True,  # Reads none of what may be damaged.
+                        # Renamed, then deleted here: killed in between, orbax leaves a
+                        # half-deleted checkpoint, which would pass for a damaged one.
+                        todelete_subdir=_DELETED_FOLDER,
+                    ),
+                )
+                self._delete_renamed()
+            for step in self.steps():
+                with contextlib.suppress(DamagedCheckpointError):
+                    self._accuracies[step] = self.manifest(step).validation_accuracy
 
     def __enter__(self) -> Self:
         return self
@@ -83,13 +96,19 @@ class Checkpoints:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        if self._checkpointer:
+        if self._manager:
             with self._writing():
-                self._finish_save(self._checkpointer)
-                self._checkpointer.close()
+                self._manager.close()
+                self._delete_renamed()
 
     def steps(self) -> list[int]:
-        """Returns the steps there are checkpoints of, damaged ones included, ascending."""
+        """Returns the steps there are checkpoints of, damaged ones included, ascending.
+
+        Waits for a save under way.
+        """
+        if self._manager:
+            with self._writing():
+                self._manager.wait_until_finished()
         if not self._folder.is_dir():
             return []
         names = (path.name for path in self._folder.iterdir())
@@ -109,7 +128,7 @@ class Checkpoints:
         Raises:
           DamagedCheckpointError: Something is not what was written.
         """
-        folder = self._folder / str(step)
+        folder = self._item(step)
         try:
             digests = _digests(folder)
             sealed = json.loads((folder / _MANIFEST).read_text())
@@ -142,7 +161,7 @@ class Checkpoints:
         Raises:
           WriteError: This save, or the one before it, failed.
         """
-        if not self._checkpointer:
+        if not self._manager:
             raise ValueError("opened only to read")
         step = int(state.step)
         content = {
@@ -151,11 +170,11 @@ class Checkpoints:
             "num_classes": num_classes,
             "validation_accuracy": validation_accuracy,
         }
+        self._accuracies[step] = validation_accuracy
         with self._writing():
-            self._finish_save(self._checkpointer)
-            self._checkpointer.save(
-                self._folder / str(step), args=_SaveArgs(_as_dict(state), manifest=content)
-            )
+            args = _SaveArgs(_as_dict(state), manifest=content)
+            self._manager.save(step, args=args, force=True)
+            self._delete_renamed()
 
     def restore(self, step: int, target: TrainState) -> TrainState:
         """Returns the checkpoint's state, verified.
@@ -183,9 +202,7 @@ class Checkpoints:
             target, restore_args=restore_args, partial_restore=partial
         )
         try:
-            restored = ocp.PyTreeCheckpointHandler().restore(
-                self._folder / str(step), args=args
-            )
+            restored = ocp.PyTreeCheckpointHandler().restore(self._item(step), args=args)
             jax.tree.map_with_path(_check_leaf, target, restored)
         except Exception as error:  # orbax raises almost anything.
             raise self._damaged(step, error) from error
@@ -199,29 +216,17 @@ class Checkpoints:
             names = (f"{step}-{number}" for number in range(len(taken) + 1))
             destination = self._set_aside_folder / next(n for n in names if n not in taken)
             (self._folder / str(step)).rename(destination)
+            if self._manager:
+                self._manager.reload()
         return destination
 
-    def _finish_save(self, checkpointer: ocp.AsyncCheckpointer) -> None:
-        """Waits for the save under way, then deletes what need not be kept any more."""
-        checkpointer.wait_until_finished()
-        steps = self.steps()
-        for step in steps:
-            if step not in self._accuracies:
-                try:
-                    self._accuracies[step] = self.manifest(step).validation_accuracy
-                except DamagedCheckpointError:
-                    self._accuracies[step] = None
-        accuracies = {step: self._accuracies[step] for step in steps}
-        for step in set(steps) - steps_to_keep(accuracies, self._keep or 0):
-            # Renamed first: killed in between, a half-deleted one would pass for damaged.
-            folder = self._folder / str(step)
-            folder.rename(folder.with_name(f"{step}.deleted"))
-        self._delete_leftovers()
+    def _item(self, step: int) -> Path:
+        return self._folder / str(step) / _ITEM
 
-    def _delete_leftovers(self) -> None:
-        for pattern in _LEFTOVERS:
-            for path in self._folder.glob(pattern):
-                shutil.rmtree(path)
+    def _delete_renamed(self) -> None:
+        deleted = self._folder / _DELETED_FOLDER
+        if deleted.exists():
+            shutil.rmtree(deleted)
 
     def _writing(self) -> contextlib.AbstractContextManager[None]:
         return writing_to(self._folder, Exception)  # orbax raises almost anything.
@@ -254,6 +259,25 @@ class _VouchingHandler(ocp.PyTreeCheckpointHandler):
 @dataclasses.dataclass
 class _SaveArgs(ocp.args.PyTreeSave):
     manifest: dict[str, Any] = dataclasses.field(default_factory=dict)
+
+
+class _NewestAndBest(ocp.checkpoint_managers.PreservationPolicy):
+    """`steps_to_keep`, as the manager asks for it."""
+
+    def __init__(self, keep: int, accuracies: Mapping[int, float | None]):
+        self._keep = keep
+        self._accuracies = accuracies
+
+    def should_preserve(
+        self,
+        checkpoints: Sequence[ocp.checkpoint_managers.PolicyCheckpointInfo],
+        *,
+        context: ocp.checkpoint_managers.PreservationContext,
+    ) -> Sequence[bool]:
+        steps = [checkpoint.step for checkpoint in checkpoints]
+        accuracies = {step: self._accuracies.get(step) for step in steps}
+        kept = steps_to_keep(accuracies, self._keep)
+        return [step in kept for step in steps]
 
 
 def steps_to_keep(accuracies: Mapping[int, float | None], keep: int) -> set[int]:
@@ -303,10 +327,10 @@ def _digests(folder: Path) -> dict[str, str]:
         out of the workdir, and a pipe would be waited for.
     """
     digests = {}
-    for path in (folder, *sorted(folder.rglob("*"))):
+    for path in (folder.parent, folder, *sorted(folder.rglob("*"))):
         if path.is_symlink() or not (path.is_file() or path.is_dir()):
             raise ValueError(f"{path.name} is neither a file nor a folder")
-        if path.is_file() and path.name not in _NOT_VOUCHED_FOR:
+        if path.is_file() and path.name not in (_MANIFEST, _COMMIT_MARK):
             with path.open("rb") as file:
                 digest = hashlib.file_digest(file, "sha256").hexdigest()
             digests[path.relative_to(folder).as_posix()] = digest

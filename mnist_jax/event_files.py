@@ -35,6 +35,12 @@ def cut(logdir: Path, last_step: int) -> set[tuple[str, int]]:
     return kept
 
 
+def points(logdir: Path) -> set[tuple[str, int]]:
+    """Returns the (tag, step) pairs of the events that can be read."""
+    paths = logdir.glob("events.out.tfevents.*")
+    return {point for path in paths for point in _points_until(path, 2**63)[0]}
+
+
 def _points_until(path: Path, last_step: int) -> tuple[set[tuple[str, int]], int]:
     """Returns the points up to `last_step`, and how many bytes of the file they take."""
     from tensorboard.compat.proto.event_pb2 import Event

@@ -5,6 +5,7 @@
 
 import json
 import os
+import shutil
 import sys
 import time
 from collections.abc import Mapping
@@ -95,13 +96,16 @@ class Reporter:
                 self._events.write_scalars(step, lost)
         with writing_to(self._path):
             self._journal = self._path.open("a")
+        terminal = shutil.get_terminal_size()
         self._bar = tqdm.tqdm(
             total=config.num_train_steps,
             initial=first_step,
-            unit="step",
+            unit=" steps",
             file=sys.stderr,
             disable=None,  # Unless stderr is a terminal.
-            dynamic_ncols=True,
+            # Not tqdm's own look, which shows nothing where the terminal tells no size.
+            ncols=terminal.columns,
+            nrows=terminal.lines,
             leave=False,
         )
         self._last_step, self._last_time = first_step, time.perf_counter()
@@ -187,6 +191,20 @@ class Reporter:
         self._events.write_scalars(step, scalars)
 
 
+def is_whole(workdir: Path, last_step: int) -> bool:
+    """Returns whether the files of a run that ended at `last_step` lack nothing.
+
+    A run that was killed after its last save, while the event files were still to be
+    written, lacks points that its journal holds; a `Reporter` adds them.
+    """
+    path = workdir / _JOURNAL
+    if not path.exists():
+        return False
+    lines, size = _read_journal(path, last_step)
+    wanted = {(tag, line["step"]) for line in lines for tag in _scalars(line)}
+    return size == path.stat().st_size and wanted <= event_files.points(workdir)
+
+
 def _cut_journal(path: Path, last_step: int) -> list[dict[str, Any]]:
     """Removes the lines after `last_step`, and one that was not written to its end.
 
@@ -195,6 +213,13 @@ def _cut_journal(path: Path, last_step: int) -> list[dict[str, Any]]:
     """
     if not path.exists():
         return []
+    kept, size = _read_journal(path, last_step)
+    os.truncate(path, size)
+    return kept
+
+
+def _read_journal(path: Path, last_step: int) -> tuple[list[dict[str, Any]], int]:
+    """Returns the whole lines up to `last_step`, and how many bytes they take."""
     size, kept = 0, []
     with path.open("rb") as file:
         for number, line in enumerate(file, start=1):
@@ -211,8 +236,7 @@ def _cut_journal(path: Path, last_step: int) -> list[dict[str, Any]]:
                 break
             size += len(line)
             kept.append(content)
-    os.truncate(path, size)
-    return kept
+    return kept, size
 
 
 def _scalars(line: Mapping[str, Any]) -> dict[str, float]:

@@ -14,13 +14,20 @@ from clu import parameter_overview
 from flax.training.train_state import TrainState
 from ml_collections import ConfigDict
 
-from mnist_jax import checkpointing, input_pipeline, optimizers, run_folder, tfds_source
+from mnist_jax import (
+    checkpointing,
+    input_pipeline,
+    optimizers,
+    reporting,
+    run_folder,
+    tfds_source,
+)
 from mnist_jax import config as config_lib
 from mnist_jax.checkpointing import Checkpoints, Manifest
 from mnist_jax.datasets import Dataset
 from mnist_jax.errors import DamagedCheckpointError, TrainingDivergedError
 from mnist_jax.preemption import PreemptedError, SignalWatch
-from mnist_jax.reporting import Reporter, SplitResult, format_result
+from mnist_jax.reporting import Reporter, SplitResult
 from mnist_jax.train_step import (
     ApplyFn,
     Batch,
@@ -63,6 +70,17 @@ def train_and_evaluate(
     config_lib.check_batch_size(config, len(dataset.train.label))
     state = create_train_state(config, dataset.num_classes)
     batches = create_eval_batches(dataset, config.eval_batch_size)
+
+    if workdir and newest and newest.step >= config.num_train_steps:
+        with Checkpoints(workdir) as checkpoints:
+            state = checkpoints.restore(newest.step, state)
+        if not reporting.is_whole(workdir, newest.step):
+            with run_folder.claim(workdir), _open_reporter(config, workdir, state):
+                pass  # It adds what is lacking.
+        print(f"{workdir}: complete at step {newest.step}; nothing to train")
+        for split, result in evaluate(state.params, state.apply_fn, batches).items():
+            print(reporting.format_result(split, dataset.name, result))
+        return state
 
     workdir = workdir or run_folder.create_new(Path("runs") / name)
     with (
@@ -127,16 +145,7 @@ def _train(
     first_step = int(state.step)
     images, labels = jax.device_put(tuple(dataset.train))
     learning_rate = optimizers.create_learning_rate_schedule(config)
-    parameter_table = parameter_overview.get_parameter_overview(
-        state.params,
-        include_stats=False,  # Of the model, not of the step that this attempt starts from.
-    )
-    with Reporter(workdir, config, parameter_table, first_step) as reporter:
-        if first_step >= config.num_train_steps:
-            reporter.print(f"{workdir}: complete at step {first_step}; nothing to train")
-            for split, result in evaluate(state.params, state.apply_fn, batches).items():
-                reporter.print(format_result(split, dataset.name, result))
-            return state
+    with _open_reporter(config, workdir, state) as reporter:
         reporter.print(
             f"Training on {dataset.name} ({len(dataset.train.label):,} examples; "
             f"{len(dataset.validation.label):,} to validate, {len(dataset.test.label):,} to "
@@ -190,6 +199,14 @@ def _train(
                     f"is saved; go on with the same command and --workdir {workdir}",
                 )
     return state
+
+
+def _open_reporter(config: ConfigDict, workdir: Path, state: TrainState) -> Reporter:
+    parameter_table = parameter_overview.get_parameter_overview(
+        state.params,
+        include_stats=False,  # Of the model, not of the step that this attempt starts from.
+    )
+    return Reporter(workdir, config, parameter_table, int(state.step))
 
 
 def device_calls(config: ConfigDict, first_step: int) -> Iterator[range]:

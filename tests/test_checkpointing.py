@@ -61,8 +61,8 @@ def test_a_state_that_changed_on_disk_is_not_restored(state, fake_config, tmp_pa
     for name, saved in (("a", state), ("b", other)):
         with Checkpoints(tmp_path / name, keep=1) as checkpoints:
             checkpoints.save(saved, fake_config, 10, None)
-    (tmp_path / "a/checkpoints/7/manifest.json").replace(
-        tmp_path / "b/checkpoints/7/manifest.json"
+    (tmp_path / "a/checkpoints/7/default/manifest.json").replace(
+        tmp_path / "b/checkpoints/7/default/manifest.json"
     )
     with Checkpoints(tmp_path / "b") as checkpoints:
         with pytest.raises(DamagedCheckpointError, match=r"step 7 is damaged"):
@@ -79,4 +79,4 @@ def test_setting_aside_loses_nothing(state, fake_config, tmp_path):
             destination = checkpoints.set_aside(7)
             assert checkpoints.steps() == []
         assert destination == tmp_path / f"damaged/7-{number}"
-        assert (destination / "manifest.json").is_file()
+        assert (destination / "default/manifest.json").is_file()

@@ -60,11 +60,11 @@ def half_delete(folder: Path) -> None:
 
 
 def lose_the_manifest(folder: Path) -> None:
-    (folder / "manifest.json").unlink()
+    (folder / "default" / "manifest.json").unlink()
 
 
 def add_a_file(folder: Path) -> None:
-    (folder / "d" / "more").write_text("more")
+    (folder / "default" / "d" / "more").write_text("more")
 
 
 def flip_a_byte(folder: Path) -> None:

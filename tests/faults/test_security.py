@@ -55,7 +55,7 @@ def run(complete_run: Path, tmp_path: Path) -> Path:
 
 def forge(workdir: Path, **fields) -> None:
     """Rewrites the manifest with its digests right, as only somebody with intent would."""
-    folder = workdir / "checkpoints" / "20"
+    folder = workdir / "checkpoints" / "20" / "default"
     content = json.loads((folder / "manifest.json").read_text())["content"]
     content |= {"digests": checkpointing._digests(folder)}
     content |= {"config": content["config"] | fields}
