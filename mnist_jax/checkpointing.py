@@ -70,6 +70,7 @@ class Checkpoints:
         self._manager: ocp.CheckpointManager | None = None
         if keep is not None:
             with self._writing():
+                self._folder.mkdir(parents=True, exist_ok=True)
                 self._manager = ocp.CheckpointManager(
                     self._folder,
                     item_handlers=_VouchingHandler(),
@@ -130,6 +131,7 @@ class Checkpoints:
         """
         folder = self._item(step)
         try:
+            _refuse_links(folder.parent)
             digests = _digests(folder)
             sealed = json.loads((folder / _MANIFEST).read_text())
             content = sealed["content"]
@@ -320,21 +322,24 @@ def _check_leaf(path: Any, wanted: Any, found: Any) -> None:
 
 
 def _digests(folder: Path) -> dict[str, str]:
-    """Returns the SHA-256 of each file to vouch for, by its path inside the folder.
-
-    Raises:
-      ValueError: There is something that is neither a file nor a folder: a link could lead
-        out of the workdir, and a pipe would be waited for.
-    """
+    """Returns the SHA-256 of each file to vouch for, by its path inside the folder."""
     digests = {}
-    for path in (folder.parent, folder, *sorted(folder.rglob("*"))):
-        if path.is_symlink() or not (path.is_file() or path.is_dir()):
-            raise ValueError(f"{path.name} is neither a file nor a folder")
+    for path in sorted(folder.rglob("*")):
         if path.is_file() and path.name not in (_MANIFEST, _COMMIT_MARK):
             with path.open("rb") as file:
                 digest = hashlib.file_digest(file, "sha256").hexdigest()
             digests[path.relative_to(folder).as_posix()] = digest
     return digests
+
+
+def _refuse_links(folder: Path) -> None:
+    """Raises ValueError at what is neither a file nor a folder.
+
+    A link could lead out of the workdir, and a pipe would be waited for.
+    """
+    for path in (folder, *folder.rglob("*")):
+        if path.is_symlink() or not (path.is_file() or path.is_dir()):
+            raise ValueError(f"{path.name} is neither a file nor a folder")
 
 
 def _seal(content: Any) -> str:

@@ -85,13 +85,13 @@ def become_a_link(folder: Path) -> None:
 
 
 def hold_a_link(folder: Path) -> None:
-    (folder / "_METADATA").rename(folder.parent.parent.parent / "elsewhere")
-    (folder / "_METADATA").symlink_to(folder.parent.parent.parent / "elsewhere")
+    (folder / "default" / "_METADATA").rename(folder.parent.parent.parent / "elsewhere")
+    (folder / "default" / "_METADATA").symlink_to(folder.parent.parent.parent / "elsewhere")
 
 
 def hold_a_pipe(folder: Path) -> None:
-    (folder / "_METADATA").unlink()
-    os.mkfifo(folder / "_METADATA")
+    (folder / "default" / "_METADATA").unlink()
+    os.mkfifo(folder / "default" / "_METADATA")
 
 
 DAMAGES = [
