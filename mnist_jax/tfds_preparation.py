@@ -59,13 +59,15 @@ def load(name: str, data_dir: Path, manual_dir: Path) -> tuple[Dataset, Path]:
 
 
 def _builder(name: str, data_dir: Path, tfds: Any) -> Any:
+    known = ["mnist_5k", "fake", *tfds.list_builders(with_community_datasets=False)]
+    base = name.split("/")[0]
+    # Asked for another, TFDS looks for it in Google's cloud, and complains of what it meets.
+    if base not in known:
+        near = difflib.get_close_matches(base, known, n=1)
+        hint = f"did you mean {near[0]}?" if near else "see tensorflow.org/datasets/catalog"
+        raise UserError(f"dataset: there is no {name!r}; {hint}")
     try:
         return tfds.builder(name, data_dir=data_dir)
-    except tfds.core.registered.DatasetNotFoundError as error:
-        known = ["mnist_5k", "fake", *tfds.list_builders()]
-        near = difflib.get_close_matches(name.split("/")[0], known, n=1)
-        hint = f"did you mean {near[0]}?" if near else "see tensorflow.org/datasets/catalog"
-        raise UserError(f"dataset: there is no {name!r}; {hint}") from error
     except (ValueError, AssertionError) as error:
         configs = [c.name for c in tfds.builder_cls(name.split("/")[0]).BUILDER_CONFIGS]
         raise UserError(
