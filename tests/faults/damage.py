@@ -49,7 +49,8 @@ def inject(faults: int, seed: int, folder: Path) -> Report:
     train_and_evaluate(config, whole)
     shutil.copytree(whole, workdir)
     files = sorted(p for p in (workdir / "checkpoints" / "20").rglob("*") if p.is_file())
-    expected = _restore(whole, create_train_state(config, 10))
+    target = create_train_state(config, 10)
+    expected = _restore(whole, target)
 
     report = Report(faults, 0, 0, [], 0.0)
     for _ in range(faults):
@@ -65,7 +66,7 @@ def inject(faults: int, seed: int, folder: Path) -> Report:
             path.write_bytes(good[:position])
         start = time.monotonic()
         try:
-            actual = _restore(workdir, create_train_state(config, 10))
+            actual = _restore(workdir, target)
         except DamagedCheckpointError as error:
             if "\n" in str(error):
                 report.wrong.append(f"{damage}: more than one line: {error}")
