@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from clu import asynclib
 
+from mnist_jax import graph
 from mnist_jax.tensorflow_import import import_tensorflow
 
 
@@ -55,6 +56,12 @@ class EventWriter:
     def write_hparams(self, hparams: Mapping[str, Any]) -> None:
         """Writes the row of this run in the HParams tab."""
         self._submit(lambda writer: writer.write_hparams(hparams))
+
+    def write_graph(self, tag: str, function: Callable[..., Any], *example_args: Any) -> None:
+        """Writes the graph of a function; see `graph.write_graph`."""
+        self._submit(
+            lambda writer: graph.write_graph(self._logdir, function, *example_args, tag=tag)
+        )
 
     def flush(self) -> None:
         """Asks for everything so far to be on disk soon; does not wait."""

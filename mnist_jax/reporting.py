@@ -6,7 +6,7 @@
 import json
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any, NamedTuple, Self
@@ -71,7 +71,7 @@ class Reporter:
         """
         self._dataset = config.dataset
         written_lines = _cut_journal(workdir / _JOURNAL, first_step)
-        written_points = event_files.cut(workdir, first_step)
+        self._written_points = written_points = event_files.cut(workdir, first_step)
         self._journal = (workdir / _JOURNAL).open("a")
         self._events = EventWriter(workdir)
         if ("config", 0) not in written_points:
@@ -116,6 +116,11 @@ class Reporter:
         self._events.write_texts(0, texts)
         as_text = {k: str(v) if isinstance(v, tuple) else v for k, v in config.items()}
         self._events.write_hparams(as_text)
+
+    def graph(self, tag: str, function: Callable[..., Any], *example_args: Any) -> None:
+        """Writes a function's graph, unless an earlier attempt at the run has."""
+        if (tag, 0) not in self._written_points:
+            self._events.write_graph(tag, function, *example_args)
 
     def progress(self, step: int) -> None:
         """Moves the progress bar."""

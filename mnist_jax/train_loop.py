@@ -28,6 +28,7 @@ from mnist_jax.train_step import (
     all_finite,
     create_train_state,
     eval_step,
+    train_step,
     train_steps,
 )
 
@@ -143,6 +144,9 @@ def _train(
             f"test), steps {first_step + 1} to {config.num_train_steps}, in {workdir}"
         )
 
+        for tag, (function, *example_args) in graphs(state, config.batch_size).items():
+            reporter.graph(tag, function, *example_args)
+
         def report(steps: range, device_losses: jax.Array) -> None:
             """Reads a call's losses: waits for it, while the next may already run."""
             losses = np.asarray(device_losses)
@@ -190,6 +194,23 @@ def _train(
                     f"is saved; go on with the same command and --workdir {workdir}",
                 )
     return state
+
+
+def graphs(state: TrainState, batch_size: int) -> dict[str, tuple[Any, ...]]:
+    """Returns what TensorBoard's Graphs tab shows: by tag, a function and its arguments."""
+    state = jax.eval_shape(lambda: state)
+    batch = {
+        "image": jax.ShapeDtypeStruct((batch_size, 28, 28), np.uint8),
+        "label": jax.ShapeDtypeStruct((batch_size,), np.int32),
+    }
+
+    def forward(params: Params, images: jax.Array) -> jax.Array:
+        return state.apply_fn({"params": params}, images)
+
+    return {
+        "forward": (forward, state.params, batch["image"]),
+        "train_step": (train_step, state, batch),
+    }
 
 
 def device_calls(config: ConfigDict, first_step: int) -> Iterator[range]:

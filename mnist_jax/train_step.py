@@ -30,6 +30,16 @@ class EvalMetrics(clu_metrics.Collection):
     loss: clu_metrics.Average.from_output("loss")  # type: ignore[valid-type]
 
 
+class _TrainState(TrainState):
+    """Updates in a scope of the optimizer's name: a box of TensorBoard's graph."""
+
+    optimizer: str = flax.struct.field(pytree_node=False)
+
+    def apply_gradients(self, *, grads: Params, **kwargs: Any) -> "_TrainState":
+        with jax.named_scope(self.optimizer):
+            return super().apply_gradients(grads=grads, **kwargs)
+
+
 def create_model(config: ConfigDict, num_classes: int) -> models.MLP:
     """Returns the network that the config describes."""
     return models.MLP(hidden_sizes=tuple(config.hidden_sizes), num_classes=num_classes)
@@ -53,7 +63,9 @@ def create_train_state(config: ConfigDict, num_classes: int) -> TrainState:
     def init() -> TrainState:
         key = jax.random.key(config.seed)
         params = model.init(key, jnp.zeros((1, 28, 28), jnp.uint8))["params"]
-        state = TrainState.create(apply_fn=model.apply, params=params, tx=tx)
+        state = _TrainState.create(
+            apply_fn=model.apply, params=params, tx=tx, optimizer=config.optimizer
+        )
         # A strongly typed counter: a weak one would compile every function twice.
         return state.replace(step=jnp.zeros((), jnp.int32))
 
@@ -90,8 +102,7 @@ def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, dict[str, j
       `float32[]`.
     """
     loss, grads = jax.value_and_grad(loss_fn)(state.params, state.apply_fn, batch)
-    with jax.named_scope("update"):
-        return state.apply_gradients(grads=grads), {"loss": loss}
+    return state.apply_gradients(grads=grads), {"loss": loss}
 
 
 @functools.partial(jax.jit, donate_argnames="state")

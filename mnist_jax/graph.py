@@ -1,0 +1,433 @@
+"""The jaxpr of any function as TensorBoard's GraphDef: what the Graphs tab shows.
+
+    graph.write_graph(logdir, model.apply, variables, images)
+
+A box of the picture is a Flax module or a `jax.named_scope`, an ellipse an equation of the
+jaxpr, an edge a value with its shape. What reverse-mode differentiation adds stands in the
+box `gradients`, under the module it belongs to. TensorFlow is not needed.
+"""
+
+import inspect
+import itertools
+import re
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn, Literal
+from tensorboard.compat.proto.config_pb2 import RunMetadata
+from tensorboard.compat.proto.event_pb2 import Event
+from tensorboard.compat.proto.graph_pb2 import GraphDef
+from tensorboard.plugins.graph.metadata import PLUGIN_NAME_RUN_METADATA_WITH_GRAPH
+from tensorboard.summary.writer.record_writer import RecordWriter
+
+Scope = tuple[str, ...]
+
+# Flax's names for the collections that belong to modules.
+_PARAMETERS = "params"
+_VARIABLES = (_PARAMETERS, "batch_stats")
+_GRADIENTS = "gradients"
+_MAX_ATTRIBUTE_CHARACTERS = 200
+
+
+def write_graph(
+    logdir: str | Path, function: Callable[..., Any], *example_args: Any, tag: str = "graph"
+) -> Path:
+    """Writes a function's graph, to be chosen by its tag in TensorBoard's Graphs tab.
+
+    The file is written whole or not at all, and replaces that of the same tag.
+
+    Args:
+      logdir: Created where it is missing.
+      function: See `create_graph_def`.
+      *example_args: Likewise.
+      tag: Letters, digits, `_`, `-` and `.`.
+
+    Returns:
+      The event file.
+
+    Raises:
+      ValueError: The tag holds another character.
+    """
+    if not re.fullmatch(r"[\w.-]+", tag):
+        raise ValueError(f"tag: {tag!r} may hold letters, digits, '_', '-' and '.' only")
+    metadata = RunMetadata()
+    metadata.function_graphs.add().pre_optimization_graph.CopyFrom(
+        create_graph_def(function, *example_args)
+    )
+    now = time.time()
+    event = Event(wall_time=now, step=0)
+    value = event.summary.value.add(tag=tag)
+    value.metadata.plugin_data.plugin_name = PLUGIN_NAME_RUN_METADATA_WITH_GRAPH
+    value.metadata.plugin_data.content = b"1"  # The version of what follows.
+    value.tensor.dtype = 7  # DT_STRING
+    value.tensor.tensor_shape.SetInParent()  # A scalar.
+    value.tensor.string_val.append(metadata.SerializeToString())
+
+    logdir = Path(logdir)
+    logdir.mkdir(parents=True, exist_ok=True)
+    # TensorBoard reads a folder's files in the order of their names, and does not come
+    # back to one that it has left: this one goes before those that grow, named by the time.
+    path = logdir / f"events.out.tfevents.0.graph.{tag}"
+    aside = logdir / f".graph.{tag}"
+    with aside.open("wb") as file:
+        records = RecordWriter(file)
+        records.write(Event(wall_time=now, file_version="brain.Event:2").SerializeToString())
+        records.write(event.SerializeToString())
+    return aside.replace(path)
+
+
+def create_graph_def(function: Callable[..., Any], *example_args: Any) -> GraphDef:
+    """Traces a function and returns its graph.
+
+    A leaf of the arguments below a key, attribute or argument `params` becomes a
+    `Parameter` node within its module (`batch_stats`: a `Variable`), any other a
+    `Placeholder` named by its path; numbers and captured arrays become `Const` nodes
+    beside their user; every equation becomes a node named and typed by its primitive.
+    Calls (`jit`, `remat`, `custom_jvp`, `custom_vjp`) are seen through; `scan`, `while`
+    and `cond` become boxes that hold their bodies, with `Carry`, `Slice`, `Stack` and
+    `Merge` nodes where values enter and leave. The root module's own box is left out.
+
+    Args:
+      function: A pure function, like a Flax model's `apply`, a loss or a training step.
+        Bind what is not an array beforehand (`functools.partial`).
+      *example_args: Pytrees of arrays, or of `jax.ShapeDtypeStruct`.
+
+    Returns:
+      Nodes in the order of the computation. Each has the attribute `_output_shapes`, from
+      which TensorBoard labels the edges, and `dtype`.
+    """
+    closed = jax.make_jaxpr(function)(*example_args)
+    inputs = _name_inputs(function, example_args)
+    modules = {path[0] for path, op in inputs if op != "Placeholder" and len(path) > 1}
+    scopes = set(_scopes_of(closed.jaxpr, ()))
+    roots = {
+        outer
+        for scope in scopes
+        for outer, inner in itertools.pairwise(scope)
+        if inner in modules and outer not in modules | {_GRADIENTS}
+    }
+    builder = _Builder(roots, modules)
+    builder.reserve(scopes | {path[:-1] for path, _ in inputs})
+    args: list[_Value] = [
+        builder.add(op, path[:-1], path[-1], [], [var.aval])[0]
+        for (path, op), var in zip(inputs, closed.jaxpr.invars, strict=True)
+    ]
+    builder.inline(closed, args, _Place(()))
+    return builder.graph_def
+
+
+class _Constant(NamedTuple):
+    """A value known while tracing; it becomes a node where it is used."""
+
+    aval: Any
+    text: str
+
+
+# Of what an equation reads: the output of a node, as GraphDef names it, or a constant.
+_Value = str | _Constant
+
+
+class _Place(NamedTuple):
+    """Where the equations of a jaxpr go.
+
+    Attributes:
+      stack: The scope of the equation that holds the jaxpr, the root module included.
+      box_at: Equations whose own scope is this one go into the `box`.
+      box: Of a loop or a branch.
+    """
+
+    stack: Scope
+    box_at: Scope | None = None
+    box: Scope = ()
+
+
+class _Builder:
+    """Grows a GraphDef."""
+
+    def __init__(self, roots: set[str], modules: set[str]):
+        """Starts an empty graph.
+
+        Args:
+          roots: Names of root modules, to be left out of the scopes.
+          modules: Names of the modules right below them.
+        """
+        self.graph_def = GraphDef()
+        self.graph_def.versions.producer = 22  # As TensorFlow 1 wrote; any will do.
+        self._roots = roots
+        self._modules = modules
+        self._taken: set[str] = set()
+        self._constants: dict[int, tuple[_Constant, str]] = {}
+
+    def reserve(self, scopes: Iterable[Scope]) -> None:
+        """Keeps the names of the scopes from being given to nodes."""
+        for scope in map(self._without_root, scopes):
+            self._taken |= {"/".join(scope[:end]) for end in range(1, len(scope) + 1)}
+
+    def _without_root(self, scope: Scope) -> Scope:
+        for position, name in enumerate(scope):
+            if name in self._modules:
+                break
+            if name in self._roots:
+                return scope[:position] + scope[position + 1 :]
+        return scope
+
+    def _unique(self, scope: Scope, name: str) -> str:
+        full = "/".join((*scope, name))
+        names = itertools.chain([full], (f"{full}_{number}" for number in itertools.count(1)))
+        unique = next(name for name in names if name not in self._taken)
+        self._taken.add(unique)
+        return unique
+
+    def add(
+        self,
+        op: str,
+        scope: Scope,
+        name: str,
+        inputs: Sequence[_Value],
+        avals: Sequence[Any],
+        attributes: Mapping[str, str] | None = None,
+    ) -> list[str]:
+        """Adds a node, and returns its outputs, one for each of `avals`."""
+        inputs = [self._reference(value, scope) for value in inputs]
+        node = self.graph_def.node.add(name=self._unique(scope, name), op=op, input=inputs)
+        shapes = node.attr["_output_shapes"].list
+        for aval in avals:
+            shape = shapes.shape.add()
+            for size in getattr(aval, "shape", ()):
+                shape.dim.add(size=size if isinstance(size, int) else -1)
+        dtypes = ", ".join(str(getattr(aval, "dtype", aval)) for aval in avals)
+        for key, text in {"dtype": dtypes, **(attributes or {})}.items():
+            node.attr[key].s = text.encode()
+        return [node.name, *(f"{node.name}:{number}" for number in range(1, len(avals)))]
+
+    def _reference(self, value: _Value, scope: Scope) -> str:
+        if isinstance(value, str):
+            return value
+        # By identity: what one equation or one captured array brought in is one node. The
+        # value is kept beside its node, or its address might be given to another.
+        if id(value) not in self._constants:
+            text = {"value": value.text}
+            node = self.add("Const", scope, "const", [], [value.aval], text)[0]
+            self._constants[id(value)] = value, node
+        return self._constants[id(value)][1]
+
+    def inline(
+        self, jaxpr: Jaxpr | ClosedJaxpr, args: Sequence[_Value], place: _Place
+    ) -> list[_Value]:
+        """Adds a jaxpr's equations, and returns what it returns."""
+        jaxpr, consts = _opened(jaxpr)
+        env: dict[Any, _Value] = dict(zip(jaxpr.invars, args, strict=True))
+        for var, const in zip(jaxpr.constvars, consts, strict=True):
+            env[var] = _Constant(var.aval, _brief(const))
+
+        def read(atom: Any) -> _Value:
+            if isinstance(atom, Literal):
+                return _Constant(atom.aval, _brief(atom.val))
+            return env[atom]
+
+        for eqn in jaxpr.eqns:
+            outputs = self._add_equation(eqn, [read(atom) for atom in eqn.invars], place)
+            env |= zip(eqn.outvars, outputs, strict=True)
+        return [read(atom) for atom in jaxpr.outvars]
+
+    def _add_equation(
+        self, eqn: JaxprEqn, args: list[_Value], place: _Place
+    ) -> Sequence[_Value]:
+        stack = place.stack + _scope_of(eqn)
+        place = _Place(stack, place.box_at, place.box)
+        called = _called_jaxpr(eqn)
+        if called is not None:
+            return self.inline(called, args, place)
+        scope = place.box if stack == place.box_at else self._without_root(_deduplicated(stack))
+        add_box = _BOXES.get(eqn.primitive.name)
+        if add_box is not None:
+            return add_box(self, eqn, args, stack, scope)
+        avals = [var.aval for var in eqn.outvars]
+        name = eqn.primitive.name
+        return self.add(name, scope, _sanitised(name), args, avals, _attributes(eqn))
+
+    def box(self, jaxpr: ClosedJaxpr, name: str, stack: Scope, scope: Scope) -> _Place:
+        """Opens a box for a loop's body, in the module that all of the body belongs to.
+
+        Equations of other modules inside it go to their modules' own boxes, where their
+        parameters are.
+        """
+        common = _common_prefix([_scope_of(eqn) for eqn in jaxpr.jaxpr.eqns])
+        inside = self._without_root(_deduplicated(stack + common)) if common else scope
+        return _Place(stack, stack + common, tuple(self._unique(inside, name).split("/")))
+
+    def add_scan(
+        self, eqn: JaxprEqn, args: list[_Value], stack: Scope, scope: Scope
+    ) -> Sequence[_Value]:
+        """Adds one iteration: constants, carry and slices in, carry and stacks out."""
+        body, num_consts, num_carry = (
+            eqn.params[key] for key in ("jaxpr", "num_consts", "num_carry")
+        )
+        place = self.box(body, "scan", stack, scope)
+        attributes = {"length": str(eqn.params["length"])}
+        inside = [var.aval for var in body.jaxpr.invars]
+        first_slice = num_consts + num_carry
+        entries: list[_Value] = [
+            value
+            if number < num_consts
+            else self._port("Carry" if number < first_slice else "Slice", place, value, aval)
+            for number, (value, aval) in enumerate(zip(args, inside, strict=True))
+        ]
+        results = self.inline(body, entries, place)
+        outside = [var.aval for var in eqn.outvars]
+        stacks: list[_Value] = [
+            self.add("Stack", place.box, "stack", [value], [aval], attributes)[0]
+            for value, aval in zip(results[num_carry:], outside[num_carry:], strict=True)
+        ]
+        return results[:num_carry] + stacks
+
+    def add_while(
+        self, eqn: JaxprEqn, args: list[_Value], stack: Scope, scope: Scope
+    ) -> Sequence[_Value]:
+        """Adds one iteration, and what decides on the next."""
+        cond, body = eqn.params["cond_jaxpr"], eqn.params["body_jaxpr"]
+        num_cond, num_body = eqn.params["cond_nconsts"], eqn.params["body_nconsts"]
+        place = self.box(body, "while", stack, scope)
+        carry = args[num_cond + num_body :]
+        avals = [var.aval for var in body.jaxpr.invars[num_body:]]
+        entries = [
+            self._port("Carry", place, value, aval)
+            for value, aval in zip(carry, avals, strict=True)
+        ]
+        cond_place = _Place(stack, stack, (*place.box, "condition"))
+        goes_on = self.inline(cond, [*args[:num_cond], *entries], cond_place)
+        self.add("LoopCondition", place.box, "goes_on", goes_on, [])
+        return self.inline(body, [*args[num_cond : num_cond + num_body], *entries], place)
+
+    def add_cond(
+        self, eqn: JaxprEqn, args: list[_Value], stack: Scope, scope: Scope
+    ) -> Sequence[_Value]:
+        """Adds every branch; the first argument tells which one counts."""
+        box = tuple(self._unique(scope, "cond").split("/"))
+        results = [
+            self.inline(branch, args[1:], _Place(stack, stack, (*box, f"branch_{number}")))
+            for number, branch in enumerate(eqn.params["branches"])
+        ]
+        return [
+            self.add("Merge", box, "merge", [args[0], *values], [var.aval])[0]
+            for values, var in zip(zip(*results, strict=True), eqn.outvars, strict=True)
+        ]
+
+    def _port(self, op: str, place: _Place, value: _Value, aval: Any) -> str:
+        return self.add(op, place.box, op.lower(), [value], [aval])[0]
+
+
+_BOXES = {"scan": _Builder.add_scan, "while": _Builder.add_while, "cond": _Builder.add_cond}
+
+
+def _name_inputs(
+    function: Callable[..., Any], example_args: Sequence[Any]
+) -> list[tuple[Scope, str]]:
+    """Returns path and op of the node for each leaf of the arguments."""
+    names = _argument_names(function, len(example_args))
+    named = []
+    for name, arg in zip(names, example_args, strict=True):
+        for keys, _ in jax.tree_util.tree_leaves_with_path(arg):
+            parts = (jax.tree_util.keystr((key,), simple=True) for key in keys)
+            path = (name, *map(_sanitised, parts))
+            collection = next((part for part in path[:-1] if part in _VARIABLES), None)
+            if collection is None:
+                named.append((path, "Placeholder"))
+            else:
+                op = "Parameter" if collection == _PARAMETERS else "Variable"
+                named.append((path[path.index(collection) + 1 :], op))
+    return named
+
+
+def _argument_names(function: Callable[..., Any], count: int) -> list[str]:
+    try:
+        parameters = list(inspect.signature(function).parameters.values())
+    except (TypeError, ValueError):  # Some callables have none.
+        parameters = []
+    names = [
+        p.name for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)
+    ]
+    rest = next((p.name for p in parameters if p.kind == p.VAR_POSITIONAL), "arg")
+    names += [f"{rest}_{number}" for number in range(count - len(names))]
+    return [_sanitised(name) for name in names[:count]]
+
+
+def _scopes_of(jaxpr: Jaxpr, stack: Scope) -> Iterator[Scope]:
+    """Yields the scope of every equation, in the jaxprs inside it too."""
+    for eqn in jaxpr.eqns:
+        scope = stack + _scope_of(eqn)
+        yield _deduplicated(scope)
+        for inner in _inner_jaxprs(eqn):
+            yield from _scopes_of(_opened(inner)[0], scope)
+
+
+def _scope_of(eqn: JaxprEqn) -> Scope:
+    """Reads an equation's name stack, like `transpose(jvp(MLP))/hidden1`.
+
+    Transformations are dropped, but for `transpose`: what it wraps is the backward pass.
+    """
+    stack = str(eqn.source_info.name_stack).replace("transpose(", f"{_GRADIENTS}/")
+    parts = re.sub(r"\w+\(|\)", "", stack).split("/")
+    return tuple(_sanitised(part) for part in parts if part)
+
+
+def _deduplicated(scope: Scope) -> Scope:
+    """Keeps the first `gradients` only: a loop and its body both say it."""
+    if _GRADIENTS not in scope:
+        return scope
+    first = scope.index(_GRADIENTS) + 1
+    return scope[:first] + tuple(part for part in scope[first:] if part != _GRADIENTS)
+
+
+def _sanitised(name: str) -> str:
+    """Returns a name that TensorFlow would accept; others leave the tab blank."""
+    return re.sub(r"[^A-Za-z0-9_.-]", "_", name).strip("_-") or "unnamed"
+
+
+def _called_jaxpr(eqn: JaxprEqn) -> Jaxpr | ClosedJaxpr | None:
+    """Returns the jaxpr that the equation does nothing but call, whatever its primitive."""
+    inner = _inner_jaxprs(eqn)
+    if len(inner) != 1 or eqn.primitive.name in _BOXES:
+        return None
+    jaxpr = _opened(inner[0])[0]
+    outside = [[atom.aval for atom in atoms] for atoms in (eqn.invars, eqn.outvars)]
+    inside = [[atom.aval for atom in atoms] for atoms in (jaxpr.invars, jaxpr.outvars)]
+    return inner[0] if _signatures(outside) == _signatures(inside) else None
+
+
+def _signatures(avals: Iterable[Iterable[Any]]) -> list[list[Any]]:
+    return [[(getattr(a, "shape", None), getattr(a, "dtype", None)) for a in x] for x in avals]
+
+
+def _inner_jaxprs(eqn: JaxprEqn) -> list[Jaxpr | ClosedJaxpr]:
+    values = itertools.chain.from_iterable(
+        value if isinstance(value, list | tuple) else [value] for value in eqn.params.values()
+    )
+    return [value for value in values if isinstance(value, Jaxpr | ClosedJaxpr)]
+
+
+def _opened(jaxpr: Jaxpr | ClosedJaxpr) -> tuple[Jaxpr, Sequence[Any]]:
+    return (jaxpr.jaxpr, jaxpr.consts) if isinstance(jaxpr, ClosedJaxpr) else (jaxpr, ())
+
+
+def _common_prefix(scopes: Sequence[Scope]) -> Scope:
+    columns = itertools.takewhile(
+        lambda column: len(set(column)) == 1, zip(*scopes, strict=False)
+    )
+    return tuple(column[0] for column in columns)
+
+
+def _attributes(eqn: JaxprEqn) -> dict[str, str]:
+    """Returns the parameters that are plain data, for the node's info card."""
+    plain = (bool, int, float, str, tuple)
+    return {k: _brief(v) for k, v in eqn.params.items() if isinstance(v, plain)}
+
+
+def _brief(value: Any) -> str:
+    # A large captured array is not worth a copy to the host and its printing.
+    if getattr(value, "size", 1) > 1:
+        return f"array of shape {list(value.shape)}"
+    return str(value)[:_MAX_ATTRIBUTE_CHARACTERS]
