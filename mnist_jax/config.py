@@ -147,6 +147,16 @@ def check_resumable(config: ConfigDict, saved: ConfigDict, workdir: str) -> None
         )
 
 
+def hyperparameters(config: ConfigDict) -> dict[str, Any]:
+    """Returns the fields that decide the results: those a run may not change, and its length.
+
+    Tuples become text, as TensorBoard's HParams tab wants them.
+    """
+    names = [name for name, field in _FIELDS.items() if not field.may_change]
+    values = {name: config[name] for name in (*names, "num_train_steps")}
+    return {n: str(v) if isinstance(v, tuple) else v for n, v in values.items()}
+
+
 def to_json(config: ConfigDict) -> dict[str, Any]:
     """Returns the config as JSON's types; tuples become lists."""
     return {

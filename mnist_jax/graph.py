@@ -101,15 +101,9 @@ def create_graph_def(function: Callable[..., Any], *example_args: Any) -> GraphD
     """
     closed = jax.make_jaxpr(function)(*example_args)
     inputs = _name_inputs(function, example_args)
-    modules = {path[0] for path, op in inputs if op != "Placeholder" and len(path) > 1}
+    modules = {path[:-1] for path, op in inputs if op != "Placeholder" and len(path) > 1}
     scopes = set(_scopes_of(closed.jaxpr, ()))
-    roots = {
-        outer
-        for scope in scopes
-        for outer, inner in itertools.pairwise(scope)
-        if inner in modules and outer not in modules | {_GRADIENTS}
-    }
-    builder = _Builder(roots, modules)
+    builder = _Builder(scopes, modules)
     builder.reserve(scopes | {path[:-1] for path, _ in inputs})
     args: list[_Value] = [
         builder.add(op, path[:-1], path[-1], [], [var.aval])[0]
@@ -135,44 +129,66 @@ class _Place(NamedTuple):
 
     Attributes:
       stack: The scope of the equation that holds the jaxpr, the root module included.
-      box_at: Equations whose own scope is this one go into the `box`.
-      box: Of a loop or a branch.
+      box_at: Where a loop or a branch stands: what is no module below it goes
+      box: here.
     """
 
     stack: Scope
-    box_at: Scope | None = None
+    box_at: Scope = ()
     box: Scope = ()
 
 
 class _Builder:
     """Grows a GraphDef."""
 
-    def __init__(self, roots: set[str], modules: set[str]):
+    def __init__(self, scopes: Iterable[Scope], modules: Iterable[Scope]):
         """Starts an empty graph.
 
         Args:
-          roots: Names of root modules, to be left out of the scopes.
-          modules: Names of the modules right below them.
+          scopes: Those of all equations.
+          modules: The paths, from the root module, of the modules that have parameters.
         """
         self.graph_def = GraphDef()
         self.graph_def.versions.producer = 22  # As TensorFlow 1 wrote; any will do.
-        self._roots = roots
-        self._modules = modules
+        self._modules = set(itertools.chain.from_iterable(modules))
+        self._outermost = {path[0] for path in modules}
+        # Flax opens a scope for the root module too, and only parameters' paths tell it
+        # from a named scope: they begin below it.
+        self._roots = {
+            outer
+            for scope in scopes
+            for outer, inner in itertools.pairwise(scope)
+            if inner in self._outermost and outer not in self._outermost | {_GRADIENTS}
+        }
         self._taken: set[str] = set()
         self._constants: dict[int, tuple[_Constant, str]] = {}
 
     def reserve(self, scopes: Iterable[Scope]) -> None:
         """Keeps the names of the scopes from being given to nodes."""
-        for scope in map(self._without_root, scopes):
+        for scope in map(self._shown, scopes):
             self._taken |= {"/".join(scope[:end]) for end in range(1, len(scope) + 1)}
 
-    def _without_root(self, scope: Scope) -> Scope:
-        for position, name in enumerate(scope):
-            if name in self._modules:
-                break
-            if name in self._roots:
-                return scope[:position] + scope[position + 1 :]
+    def _shown(self, stack: Scope) -> Scope:
+        """Returns the stack without the root module, and with one `gradients` at most.
+
+        A loop and its body both say `gradients`.
+        """
+        scope: Scope = ()
+        for name in stack:
+            inside = not self._outermost.isdisjoint(scope)
+            if (name in self._roots and not inside) or (name == _GRADIENTS and name in scope):
+                continue
+            scope += (name,)
         return scope
+
+    def _scope(self, place: _Place) -> Scope:
+        """Returns where an equation with the place's stack goes."""
+        scope = self._shown(place.stack)
+        if not place.box or scope[: len(place.box_at)] != place.box_at:
+            return scope
+        below = scope[len(place.box_at) :]
+        owner = next((name for name in below if name != _GRADIENTS), None)
+        return scope if owner in self._modules else place.box + below
 
     def _unique(self, scope: Scope, name: str) -> str:
         full = "/".join((*scope, name))
@@ -196,7 +212,7 @@ class _Builder:
         shapes = node.attr["_output_shapes"].list
         for aval in avals:
             shape = shapes.shape.add()
-            for size in getattr(aval, "shape", ()):
+            for size in _shape(aval):
                 shape.dim.add(size=size if isinstance(size, int) else -1)
         dtypes = ", ".join(str(getattr(aval, "dtype", aval)) for aval in avals)
         for key, text in {"dtype": dtypes, **(attributes or {})}.items():
@@ -237,82 +253,80 @@ class _Builder:
         self, eqn: JaxprEqn, args: list[_Value], place: _Place
     ) -> Sequence[_Value]:
         stack = place.stack + _scope_of(eqn)
-        place = _Place(stack, place.box_at, place.box)
+        place = place._replace(stack=stack)
         called = _called_jaxpr(eqn)
         if called is not None:
             return self.inline(called, args, place)
-        scope = place.box if stack == place.box_at else self._without_root(_deduplicated(stack))
-        add_box = _BOXES.get(eqn.primitive.name)
-        if add_box is not None:
-            return add_box(self, eqn, args, stack, scope)
-        avals = [var.aval for var in eqn.outvars]
-        name = eqn.primitive.name
+        name, avals = eqn.primitive.name, [var.aval for var in eqn.outvars]
+        if name in _BOXES:
+            return _BOXES[name](self, eqn, args, place)
+        scope = self._scope(place)
         return self.add(name, scope, _sanitised(name), args, avals, _attributes(eqn))
 
-    def box(self, jaxpr: ClosedJaxpr, name: str, stack: Scope, scope: Scope) -> _Place:
-        """Opens a box for a loop's body, in the module that all of the body belongs to.
+    def _loop(self, body: Jaxpr | ClosedJaxpr, name: str, place: _Place) -> _Place:
+        """Opens a loop's box: in the module, if any, that all of its body belongs to."""
+        stacks = [_scope_of(eqn) for eqn in _opened(body)[0].eqns]
+        common = itertools.takewhile(self._modules.__contains__, _common_prefix(stacks))
+        owner = place._replace(stack=place.stack + tuple(common))
+        return self._box(name, owner)._replace(stack=place.stack)
 
-        Equations of other modules inside it go to their modules' own boxes, where their
-        parameters are.
-        """
-        common = _common_prefix([_scope_of(eqn) for eqn in jaxpr.jaxpr.eqns])
-        inside = self._without_root(_deduplicated(stack + common)) if common else scope
-        return _Place(stack, stack + common, tuple(self._unique(inside, name).split("/")))
+    def _box(self, name: str, place: _Place) -> _Place:
+        box = self._unique(self._scope(place), name)
+        return _Place(place.stack, self._shown(place.stack), tuple(box.split("/")))
 
-    def add_scan(
-        self, eqn: JaxprEqn, args: list[_Value], stack: Scope, scope: Scope
-    ) -> Sequence[_Value]:
+    def add_scan(self, eqn: JaxprEqn, args: list[_Value], place: _Place) -> Sequence[_Value]:
         """Adds one iteration: constants, carry and slices in, carry and stacks out."""
-        body, num_consts, num_carry = (
-            eqn.params[key] for key in ("jaxpr", "num_consts", "num_carry")
+        body = eqn.params["jaxpr"]
+        place = self._loop(body, "scan", place)
+        inside, outside = _opened(body)[0], eqn
+        # Which is which follows from the shapes, in every version of JAX: what is sliced
+        # or stacked has a dimension more outside.
+        num_carry = sum(
+            _shape(inner.aval) == _shape(outer.aval)
+            for inner, outer in zip(inside.outvars, outside.outvars, strict=True)
         )
-        place = self.box(body, "scan", stack, scope)
-        attributes = {"length": str(eqn.params["length"])}
-        inside = [var.aval for var in body.jaxpr.invars]
-        first_slice = num_consts + num_carry
-        entries: list[_Value] = [
-            value
-            if number < num_consts
-            else self._port("Carry" if number < first_slice else "Slice", place, value, aval)
-            for number, (value, aval) in enumerate(zip(args, inside, strict=True))
+        num_slices = sum(
+            _shape(inner.aval) != _shape(outer.aval)
+            for inner, outer in zip(inside.invars, outside.invars, strict=True)
+        )
+        num_consts = len(args) - num_carry - num_slices
+        ops = ["Carry"] * num_carry + ["Slice"] * num_slices
+        ports = [
+            self._port(op, place, value, var.aval)
+            for op, value, var in zip(
+                ops, args[num_consts:], inside.invars[num_consts:], strict=True
+            )
         ]
-        results = self.inline(body, entries, place)
-        outside = [var.aval for var in eqn.outvars]
-        stacks: list[_Value] = [
-            self.add("Stack", place.box, "stack", [value], [aval], attributes)[0]
-            for value, aval in zip(results[num_carry:], outside[num_carry:], strict=True)
+        results = self.inline(body, [*args[:num_consts], *ports], place)
+        stacks = [
+            self._port("Stack", place, value, var.aval)
+            for value, var in zip(results[num_carry:], outside.outvars[num_carry:], strict=True)
         ]
-        return results[:num_carry] + stacks
+        return [*results[:num_carry], *stacks]
 
-    def add_while(
-        self, eqn: JaxprEqn, args: list[_Value], stack: Scope, scope: Scope
-    ) -> Sequence[_Value]:
+    def add_while(self, eqn: JaxprEqn, args: list[_Value], place: _Place) -> Sequence[_Value]:
         """Adds one iteration, and what decides on the next."""
         cond, body = eqn.params["cond_jaxpr"], eqn.params["body_jaxpr"]
         num_cond, num_body = eqn.params["cond_nconsts"], eqn.params["body_nconsts"]
-        place = self.box(body, "while", stack, scope)
-        carry = args[num_cond + num_body :]
-        avals = [var.aval for var in body.jaxpr.invars[num_body:]]
-        entries = [
-            self._port("Carry", place, value, aval)
-            for value, aval in zip(carry, avals, strict=True)
+        place = self._loop(body, "while", place)
+        carry = [
+            self._port("Carry", place, value, var.aval)
+            for value, var in zip(args[num_cond + num_body :], eqn.outvars, strict=True)
         ]
-        cond_place = _Place(stack, stack, (*place.box, "condition"))
-        goes_on = self.inline(cond, [*args[:num_cond], *entries], cond_place)
+        condition = place._replace(box=(*place.box, "condition"))
+        goes_on = self.inline(cond, [*args[:num_cond], *carry], condition)
         self.add("LoopCondition", place.box, "goes_on", goes_on, [])
-        return self.inline(body, [*args[num_cond : num_cond + num_body], *entries], place)
+        return self.inline(body, [*args[num_cond : num_cond + num_body], *carry], place)
 
-    def add_cond(
-        self, eqn: JaxprEqn, args: list[_Value], stack: Scope, scope: Scope
-    ) -> Sequence[_Value]:
+    def add_cond(self, eqn: JaxprEqn, args: list[_Value], place: _Place) -> Sequence[_Value]:
         """Adds every branch; the first argument tells which one counts."""
-        box = tuple(self._unique(scope, "cond").split("/"))
+        place = self._box("cond", place)
         results = [
-            self.inline(branch, args[1:], _Place(stack, stack, (*box, f"branch_{number}")))
+            self.inline(branch, args[1:], place._replace(box=(*place.box, f"branch_{number}")))
             for number, branch in enumerate(eqn.params["branches"])
         ]
         return [
-            self.add("Merge", box, "merge", [args[0], *values], [var.aval])[0]
+            self.add("Merge", place.box, "merge", [args[0], *values], [var.aval])[0]
             for values, var in zip(zip(*results, strict=True), eqn.outvars, strict=True)
         ]
 
@@ -359,7 +373,7 @@ def _scopes_of(jaxpr: Jaxpr, stack: Scope) -> Iterator[Scope]:
     """Yields the scope of every equation, in the jaxprs inside it too."""
     for eqn in jaxpr.eqns:
         scope = stack + _scope_of(eqn)
-        yield _deduplicated(scope)
+        yield scope
         for inner in _inner_jaxprs(eqn):
             yield from _scopes_of(_opened(inner)[0], scope)
 
@@ -372,14 +386,6 @@ def _scope_of(eqn: JaxprEqn) -> Scope:
     stack = str(eqn.source_info.name_stack).replace("transpose(", f"{_GRADIENTS}/")
     parts = re.sub(r"\w+\(|\)", "", stack).split("/")
     return tuple(_sanitised(part) for part in parts if part)
-
-
-def _deduplicated(scope: Scope) -> Scope:
-    """Keeps the first `gradients` only: a loop and its body both say it."""
-    if _GRADIENTS not in scope:
-        return scope
-    first = scope.index(_GRADIENTS) + 1
-    return scope[:first] + tuple(part for part in scope[first:] if part != _GRADIENTS)
 
 
 def _sanitised(name: str) -> str:
@@ -409,8 +415,13 @@ def _inner_jaxprs(eqn: JaxprEqn) -> list[Jaxpr | ClosedJaxpr]:
     return [value for value in values if isinstance(value, Jaxpr | ClosedJaxpr)]
 
 
-def _opened(jaxpr: Jaxpr | ClosedJaxpr) -> tuple[Jaxpr, Sequence[Any]]:
-    return (jaxpr.jaxpr, jaxpr.consts) if isinstance(jaxpr, ClosedJaxpr) else (jaxpr, ())
+def _opened(jaxpr: Any) -> tuple[Jaxpr, Sequence[Any]]:
+    # Untyped, since newer versions of JAX have one class for both.
+    return getattr(jaxpr, "jaxpr", jaxpr), getattr(jaxpr, "consts", ())
+
+
+def _shape(aval: Any) -> tuple[Any, ...]:
+    return getattr(aval, "shape", ())  # Tokens of effects have none.
 
 
 def _common_prefix(scopes: Sequence[Scope]) -> Scope:

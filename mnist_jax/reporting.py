@@ -14,6 +14,7 @@ from typing import Any, NamedTuple, Self
 import tqdm
 from ml_collections import ConfigDict
 
+from mnist_jax import config as config_lib
 from mnist_jax import event_files
 from mnist_jax.event_writer import EventWriter
 
@@ -114,8 +115,7 @@ class Reporter:
             "parameters": f"```\n{parameter_table}\n```",
         }
         self._events.write_texts(0, texts)
-        as_text = {k: str(v) if isinstance(v, tuple) else v for k, v in config.items()}
-        self._events.write_hparams(as_text)
+        self._events.write_hparams(config_lib.hyperparameters(config))
 
     def graph(self, tag: str, function: Callable[..., Any], *example_args: Any) -> None:
         """Writes a function's graph, unless an earlier attempt at the run has."""
