@@ -161,6 +161,7 @@ class _Builder:
             if inner in self._outermost and outer not in self._outermost | {_GRADIENTS}
         }
         self._taken: set[str] = set()
+        self._captured: dict[int, _Constant] = {}  # By the array's identity.
         self._constants: dict[int, tuple[_Constant, str]] = {}
 
     def reserve(self, scopes: Iterable[Scope]) -> None:
@@ -222,8 +223,8 @@ class _Builder:
     def _reference(self, value: _Value, scope: Scope) -> str:
         if isinstance(value, str):
             return value
-        # By identity: what one equation or one captured array brought in is one node. The
-        # value is kept beside its node, or its address might be given to another.
+        # By identity: each literal of an equation is a node of its own. It is kept beside
+        # its node, or its address might be given to another.
         if id(value) not in self._constants:
             text = {"value": value.text}
             node = self.add("Const", scope, "const", [], [value.aval], text)[0]
@@ -237,7 +238,8 @@ class _Builder:
         jaxpr, consts = _opened(jaxpr)
         env: dict[Any, _Value] = dict(zip(jaxpr.invars, args, strict=True))
         for var, const in zip(jaxpr.constvars, consts, strict=True):
-            env[var] = _Constant(var.aval, _brief(const))
+            constant = _Constant(var.aval, _brief(const))
+            env[var] = self._captured.setdefault(id(const), constant)
 
         def read(atom: Any) -> _Value:
             if isinstance(atom, Literal):
