@@ -70,6 +70,15 @@ _FIELDS: dict[str, _Field] = {
     "log_every_steps": _Field(int, *_at_least(1), may_change=True),
     "eval_every_steps": _Field(int, *_at_least(1), may_change=True),
     "eval_batch_size": _Field(int, *_at_least(1), may_change=True),
+    "log_histograms": _Field(bool, lambda v: True, "True or False", may_change=True),
+    "profile_steps": _Field(
+        tuple,
+        lambda v: (
+            v == () or (len(v) == 2 and all(type(n) is int for n in v) and 1 <= v[0] <= v[1])
+        ),
+        "the first and the last step to trace, like (200, 210), or ()",
+        may_change=True,
+    ),
     "checkpoint_every_steps": _Field(int, *_at_least(1), may_change=True),
     "keep_checkpoints": _Field(int, *_at_least(1), may_change=True),
 }
@@ -107,6 +116,11 @@ def _validate_combinations(config: ConfigDict) -> None:
         raise UserError(
             f"config.warmup_steps: {config.warmup_steps} leaves nothing of the "
             f"{config.num_train_steps} num_train_steps to the cosine; lower it"
+        )
+    if config.profile_steps and config.profile_steps[1] > config.num_train_steps:
+        raise UserError(
+            f"config.profile_steps: {config.profile_steps} ends after the "
+            f"{config.num_train_steps} num_train_steps; lower it"
         )
     if config.momentum and config.optimizer != "sgd":
         raise UserError(

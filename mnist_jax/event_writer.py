@@ -53,6 +53,10 @@ class EventWriter:
         """Writes each `[n, height, width, channels]` under its tag."""
         self._submit(lambda writer: writer.write_images(step, images))
 
+    def write_histograms(self, step: int, arrays: Mapping[str, np.ndarray]) -> None:
+        """Writes the distribution of each array's numbers under its tag."""
+        self._submit(lambda writer: writer.write_histograms(step, arrays))
+
     def write_hparams(self, hparams: Mapping[str, Any]) -> None:
         """Writes the row of this run in the HParams tab."""
         self._submit(lambda writer: writer.write_hparams(hparams))

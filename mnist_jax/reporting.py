@@ -11,6 +11,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, NamedTuple, Self
 
+import jax
+import numpy as np
 import tqdm
 from ml_collections import ConfigDict
 
@@ -126,20 +128,30 @@ class Reporter:
         """Moves the progress bar."""
         self._bar.update(step - self._bar.n)
 
-    def train(self, step: int, loss: float, learning_rate: float) -> None:
+    def train(
+        self, step: int, loss: float, learning_rate: float, grad_norm: float | None = None
+    ) -> None:
         """Reports a training step, and the speed since the last report."""
         now = time.perf_counter()
         seconds_per_step = (now - self._last_time) / (step - self._last_step)
         self.print(f"Step {step}: loss = {loss:.2f} ({seconds_per_step:.3f} sec)")
-        self._write(
-            step,
-            {
-                "train/loss": loss,
-                "train/learning_rate": learning_rate,
-                "train/steps_per_second": 1 / seconds_per_step,
-            },
-        )
+        scalars = {
+            "train/loss": loss,
+            "train/learning_rate": learning_rate,
+            "train/steps_per_second": 1 / seconds_per_step,
+        }
+        if grad_norm is not None:
+            scalars["train/grad_norm"] = grad_norm
+        self._write(step, scalars)
         self._last_step, self._last_time = step, now
+
+    def histograms(self, step: int, trees: Any) -> None:
+        """Reports the distribution of each array in a tree, under its path."""
+        arrays = {
+            jax.tree_util.keystr(path, simple=True, separator="/"): np.asarray(leaf)
+            for path, leaf in jax.tree_util.tree_leaves_with_path(trees)
+        }
+        self._events.write_histograms(step, arrays)
 
     def evaluation(self, step: int, results: Mapping[str, SplitResult]) -> None:
         """Reports the results of every split."""
