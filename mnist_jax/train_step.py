@@ -110,7 +110,7 @@ def train_step(
     state = state.apply_gradients(grads=grads)
     metrics: Metrics = {"loss": loss}
     if detailed:
-        grad_norm = optax.global_norm(grads)
+        grad_norm = optax.tree.norm(grads)
         metrics |= {"grad_norm": grad_norm, "grads": grads, "params": state.params}
     return state, metrics
 
