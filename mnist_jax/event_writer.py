@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 from clu import asynclib
 
-from mnist_jax import graph
 from mnist_jax.tensorflow_import import import_tensorflow
 
 
@@ -63,9 +62,13 @@ class EventWriter:
 
     def write_graph(self, tag: str, function: Callable[..., Any], *example_args: Any) -> None:
         """Writes the graph of a function; see `graph.write_graph`."""
-        self._submit(
-            lambda writer: graph.write_graph(self._logdir, function, *example_args, tag=tag)
-        )
+
+        def write(writer: Any) -> None:
+            from mnist_jax import graph  # TensorBoard's protocol buffers: a tenth of a second.
+
+            graph.write_graph(self._logdir, function, *example_args, tag=tag)
+
+        self._submit(write)
 
     def flush(self) -> None:
         """Asks for everything so far to be on disk soon; does not wait."""

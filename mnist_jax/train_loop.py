@@ -164,7 +164,10 @@ def _train(
                 return
             scalars = [float(losses[-1]), float(learning_rate(last - 1))]
             if config.log_histograms:
-                scalars.append(float(metrics["grad_norm"][-1]))
+                grad_norm = float(metrics["grad_norm"][-1])
+                if not math.isfinite(grad_norm):
+                    raise _diverged(last, "the gradient's norm", grad_norm, checkpoints)
+                scalars.append(grad_norm)
                 trees = {"params": metrics["params"], "grads": metrics["grads"]}
                 reporter.histograms(last, trees)
             reporter.train(last, *scalars)
