@@ -81,6 +81,15 @@ _FIELDS: dict[str, _Field] = {
     "log_every_steps": _Field(int, *_integer(1), may_change=True),
     "eval_every_steps": _Field(int, *_integer(1), may_change=True),
     "eval_batch_size": _Field(int, *_integer(1, 2**16), may_change=True),
+    "log_histograms": _Field(bool, lambda v: True, "True or False", may_change=True),
+    "profile_steps": _Field(
+        tuple,
+        lambda v: (
+            v == () or (len(v) == 2 and all(type(n) is int for n in v) and 1 <= v[0] <= v[1])
+        ),
+        "the first and the last step to trace, like (200, 210), or ()",
+        may_change=True,
+    ),
     "checkpoint_every_steps": _Field(int, *_integer(1), may_change=True),
     "keep_checkpoints": _Field(int, *_integer(1), may_change=True),
 }
@@ -125,6 +134,11 @@ def _validate_combinations(config: ConfigDict) -> None:
             f"config.warmup_steps: {config.warmup_steps} leaves nothing of the "
             f"{config.num_train_steps} num_train_steps to the cosine; lower it"
         )
+    if config.profile_steps and config.profile_steps[1] > config.num_train_steps:
+        raise UserError(
+            f"config.profile_steps: {config.profile_steps} ends after the "
+            f"{config.num_train_steps} num_train_steps; lower it"
+        )
     if config.momentum and config.optimizer != "sgd":
         raise UserError(
             f"config.momentum: {config.momentum} is SGD's, the optimizer is "
@@ -162,6 +176,16 @@ def check_resumable(config: ConfigDict, saved: ConfigDict, workdir: str) -> None
             f"{workdir}: its run has another config ({'; '.join(differences)}); give the same "
             "values, or another --workdir"
         )
+
+
+def hyperparameters(config: ConfigDict) -> dict[str, Any]:
+    """Returns the fields that decide the results: those a run may not change, and its length.
+
+    Tuples become text, as TensorBoard's HParams tab wants them.
+    """
+    names = [name for name, field in _FIELDS.items() if not field.may_change]
+    values = {name: config[name] for name in (*names, "num_train_steps")}
+    return {n: str(v) if isinstance(v, tuple) else v for n, v in values.items()}
 
 
 def to_json(config: ConfigDict) -> dict[str, Any]:

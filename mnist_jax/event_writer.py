@@ -70,9 +70,23 @@ class EventWriter:
         """Writes each `[n, height, width, channels]` under its tag."""
         self._submit(lambda writer: writer.write_images(step, images))
 
+    def write_histograms(self, step: int, arrays: Mapping[str, np.ndarray]) -> None:
+        """Writes the distribution of each array's numbers under its tag."""
+        self._submit(lambda writer: writer.write_histograms(step, arrays))
+
     def write_hparams(self, hparams: Mapping[str, Any]) -> None:
         """Writes the row of this run in the HParams tab."""
         self._submit(lambda writer: writer.write_hparams(hparams))
+
+    def write_graph(self, tag: str, function: Callable[..., Any], *example_args: Any) -> None:
+        """Writes the graph of a function; see `graph.write_graph`."""
+
+        def write(writer: Any) -> None:
+            from mnist_jax import graph  # TensorBoard's protocol buffers: a tenth of a second.
+
+            graph.write_graph(self._logdir, function, *example_args, tag=tag)
+
+        self._submit(write)
 
     def flush(self) -> None:
         """Asks for everything so far to be on disk soon; does not wait."""

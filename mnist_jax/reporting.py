@@ -8,14 +8,17 @@ import os
 import shutil
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any, NamedTuple, Self
 
+import jax
+import numpy as np
 import tqdm
 from ml_collections import ConfigDict
 
+from mnist_jax import config as config_lib
 from mnist_jax import event_files
 from mnist_jax.errors import UserError, writing_to
 from mnist_jax.event_writer import EventWriter
@@ -85,6 +88,7 @@ class Reporter:
             written_points = event_files.cut(workdir, first_step)
             if ("config", 0) not in written_points:
                 written_points = event_files.cut(workdir, -1)  # Begun anew: `_describe`.
+        self._written_points = written_points
         self._events = EventWriter(workdir)
         if ("config", 0) not in written_points:
             self._describe(config, parameter_table)
@@ -135,28 +139,42 @@ class Reporter:
             "parameters": f"```\n{parameter_table}\n```",
             "config": f"| field | value |\n|---|---|\n{rows}",
         }
-        as_text = {k: str(v) if isinstance(v, tuple) else v for k, v in config.items()}
-        self._events.write_hparams(as_text)
+        self._events.write_hparams(config_lib.hyperparameters(config))
         self._events.write_texts(0, texts)  # `config` last: where it is, all of it is.
+
+    def graph(self, tag: str, function: Callable[..., Any], *example_args: Any) -> None:
+        """Writes a function's graph, unless an earlier attempt at the run has."""
+        if (tag, 0) not in self._written_points:
+            self._events.write_graph(tag, function, *example_args)
 
     def progress(self, step: int) -> None:
         """Moves the progress bar."""
         self._bar.update(step - self._bar.n)
 
-    def train(self, step: int, loss: float, learning_rate: float) -> None:
+    def train(
+        self, step: int, loss: float, learning_rate: float, grad_norm: float | None = None
+    ) -> None:
         """Reports a training step, and the speed since the last report."""
         now = time.perf_counter()
         seconds_per_step = (now - self._last_time) / (step - self._last_step)
         self.print(f"Step {step}: loss = {loss:.2f} ({seconds_per_step:.3f} sec)")
-        self._write(
-            step,
-            {
-                "train/loss": loss,
-                "train/learning_rate": learning_rate,
-                "train/steps_per_second": 1 / seconds_per_step,
-            },
-        )
+        scalars = {
+            "train/loss": loss,
+            "train/learning_rate": learning_rate,
+            "train/steps_per_second": 1 / seconds_per_step,
+        }
+        if grad_norm is not None:
+            scalars["train/grad_norm"] = grad_norm
+        self._write(step, scalars)
         self._last_step, self._last_time = step, now
+
+    def histograms(self, step: int, trees: Any) -> None:
+        """Reports the distribution of each array in a tree, under its path."""
+        arrays = {
+            jax.tree_util.keystr(path, simple=True, separator="/"): np.asarray(leaf)
+            for path, leaf in jax.tree_util.tree_leaves_with_path(trees)
+        }
+        self._events.write_histograms(step, arrays)
 
     def evaluation(self, step: int, results: Mapping[str, SplitResult]) -> None:
         """Reports the results of every split."""

@@ -27,14 +27,17 @@ from mnist_jax.checkpointing import Checkpoints, Manifest
 from mnist_jax.datasets import Dataset
 from mnist_jax.errors import DamagedCheckpointError, TrainingDivergedError
 from mnist_jax.preemption import PreemptedError, SignalWatch
+from mnist_jax.profiling import Profiler
 from mnist_jax.reporting import Reporter, SplitResult
 from mnist_jax.train_step import (
     ApplyFn,
     Batch,
+    Metrics,
     Params,
     all_finite,
     create_train_state,
     eval_step,
+    train_step,
     train_steps,
 )
 
@@ -145,33 +148,51 @@ def _train(
     first_step = int(state.step)
     images, labels = jax.device_put(tuple(dataset.train))
     learning_rate = optimizers.create_learning_rate_schedule(config)
-    with _open_reporter(config, workdir, state) as reporter:
+    with (
+        _open_reporter(config, workdir, state) as reporter,
+        Profiler(workdir, config.profile_steps, reporter.print) as profiler,
+    ):
         reporter.print(
             f"Training on {dataset.name} ({len(dataset.train.label):,} examples; "
             f"{len(dataset.validation.label):,} to validate, {len(dataset.test.label):,} to "
             f"test), steps {first_step + 1} to {config.num_train_steps}, in {workdir}"
         )
 
-        def report(steps: range, device_losses: jax.Array) -> None:
-            """Reads a call's losses: waits for it, while the next may already run."""
-            losses = np.asarray(device_losses)
+        for tag, (function, *example_args) in graphs(state, config.batch_size).items():
+            reporter.graph(tag, function, *example_args)
+
+        def report(steps: range, metrics: Metrics) -> None:
+            """Reads a call's metrics: waits for it, while the next may already run."""
+            losses = np.asarray(metrics["loss"])
             bad = np.flatnonzero(~np.isfinite(losses))
             if bad.size:
                 raise _diverged(steps[bad[0]], "the loss", losses[bad[0]], checkpoints)
             last = steps[-1]
             reporter.progress(last)
-            if last % config.log_every_steps == 0:
-                reporter.train(last, float(losses[-1]), float(learning_rate(last - 1)))
+            if last % config.log_every_steps:
+                return
+            scalars = [float(losses[-1]), float(learning_rate(last - 1))]
+            if config.log_histograms:
+                grad_norm = float(metrics["grad_norm"][-1])
+                if not math.isfinite(grad_norm):
+                    raise _diverged(last, "the gradient's norm", grad_norm, checkpoints)
+                scalars.append(grad_norm)
+                trees = {"params": metrics["params"], "grads": metrics["grads"]}
+                reporter.histograms(last, trees)
+            reporter.train(last, *scalars)
 
         unreported = None
         for steps in device_calls(config, first_step):
             indices = input_pipeline.batch_indices(
                 config.seed, steps, config.batch_size, len(labels)
             )
-            state, metrics = train_steps(state, images, labels, indices)
+            detailed = config.log_histograms and steps[-1] % config.log_every_steps == 0
+            state, metrics = profiler.call(
+                steps, train_steps, state, images, labels, indices, detailed=detailed
+            )
             if unreported:
                 report(*unreported)
-            unreported = (steps, metrics["loss"])
+            unreported = (steps, metrics)
 
             step, is_last = steps[-1], steps[-1] == config.num_train_steps
             eval_is_due = is_last or step % config.eval_every_steps == 0
@@ -209,10 +230,28 @@ def _open_reporter(config: ConfigDict, workdir: Path, state: TrainState) -> Repo
     return Reporter(workdir, config, parameter_table, int(state.step))
 
 
+def graphs(state: TrainState, batch_size: int) -> dict[str, tuple[Any, ...]]:
+    """Returns what TensorBoard's Graphs tab shows: by tag, a function and its arguments."""
+    state = jax.eval_shape(lambda: state)
+    batch = {
+        "image": jax.ShapeDtypeStruct((batch_size, 28, 28), np.uint8),
+        "label": jax.ShapeDtypeStruct((batch_size,), np.int32),
+    }
+
+    def forward(params: Params, images: jax.Array) -> jax.Array:
+        return state.apply_fn({"params": params}, images)
+
+    return {
+        "forward": (forward, state.params, batch["image"]),
+        "train_step": (train_step, state, batch),
+    }
+
+
 def device_calls(config: ConfigDict, first_step: int) -> Iterator[range]:
     """Cuts the steps after `first_step` into device calls.
 
-    A call ends after `steps_per_call` steps, or earlier, where something is due.
+    A call ends after `steps_per_call` steps, or earlier, where something is due. A step
+    that is looked into has one of its own.
 
     Yields:
       The steps of each call, from `first_step + 1` to `num_train_steps`.
@@ -222,10 +261,20 @@ def device_calls(config: ConfigDict, first_step: int) -> Iterator[range]:
         config.eval_every_steps,
         config.checkpoint_every_steps,
     )
+    first_traced, last_traced = config.profile_steps or (0, -1)
+
+    def is_alone(step: int) -> bool:
+        # The one before the trace too: so a call of one step is compiled outside of it.
+        return first_traced - 1 <= step <= last_traced or (
+            config.log_histograms and step % config.log_every_steps == 0
+        )
+
     step = first_step
     while step < config.num_train_steps:
         due = [(step // interval + 1) * interval for interval in intervals]
         last = min(step + config.steps_per_call, config.num_train_steps, *due)
+        alone = next(filter(is_alone, range(step + 1, last + 1)), last + 1)
+        last = max(step + 1, alone - 1)
         yield range(step + 1, last + 1)
         step = last
 
