@@ -5,6 +5,7 @@
 
 import json
 import os
+import shutil
 import sys
 import time
 from collections.abc import Mapping
@@ -95,13 +96,16 @@ class Reporter:
                 self._events.write_scalars(step, lost)
         with writing_to(self._path):
             self._journal = self._path.open("a")
+        terminal = shutil.get_terminal_size()
         self._bar = tqdm.tqdm(
             total=config.num_train_steps,
             initial=first_step,
-            unit="step",
+            unit=" steps",
             file=sys.stderr,
             disable=None,  # Unless stderr is a terminal.
-            dynamic_ncols=True,
+            # Not tqdm's own look, which shows nothing where the terminal tells no size.
+            ncols=terminal.columns,
+            nrows=terminal.lines,
             leave=False,
         )
         self._last_step, self._last_time = first_step, time.perf_counter()

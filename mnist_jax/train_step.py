@@ -51,8 +51,9 @@ def create_train_state(config: ConfigDict, num_classes: int) -> TrainState:
 
     @jax.jit
     def init() -> TrainState:
-        key = jax.random.key(config.seed)
-        params = model.init(key, jnp.zeros((1, 28, 28), jnp.uint8))["params"]
+        # The other half is free for randomness in the steps: fold_in(key, step).
+        _, init_key = jax.random.split(jax.random.key(config.seed))
+        params = model.init(init_key, jnp.zeros((1, 28, 28), jnp.uint8))["params"]
         state = TrainState.create(apply_fn=model.apply, params=params, tx=tx)
         # A strongly typed counter: a weak one would compile every function twice.
         return state.replace(step=jnp.zeros((), jnp.int32))
