@@ -20,24 +20,40 @@ def run(main: Callable[[], None]) -> None:
       main: Finds the flags parsed. It imports jax and what stands on it itself, so that a
         mistyped flag is told at once, and Ctrl-C heeded while it imports.
     """
+    _run(lambda arguments: main(), takes=None)
 
-    def call(unused: None) -> None:
+
+def run_with_arguments(main: Callable[[Sequence[str]], None], takes: str) -> None:
+    """As `run`, for a command that is given something beside its flags.
+
+    Args:
+      main: Gets these arguments, one or more.
+      takes: What they are, for the error where there are none.
+    """
+    _run(main, takes)
+
+
+def _run(main: Callable[[Sequence[str]], None], takes: str | None) -> None:
+    def call(arguments: Sequence[str]) -> None:
         try:
-            main()
+            main(arguments)
         except CommandError as error:
             _exit(error)
         except KeyboardInterrupt:
             _exit(CommandError("Interrupted before the training began"), 128 + signal.SIGINT)
 
-    app.run(call, flags_parser=_parse_flags)
+    app.run(call, flags_parser=lambda argv: _parse_flags(argv, takes))
 
 
-def _parse_flags(argv: Sequence[str]) -> None:
+def _parse_flags(argv: Sequence[str], takes: str | None) -> Sequence[str]:
+    """Returns what is no flag; ends the command where `takes` forbids or wants it."""
     try:
         rest = flags.FLAGS(argv)[1:]
-        if rest:
+        if rest and takes is None:
             hint = f"; did you mean --{rest[0]}?" if "=" in rest[0] else ""
             raise UserError(f"{rest[0]}: not a flag{hint}")
+        if takes and not rest:
+            raise UserError(f"{takes}: which? give one or more")
     except UserError as error:
         _exit(error)
     except KeyboardInterrupt:
@@ -48,6 +64,7 @@ def _parse_flags(argv: Sequence[str]) -> None:
     if verbosity.using_default_value:
         verbosity.value = logging.ERROR  # absl would set INFO: all of orbax's notes.
         verbosity.using_default_value = False
+    return rest
 
 
 def _as_user_error(error: Exception) -> UserError:
