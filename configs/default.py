@@ -55,6 +55,9 @@ def get_config() -> ml_collections.ConfigDict:
     config.log_every_steps = 100
     config.eval_every_steps = 1000
     config.eval_batch_size = 5000
+    # At each evaluation: confusion matrix, mistakes, calibration, weights and curves, in
+    # <workdir>/figures and TensorBoard. Drawn beside the training.
+    config.figures = True
 
     # Checkpoints: the newest `keep_checkpoints`, and the best by validation accuracy.
     config.checkpoint_every_steps = 1000

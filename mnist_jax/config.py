@@ -70,6 +70,7 @@ _FIELDS: dict[str, _Field] = {
     "log_every_steps": _Field(int, *_at_least(1), may_change=True),
     "eval_every_steps": _Field(int, *_at_least(1), may_change=True),
     "eval_batch_size": _Field(int, *_at_least(1), may_change=True),
+    "figures": _Field(bool, lambda v: True, "True or False", may_change=True),
     "checkpoint_every_steps": _Field(int, *_at_least(1), may_change=True),
     "keep_checkpoints": _Field(int, *_at_least(1), may_change=True),
 }

@@ -5,12 +5,12 @@ Colours are viridis' and Okabe and Ito's (https://jfly.uni-koeln.de/color/), whi
 lightness too: colour-blind people, and grey prints, tell them apart.
 """
 
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from PIL import Image
@@ -22,10 +22,21 @@ _NUM_BINS = 10
 
 def _figure(width: float, height: float, title: str) -> Figure:
     """Returns an empty figure; a hundred pixels an inch, as TensorBoard shows it."""
-    figure = Figure(figsize=(width, height), dpi=100, layout="constrained")
+    figure = Figure(figsize=(width, height), dpi=100)
     FigureCanvasAgg(figure)
-    figure.suptitle(title, fontsize=11)
+    figure.text(0.5, 1 - 0.07 / height, title, ha="center", va="top", fontsize=11)
     return figure
+
+
+def _add_axes(
+    figure: Figure, left: float, bottom: float, right: float, top: float, **looks: Any
+) -> Axes:
+    """Adds axes with margins in inches; matplotlib's own layouts draw everything twice."""
+    width, height = figure.get_size_inches()
+    box = (left, bottom, width - left - right, height - bottom - top)
+    return figure.add_axes(
+        (box[0] / width, box[1] / height, box[2] / width, box[3] / height), **looks
+    )
 
 
 def confusion_matrix(counts: np.ndarray, title: str) -> Figure:
@@ -37,8 +48,8 @@ def confusion_matrix(counts: np.ndarray, title: str) -> Figure:
     """
     num_classes = len(counts)
     side = max(6.4, 0.36 * num_classes)
-    figure = _figure(side, side, f"{title}\ncount; colour: share of the true class")
-    axes = figure.add_subplot()
+    figure = _figure(side, side, f"{title}\ncount; the darker, the larger its share of the row")
+    axes = _add_axes(figure, 0.55, 0.5, 0.05, 0.55)
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
     # The square root: else the mistakes, which one looks for, would all be one white.
     axes.imshow(np.sqrt(shares), cmap="Blues", vmin=0, vmax=1)
@@ -47,7 +58,7 @@ def confusion_matrix(counts: np.ndarray, title: str) -> Figure:
         if count:
             colour = "white" if shares[row, column] > 0.4 else "black"
             text = f"{count}"
-            if num_classes <= 10:
+            if row == column and num_classes <= 10:
                 text += f"\n{100 * shares[row, column]:.1f}%"
             axes.text(
                 column, row, text, ha="center", va="center", color=colour, fontsize=fontsize
@@ -82,10 +93,10 @@ def mistakes(
     chosen = wrong[np.argsort(-confidence[wrong], kind="stable")[: rows * columns]]
     figure = _figure(
         1.1 * columns,
-        1.35 * rows + 0.6,
+        1.1 * rows + 0.5,
         f"{title}\nmost confidently wrong: true → predicted (probability)",
     )
-    axes = figure.add_subplot()
+    axes = _add_axes(figure, 0, 0, 0, 0.5)
     # One picture for all of them: an axes each costs five times as much.
     step = 28 + 12
     sheet = np.full((rows * step, columns * step), np.nan)
@@ -126,11 +137,13 @@ def first_layer(kernel: np.ndarray, title: str, *, most: int = 128) -> Figure:
         sheet[row * 29 : row * 29 + 28, column * 29 : column * 29 + 28] = unit
     scale = float(np.percentile(np.abs(kernel), 99.5)) or 1.0
     what = f"weights of the first layer: {len(units)} of {kernel.shape[1]} units"
-    figure = _figure(8.2, 8.2 * rows / columns * 0.86 + 1.0, f"{title}\n{what}")
-    axes = figure.add_subplot()
+    width, height = 0.5 * columns, 0.5 * rows
+    figure = _figure(max(width, 4.0) + 1.3, max(height, 2.0) + 0.65, f"{title}\n{what}")
+    axes = _add_axes(figure, 0.05, 0.05, 1.25, 0.6)
     drawn = axes.imshow(sheet, cmap="PuOr", vmin=-scale, vmax=scale, interpolation="none")
     axes.set_axis_off()
-    figure.colorbar(drawn, ax=axes, shrink=0.8, extend="both")
+    side = _add_axes(figure, max(width, 4.0) + 0.15, 0.15, 1.0, 0.7)
+    figure.colorbar(drawn, cax=side, extend="both")
     return figure
 
 
@@ -142,7 +155,8 @@ def learning_curves(journal: Sequence[Mapping[str, Any]], title: str) -> Figure:
       title: Names the dataset and the step.
     """
     figure = _figure(9.6, 4.2, title)
-    loss_axes, accuracy_axes = figure.subplots(1, 2)
+    loss_axes = _add_axes(figure, 0.6, 0.5, 5.0, 0.35)
+    accuracy_axes = _add_axes(figure, 5.4, 0.5, 0.1, 0.35)
 
     def points(tag: str) -> tuple[list[int], list[float]]:
         lines = [line for line in journal if tag in line]
@@ -202,7 +216,8 @@ def calibration(labels: np.ndarray, probabilities: np.ndarray, title: str) -> Fi
     is_correct = probabilities.argmax(axis=1) == labels
     ece, count, accuracy, mean = expected_calibration_error(confidence, is_correct)
     figure = _figure(5.6, 6.0, f"{title}\nexpected calibration error {ece:.4f}")
-    axes, counts = figure.subplots(2, 1, height_ratios=(3, 1), sharex=True)
+    axes = _add_axes(figure, 0.7, 2.0, 0.15, 0.55, xticklabels=[])
+    counts = _add_axes(figure, 0.7, 0.5, 0.15, 4.15, xlim=(0, 1))
     left = np.arange(_NUM_BINS) / _NUM_BINS
     axes.plot([0, 1], [0, 1], color=_GREY, ls="--", lw=1, label="perfect")
     axes.bar(
@@ -235,6 +250,7 @@ def predictions(
     """
     figure = _figure(5.2, 2.6 * len(inputs) + 0.5, "input, and what the network sees of it")
     rows = figure.subplots(len(inputs), 2, squeeze=False)
+    figure.subplots_adjust(0.02, 0.02, 0.98, 1 - 0.6 / figure.get_size_inches()[1])
     for (left, right), picture, digit, title in zip(rows, inputs, digits, titles, strict=True):
         left.imshow(np.broadcast_to(picture, (*picture.shape[:2], 3)), interpolation="nearest")
         right.imshow(digit, cmap="gray", vmin=0, vmax=255, interpolation="nearest")
@@ -242,6 +258,42 @@ def predictions(
         for axes in (left, right):
             axes.set(xticks=[], yticks=[])
     return figure
+
+
+def draw(
+    dataset: str,
+    step: int,
+    images: np.ndarray,
+    labels: np.ndarray,
+    log_probabilities: np.ndarray,
+    kernel: np.ndarray,
+    journal: Sequence[Mapping[str, Any]],
+) -> dict[str, Figure]:
+    """Draws all that shows a model at one step.
+
+    Args:
+      dataset: Its name.
+      step: Completed updates.
+      images: The test split's, `uint8[n, 28, 28]`.
+      labels: `int32[n]`.
+      log_probabilities: `float32[n, num_classes]`.
+      kernel: The first layer's, `float32[784, units]`.
+      journal: The lines of `metrics.jsonl`.
+
+    Returns:
+      The figures by name.
+    """
+    when, where = f"step {step}", f"{dataset}, test"
+    probabilities = np.exp(log_probabilities)
+    counts = np.zeros((probabilities.shape[1],) * 2, int)
+    np.add.at(counts, (labels, probabilities.argmax(axis=1)), 1)
+    return {
+        "confusion_matrix": confusion_matrix(counts, f"{where}, {when}"),
+        "mistakes": mistakes(images, labels, probabilities, f"{where}, {when}"),
+        "calibration": calibration(labels, probabilities, f"{where}, {when}"),
+        "first_layer": first_layer(kernel, f"{dataset}, {when}"),
+        "learning_curves": learning_curves(journal, f"{dataset}, to {when}"),
+    }
 
 
 def render(figure: Figure) -> np.ndarray:
@@ -262,6 +314,14 @@ def save(pixels: np.ndarray, path: Path) -> None:
     Raises:
       OSError: It can't be written.
     """
-    aside = path.with_name(f".{path.name}.{os.getpid()}")
-    Image.fromarray(pixels).save(aside, format="PNG", compress_level=3)
+    aside = path.with_name(f".{path.name}")
+    Image.fromarray(pixels).save(aside, format="PNG", compress_level=1)
     aside.replace(path)
+
+
+def save_all(folder: Path, figures: Mapping[str, Figure]) -> dict[str, np.ndarray]:
+    """Writes `<folder>/<name>.png` of each, and returns their pixels."""
+    pixels = {name: render(figure) for name, figure in figures.items()}
+    for name, picture in pixels.items():
+        save(picture, folder / f"{name}.png")
+    return pixels

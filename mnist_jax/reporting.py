@@ -11,10 +11,13 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, NamedTuple, Self
 
+import numpy as np
 import tqdm
 from ml_collections import ConfigDict
 
 from mnist_jax import event_files
+from mnist_jax.datasets import Split
+from mnist_jax.drawing import Drawing
 from mnist_jax.event_writer import EventWriter
 
 _JOURNAL = "metrics.jsonl"
@@ -72,8 +75,12 @@ class Reporter:
         self._dataset = config.dataset
         written_lines = _cut_journal(workdir / _JOURNAL, first_step)
         written_points = event_files.cut(workdir, first_step)
+        self._lines = written_lines
         self._journal = (workdir / _JOURNAL).open("a")
         self._events = EventWriter(workdir)
+        self._drawing = (
+            Drawing(workdir / "figures", self._events.write_images) if config.figures else None
+        )
         if ("config", 0) not in written_points:
             self._describe(config, parameter_table)
         for line in written_lines:
@@ -104,7 +111,11 @@ class Reporter:
     ) -> None:
         self._bar.close()
         self._journal.close()
-        self._events.close()
+        try:
+            if self._drawing:
+                self._drawing.close()
+        finally:
+            self._events.close()
 
     def _describe(self, config: ConfigDict, parameter_table: str) -> None:
         """Writes what the run is, for TensorBoard's HParams and Text tabs."""
@@ -146,6 +157,21 @@ class Reporter:
             scalars |= {f"{split}/accuracy": result.accuracy, loss_tag: result.loss}
         self._write(step, scalars)
 
+    def figures(
+        self, step: int, test: Split, log_probabilities: np.ndarray, kernel: np.ndarray
+    ) -> None:
+        """Has the figures of this step drawn; see `figures.draw`."""
+        if self._drawing:
+            self._drawing.draw(
+                dataset=self._dataset,
+                step=step,
+                images=test.image,
+                labels=test.label,
+                log_probabilities=log_probabilities,
+                kernel=kernel,
+                journal=list(self._lines),
+            )
+
     def restart_clock(self, step: int) -> None:
         """Leaves what was done since the last report out of the next one's speed."""
         self._last_step, self._last_time = step, time.perf_counter()
@@ -162,6 +188,7 @@ class Reporter:
 
     def _write(self, step: int, scalars: Mapping[str, float]) -> None:
         line = {"step": step, "dataset": self._dataset, **scalars}
+        self._lines.append(line)
         self._journal.write(json.dumps(line) + "\n")
         self._events.write_scalars(step, scalars)
 
