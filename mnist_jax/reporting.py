@@ -210,5 +210,15 @@ def _cut_journal(path: Path, last_step: int) -> list[dict[str, Any]]:
     return [json.loads(line) for line in kept]
 
 
+def read_journal(workdir: Path, last_step: int) -> list[dict[str, Any]]:
+    """Returns the lines of `metrics.jsonl` to `last_step`; none where there is no such file."""
+    path = workdir / _JOURNAL
+    if not path.exists():
+        return []
+    # A run may be under way, and its last line not yet written to its end.
+    lines = [x for x in path.read_text().splitlines(keepends=True) if x.endswith("\n")]
+    return [line for line in map(json.loads, lines) if line["step"] <= last_step]
+
+
 def _scalars(line: Mapping[str, Any]) -> dict[str, float]:
     return {key: value for key, value in line.items() if key not in ("step", "dataset")}
