@@ -21,9 +21,9 @@ _BOX = 20
 _EDGE = 2  # What is drawn around the box of it: the soft edges of the strokes.
 
 # Larger images are reduced at once: 20 pixels are to come of it.
-_WORKING_SIZE = 512
+_WORKING_SIZE = 256
 _MAX_PIXELS = 100_000_000  # A larger file is more likely an attack on memory than a photo.
-_FORMATS = ("AVIF", "BMP", "GIF", "JPEG", "JPEG2000", "MPO", "PNG", "PPM", "TIFF", "WEBP")
+_FORMATS = ("AVIF", "BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP")
 
 # Of the strongest ink: from here on a pixel is the digit's for sure. MNIST's own images have
 # a box of 20 with any value up to 0.3; higher ones cut off thin strokes, lower ones take the
@@ -44,7 +44,7 @@ def read(path: str | Path) -> np.ndarray:
       path: PNG, JPEG, GIF, BMP, TIFF, WebP or the like, with a single picture.
 
     Returns:
-      `float32[height, width, channels]`, black 0 to white 1, 1 or 3 channels, at most 512
+      `float32[height, width, channels]`, black 0 to white 1, 1 or 3 channels, at most 256
       pixels high and wide: larger ones are reduced.
 
     Raises:
@@ -86,13 +86,18 @@ def _pixels(image: Image.Image) -> np.ndarray:
         pixels = np.clip(np.nan_to_num(pixels / (top or 1)), 0, 1)
         return _reduce(pixels[:, :, np.newaxis])
     factor = max(image.size) // _WORKING_SIZE
-    image = image.convert("RGBA" if image.has_transparency_data else "RGB")
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+    elif image.mode in ("1", "L"):
+        image = image.convert("L")
+    else:
+        image = image.convert("RGB")
     if factor > 1:
         image = image.reduce(factor)  # Cheap, and before anything is in floating point.
-    pixels = _reduce(np.asarray(image, np.float32) / 255)
+    pixels = _reduce(np.atleast_3d(np.asarray(image, np.float32) / 255))
+    if image.mode != "RGBA":
+        return pixels
     colour, alpha = pixels[:, :, :3], pixels[:, :, 3:]
-    if not alpha.size:
-        return colour
     drawn = (colour * alpha).sum() / max(3 * float(alpha.sum()), 1e-6)
     ground = 1.0 if drawn < 0.5 else 0.0
     return colour * alpha + ground * (1 - alpha)

@@ -53,7 +53,7 @@ def confusion_matrix(counts: np.ndarray, title: str) -> Figure:
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
     # The square root: else the mistakes, which one looks for, would all be one white.
     axes.imshow(np.sqrt(shares), cmap="Blues", vmin=0, vmax=1)
-    fontsize = 9 if num_classes <= 10 else 6
+    fontsize = 9 if num_classes <= 10 else 7
     for (row, column), count in np.ndenumerate(counts):
         if count:
             colour = "white" if shares[row, column] > 0.4 else "black"
