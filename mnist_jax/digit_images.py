@@ -178,13 +178,13 @@ def _ground(pixels: np.ndarray) -> np.ndarray:
     terms = np.stack([np.ones_like(x), x, y, x * y, x * x, y * y], axis=2)
     border = _border((height, width))
     known, values = terms[border], pixels[border]
-    fitted = np.median(values, axis=0)
     surface = np.zeros((terms.shape[2], values.shape[1]))
-    surface[0] = fitted
+    surface[0] = np.median(values, axis=0)
     for _ in range(10):
         residual = np.linalg.norm(values - known @ surface, axis=1)
-        weight = 1 / np.sqrt(np.maximum(residual, 1e-3))[:, np.newaxis]
-        surface = np.linalg.lstsq(known * weight, values * weight)[0]
+        weighted = known / np.maximum(residual, 1e-3)[:, np.newaxis]
+        # The normal equations: six by six, where the border has thousands of pixels.
+        surface = np.linalg.lstsq(weighted.T @ known, weighted.T @ values)[0]
     return terms @ surface
 
 
@@ -206,6 +206,8 @@ def _without_dust(ink: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     parts, number = ndimage.label(is_ink, structure=np.ones((3, 3)))
     masses = ndimage.sum_labels(ink, parts, np.arange(1, number + 1))
     is_dust = np.concatenate([[False], masses < _MIN_PART * masses.max()])[parts]
+    if not is_dust.any():
+        return ink, is_ink
     is_digit = is_ink & ~is_dust
     # A speck's soft edge goes with it.
     around = ndimage.binary_dilation(is_dust, np.ones((3, 3)), iterations=2)
