@@ -142,7 +142,7 @@ def browser(tmp_path_factory):
         "disable-background-networking",
         "disable-component-update",
         "disable-sync",
-        "window-size=1000,700",
+        "window-size=1000,760",
         f"user-data-dir={tmp_path_factory.mktemp('chromium')}",
     ):
         options.add_argument(f"--{flag}")

@@ -110,9 +110,10 @@ def test_a_file_is_replaced_as_a_whole(tmp_path, monkeypatch):
         file.write_bytes(b"half")
         raise KeyboardInterrupt
 
-    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+    with monkeypatch.context() as patched:
         patched.setattr(Image.Image, "save", fail_midway)
-        figures.save(old + 1, tmp_path / "a.png")
+        with pytest.raises(KeyboardInterrupt):
+            figures.save(old + 1, tmp_path / "a.png")
     with Image.open(tmp_path / "a.png") as picture:
         np.testing.assert_array_equal(np.asarray(picture), old)
     figures.save(old + 1, tmp_path / "a.png")
