@@ -59,6 +59,9 @@ def get_config() -> ml_collections.ConfigDict:
     config.log_histograms = False
     # The first and the last step of a jax.profiler trace, like (200, 210); (): none.
     config.profile_steps = ()
+    # At each evaluation: confusion matrix, mistakes, calibration, weights and curves, in
+    # <workdir>/figures and TensorBoard. Drawn beside the training.
+    config.figures = True
 
     # Checkpoints: the newest `keep_checkpoints`, and the best by validation accuracy.
     config.checkpoint_every_steps = 1000

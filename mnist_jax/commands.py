@@ -20,25 +20,41 @@ def run(main: Callable[[], None]) -> None:
       main: Finds the flags parsed. It imports jax and what stands on it itself, so that a
         mistyped flag is told at once, and Ctrl-C heeded while it imports.
     """
+    _run(lambda arguments: main(), takes=None)
 
-    def call(unused: None) -> None:
+
+def run_with_arguments(main: Callable[[Sequence[str]], None], takes: str) -> None:
+    """As `run`, for a command that is given something beside its flags.
+
+    Args:
+      main: Gets these arguments, one or more.
+      takes: What they are, for the error where there are none.
+    """
+    _run(main, takes)
+
+
+def _run(main: Callable[[Sequence[str]], None], takes: str | None) -> None:
+    def call(arguments: Sequence[str]) -> None:
         try:
-            main()
+            main(arguments)
         except CommandError as error:
             _exit(error)
 
     preemption.exit_at_signals()
     logging.set_verbosity(logging.FATAL)  # ml_collections warns while flags are parsed.
     sys.unraisablehook = _ignore_late_callbacks
-    app.run(call, flags_parser=_parse_flags)
+    app.run(call, flags_parser=lambda argv: _parse_flags(argv, takes))
 
 
-def _parse_flags(argv: Sequence[str]) -> None:
+def _parse_flags(argv: Sequence[str], takes: str | None) -> Sequence[str]:
+    """Returns what is no flag; ends the command where `takes` forbids or wants it."""
     try:
         rest = flags.FLAGS(argv)[1:]
-        if rest:
+        if rest and takes is None:
             hint = f"; did you mean --{rest[0]}?" if "=" in rest[0] else ""
             raise UserError(f"{rest[0]}: not a flag{hint}")
+        if takes and not rest:
+            raise UserError(f"{takes}: which? give one or more")
     except UserError as error:
         _exit(error)
     except Exception as error:  # Any: ml_collections runs the config file here.
@@ -48,6 +64,7 @@ def _parse_flags(argv: Sequence[str]) -> None:
         # absl would set INFO: all of orbax's notes. Its errors are raised here anyway.
         verbosity.value = logging.FATAL
         verbosity.using_default_value = False
+    return rest
 
 
 def _ignore_late_callbacks(unraisable: Any) -> None:

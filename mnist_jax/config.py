@@ -81,6 +81,7 @@ _FIELDS: dict[str, _Field] = {
     "log_every_steps": _Field(int, *_integer(1), may_change=True),
     "eval_every_steps": _Field(int, *_integer(1), may_change=True),
     "eval_batch_size": _Field(int, *_integer(1, 2**16), may_change=True),
+    "figures": _Field(bool, lambda v: True, "True or False", may_change=True),
     "log_histograms": _Field(bool, lambda v: True, "True or False", may_change=True),
     "profile_steps": _Field(
         tuple,

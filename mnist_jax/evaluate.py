@@ -1,13 +1,23 @@
 """Restores a checkpoint's parameters and evaluates them.
 
 python -m mnist_jax.evaluate --workdir DIR [--step latest|best|N] [--split SPLIT] [--json]
+    [--figures DIR]
 """
 
+from __future__ import annotations
+
 import json
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 from absl import flags
 
 from mnist_jax import commands
+from mnist_jax.errors import UserError
+
+if TYPE_CHECKING:
+    from mnist_jax.datasets import Dataset
+    from mnist_jax.restoring import TrainedModel
 
 _WORKDIR = flags.DEFINE_string("workdir", None, "The run's folder.", required=True)
 _STEP = flags.DEFINE_string("step", "latest", "latest, best (by validation), or a number.")
@@ -15,6 +25,9 @@ _SPLIT = flags.DEFINE_enum(
     "split", "all", ["all", "train", "validation", "test"], "What to evaluate on."
 )
 _JSON = flags.DEFINE_bool("json", False, "Print one JSON object and nothing else.")
+_FIGURES = flags.DEFINE_string(
+    "figures", None, "Draw the checkpoint's figures into this folder, which is created."
+)
 
 
 def main() -> None:
@@ -27,6 +40,8 @@ def main() -> None:
     splits = None if _SPLIT.value == "all" else [_SPLIT.value]
     dataset = restoring.load_dataset(model.config)
     batches = create_eval_batches(dataset, model.config.eval_batch_size, splits)
+    if _FIGURES.value:
+        draw(model, dataset, create_folder(_FIGURES.value))
     results = evaluate(model.params, model.apply_fn, batches)
     if _JSON.value:
         report = {
@@ -40,6 +55,41 @@ def main() -> None:
     print(f"Step {model.step} of {model.workdir}")
     for split, result in results.items():
         print(format_result(split, dataset.name, result))
+
+
+def create_folder(path: str) -> Path:
+    """Creates the folder where it is missing.
+
+    Raises:
+      UserError: It can't be.
+    """
+    folder = Path(path).expanduser()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"figures: {folder}: {error.strerror}; choose another") from error
+    return folder
+
+
+def draw(model: TrainedModel, dataset: Dataset, folder: Path) -> None:
+    """Writes the figures that the run itself drew at this step."""
+    from mnist_jax import figures, reporting
+    from mnist_jax.train_loop import create_eval_batches, first_kernel, predict
+
+    batches = create_eval_batches(dataset, model.config.eval_batch_size, ["test"])
+    drawn = figures.draw(
+        dataset=dataset.name,
+        step=model.step,
+        images=dataset.test.image,
+        labels=dataset.test.label,
+        log_probabilities=predict(model.params, model.apply_fn, batches["test"]),
+        kernel=first_kernel(model.params),
+        journal=reporting.read_journal(model.workdir, model.step),
+    )
+    try:
+        figures.save_all(folder, drawn)
+    except OSError as error:
+        raise UserError(f"figures: {folder}: {error.strerror}; choose another") from error
 
 
 if __name__ == "__main__":

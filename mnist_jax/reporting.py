@@ -20,6 +20,8 @@ from ml_collections import ConfigDict
 
 from mnist_jax import config as config_lib
 from mnist_jax import event_files
+from mnist_jax.datasets import Split
+from mnist_jax.drawing import Drawing
 from mnist_jax.errors import UserError, writing_to
 from mnist_jax.event_writer import EventWriter
 from mnist_jax.preemption import PreemptedError
@@ -89,7 +91,11 @@ class Reporter:
             if ("config", 0) not in written_points:
                 written_points = event_files.cut(workdir, -1)  # Begun anew: `_describe`.
         self._written_points = written_points
+        self._lines = written_lines
         self._events = EventWriter(workdir)
+        self._drawing = (
+            Drawing(workdir / "figures", self._events.write_images) if config.figures else None
+        )
         if ("config", 0) not in written_points:
             self._describe(config, parameter_table)
         for line in written_lines:
@@ -124,13 +130,18 @@ class Reporter:
         traceback: TracebackType | None,
     ) -> None:
         self._bar.close()
-        # Asked to stop, there is no time for TensorFlow's import: the next attempt writes
-        # what the event files lack.
+        # Asked to stop, there is no time for TensorFlow's import, nor for figures: the next
+        # attempt writes the events that this one did not.
+        is_urgent = isinstance(error, PreemptedError)
         try:
-            self._events.close(wait_for_import=not isinstance(error, PreemptedError))
+            if self._drawing:
+                self._drawing.close(wait=not is_urgent)
         finally:
-            with writing_to(self._path):
-                self._journal.close()
+            try:
+                self._events.close(wait_for_import=not is_urgent)
+            finally:
+                with writing_to(self._path):
+                    self._journal.close()
 
     def _describe(self, config: ConfigDict, parameter_table: str) -> None:
         """Writes what the run is, for TensorBoard's HParams and Text tabs."""
@@ -186,6 +197,21 @@ class Reporter:
             scalars |= {f"{split}/accuracy": result.accuracy, loss_tag: result.loss}
         self._write(step, scalars)
 
+    def figures(
+        self, step: int, test: Split, log_probabilities: np.ndarray, kernel: np.ndarray
+    ) -> None:
+        """Has the figures of this step drawn; see `figures.draw`."""
+        if self._drawing:
+            self._drawing.draw(
+                dataset=self._dataset,
+                step=step,
+                images=test.image,
+                labels=test.label,
+                log_probabilities=log_probabilities,
+                kernel=kernel,
+                journal=list(self._lines),
+            )
+
     def restart_clock(self, step: int) -> None:
         """Leaves what was done since the last report out of the next one's speed."""
         self._last_step, self._last_time = step, time.perf_counter()
@@ -204,6 +230,7 @@ class Reporter:
 
     def _write(self, step: int, scalars: Mapping[str, float]) -> None:
         line = {"step": step, "dataset": self._dataset, **scalars}
+        self._lines.append(line)
         with writing_to(self._path):
             self._journal.write(json.dumps(line) + "\n")
         self._events.write_scalars(step, scalars)
@@ -255,6 +282,12 @@ def _read_journal(path: Path, last_step: int) -> tuple[list[dict[str, Any]], int
             size += len(line)
             kept.append(content)
     return kept, size
+
+
+def read_journal(workdir: Path, last_step: int) -> list[dict[str, Any]]:
+    """Returns the lines of `metrics.jsonl` to `last_step`; none where there is no such file."""
+    path = workdir / _JOURNAL
+    return _read_journal(path, last_step)[0] if path.exists() else []
 
 
 def _scalars(line: Mapping[str, Any]) -> dict[str, float]:

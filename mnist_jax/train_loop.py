@@ -37,6 +37,7 @@ from mnist_jax.train_step import (
     all_finite,
     create_train_state,
     eval_step,
+    predict_step,
     train_step,
     train_steps,
 )
@@ -209,6 +210,13 @@ def _train(
                 results = evaluate(state.params, state.apply_fn, batches)
                 reporter.evaluation(step, results)
                 validation_accuracy = results["validation"].accuracy
+                if config.figures:
+                    reporter.figures(
+                        step,
+                        dataset.test,
+                        predict(state.params, state.apply_fn, batches["test"]),
+                        first_kernel(state.params),
+                    )
             if save_is_due:
                 reporter.flush()
                 checkpoints.save(state, config, dataset.num_classes, validation_accuracy)
@@ -317,6 +325,19 @@ def evaluate(params: Params, apply_fn: ApplyFn, batches: EvalBatches) -> dict[st
             loss=float(values["loss"]),
         )
     return results
+
+
+def predict(params: Params, apply_fn: ApplyFn, batches: Sequence[Batch]) -> np.ndarray:
+    """Returns the log-probabilities of a split's examples, `float32[examples, classes]`."""
+    step = functools.partial(predict_step, params, apply_fn=apply_fn)
+    rows = jax.device_get([(step(batch["image"]), batch["mask"]) for batch in batches])
+    return np.concatenate([log_probabilities[mask] for log_probabilities, mask in rows])
+
+
+def first_kernel(params: Params) -> np.ndarray:
+    """Returns the weights that look at the image, `float32[784, units]`."""
+    layer = "hidden1" if "hidden1" in params else "softmax_linear"
+    return np.asarray(params[layer]["kernel"])
 
 
 def _diverged(

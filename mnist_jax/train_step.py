@@ -166,6 +166,21 @@ def eval_step(params: Params, batch: Batch, *, apply_fn: ApplyFn) -> EvalMetrics
     )
 
 
+@functools.partial(jax.jit, static_argnames="apply_fn")
+def predict_step(params: Params, images: jax.Array, *, apply_fn: ApplyFn) -> jax.Array:
+    """Predicts each image's class.
+
+    Args:
+      params: The model's parameters.
+      images: `uint8[batch, 28, 28]`.
+      apply_fn: The model's `apply`.
+
+    Returns:
+      Log-probabilities, `float32[batch, num_classes]`.
+    """
+    return jax.nn.log_softmax(apply_fn({"params": params}, images))
+
+
 @jax.jit
 def all_finite(tree: Any) -> jax.Array:
     """Returns `bool[]`: whether every number of the tree is finite."""

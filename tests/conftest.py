@@ -31,6 +31,7 @@ def create_fake_config() -> ConfigDict:
     config.eval_every_steps = 20
     config.checkpoint_every_steps = 20
     config.eval_batch_size = 300
+    config.figures = False  # A process each.
     return config
 
 

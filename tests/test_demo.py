@@ -1,0 +1,204 @@
+"""The page to draw on, over HTTP and in a real browser."""
+
+import contextlib
+import http.client
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from mnist_jax.train_loop import train_and_evaluate
+from tests.conftest import ROOT, create_fake_config
+from tests.test_digit_images import draw_seven
+
+CHROMIUM, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
+
+
+@pytest.fixture(scope="module")
+def workdir(tmp_path_factory):
+    config = create_fake_config()
+    config.update(dataset="mnist_5k", optimizer="adam", learning_rate=0.003)
+    config.update(num_train_steps=200, hidden_sizes=(64,))
+    folder = tmp_path_factory.mktemp("demo")
+    train_and_evaluate(config, folder)
+    return folder
+
+
+@contextlib.contextmanager
+def demo(*args):
+    """Runs the command; gives it and the port it tells of."""
+    with subprocess.Popen(
+        [sys.executable, "-m", "mnist_jax.demo", *map(str, args)],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        try:
+            process.stdout.readline()
+            line = process.stdout.readline()
+            yield process, int(line.split("127.0.0.1:")[1].split("/")[0])
+        finally:
+            process.kill()
+
+
+@pytest.fixture(scope="module")
+def port(workdir):
+    with demo("--workdir", workdir, "--port", 0) as (_, port):
+        yield port
+
+
+def ask(port, method, path, body=None, headers=None):
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
+    with contextlib.closing(connection):
+        connection.request(method, path, body, headers or {})
+        response = connection.getresponse()
+        return response.status, response.read()
+
+
+def test_answers_a_drawing(port):
+    status, body = ask(
+        port, "POST", "/predict", np.asarray(draw_seven(280).convert("L")).tobytes()
+    )
+    answer = json.loads(body)
+    assert status == 200
+    assert answer["digit"] == np.argmax(answer["probabilities"]) == 7
+    assert len(answer["image"]) == 784
+    assert max(answer["image"]) == 255
+
+
+def test_answers_an_empty_sheet(port):
+    status, body = ask(port, "POST", "/predict", bytes(280 * 280))
+    assert (status, json.loads(body)["digit"]) == (200, None)
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "body", "headers", "status"),
+    [
+        ("GET", "/../pyproject.toml", None, {}, 404),
+        ("GET", "/demo.html", None, {}, 404),
+        ("POST", "/", b"", {}, 404),
+        ("POST", "/predict", b"", {}, 400),
+        ("POST", "/predict", b"x" * 784, {}, 400),
+        ("POST", "/predict", b"", {"Content-Length": "-1"}, 400),
+        ("POST", "/predict", b"", {"Content-Length": "many"}, 400),
+        ("POST", "/predict", b"", {"Content-Length": "9" * 30}, 413),
+        ("DELETE", "/", None, {}, 405),
+        ("PUT", "/predict", b"x", {}, 405),
+    ],
+)
+def test_refuses_everything_else(port, method, path, body, headers, status):
+    assert ask(port, method, path, body, headers)[0] == status
+    assert ask(port, "GET", "/")[0] == 200
+
+
+def test_the_page_asks_for_nothing_from_elsewhere(port):
+    page = ask(port, "GET", "/")[1].decode()
+    assert "://" not in page
+    assert "<script src" not in page
+
+
+def test_listens_on_loopback_only(port):
+    with socket.socket() as probe:
+        probe.settimeout(5)
+        # Another address of this machine's: a server on all of them would answer.
+        assert probe.connect_ex(("127.0.0.2", port)) != 0
+
+
+def test_ctrl_c_ends_it_and_a_taken_port_is_told(workdir):
+    with demo("--workdir", workdir, "--port", 0) as (process, port):
+        second = subprocess.run(
+            [sys.executable, "-m", "mnist_jax.demo", "--workdir", workdir, "--port", str(port)],
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+        )
+        assert second.returncode == 2
+        assert second.stderr == f"port: {port}: Address already in use; choose another --port\n"
+        process.send_signal(signal.SIGINT)
+        assert process.wait(30) == 0
+        assert process.stderr.read() == ""
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory):
+    if not (CHROMIUM and DRIVER):
+        pytest.skip("needs chromium and chromedriver (Debian: chromium, chromium-driver)")
+    webdriver = pytest.importorskip("selenium.webdriver")
+    options = webdriver.ChromeOptions()
+    options.binary_location = CHROMIUM
+    for flag in (
+        "headless",
+        "no-sandbox",
+        "disable-gpu",
+        "disable-quic",
+        "no-first-run",
+        "disable-background-networking",
+        "disable-component-update",
+        "disable-sync",
+        "window-size=1000,760",
+        f"user-data-dir={tmp_path_factory.mktemp('chromium')}",
+    ):
+        options.add_argument(f"--{flag}")
+    driver = webdriver.Chrome(options, webdriver.ChromeService(DRIVER))
+    yield driver
+    driver.quit()
+
+
+@pytest.mark.parametrize("kind", ["mouse", "touch", "pen"])
+def test_draws_and_reads_back_in_chromium(port, browser, kind):
+    from selenium.webdriver.common.action_chains import ActionBuilder
+    from selenium.webdriver.common.actions.pointer_input import PointerInput
+    from selenium.webdriver.common.by import By
+    from selenium.webdriver.support.wait import WebDriverWait
+
+    def answer() -> str:
+        return browser.find_element(By.ID, "answer").text
+
+    def shares() -> list[float]:
+        rows = browser.find_elements(By.CSS_SELECTOR, "#bars li")
+        return [float(row.text.split("\n")[-1].rstrip("%")) for row in rows]
+
+    def wait(condition) -> None:
+        WebDriverWait(browser, 20).until(lambda _: condition())
+
+    def stroke(*points: tuple[int, int]) -> None:
+        """Draws a line through points that are relative to the paper's centre."""
+        actions = ActionBuilder(browser, mouse=PointerInput(kind, kind))
+        pointer = actions.pointer_action
+        pointer.move_to(paper, *points[0]).pointer_down()
+        for x, y in points[1:]:
+            pointer.move_to(paper, x, y)
+        pointer.pointer_up()
+        actions.perform()
+
+    browser.get(f"http://127.0.0.1:{port}/")
+    paper = browser.find_element(By.ID, "paper")
+    wait(lambda: browser.find_element(By.TAG_NAME, "body").get_dom_attribute("data-answered"))
+    assert answer() == ""
+
+    stroke((-60, -80), (0, -80), (60, -80))
+    wait(lambda: answer() != "")
+    first = shares()
+    stroke((60, -80), (30, 0), (0, 90))
+    wait(lambda: answer() == "7" and shares() != first)
+    assert len(shares()) == 10
+    assert np.argmax(shares()) == 7
+
+    ink = browser.execute_script(
+        "return [...seen.getImageData(0, 0, 28, 28).data].filter((v, i) => i % 4 == 0)"
+    )
+    assert len(ink) == 784
+    assert max(ink) == 255
+    if folder := os.environ.get("MNIST_JAX_SCREENSHOTS"):
+        browser.save_screenshot(f"{folder}/demo.png")
+
+    browser.find_element(By.ID, "clear").click()
+    wait(lambda: answer() == "")
+    assert not browser.find_element(By.ID, "problem").text

@@ -1,0 +1,181 @@
+"""The figures show the numbers they are given, and reach the disk whole."""
+
+import json
+import subprocess
+import sys
+
+import jax
+import numpy as np
+import pytest
+from matplotlib.figure import Figure
+from PIL import Image
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from mnist_jax import figures
+from mnist_jax.drawing import Drawing
+from mnist_jax.errors import TrainingDivergedError
+from mnist_jax.train_loop import train_and_evaluate
+from tests.conftest import ROOT, create_fake_config
+
+NAMES = ["calibration", "confusion_matrix", "first_layer", "learning_curves", "mistakes"]
+
+
+@pytest.fixture(scope="module")
+def workdir(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("run")
+    config = create_fake_config()
+    config.figures = True
+    train_and_evaluate(config, folder)
+    return folder
+
+
+def texts(figure: Figure) -> list[str]:
+    return [text.get_text() for text in figure.findobj(lambda a: hasattr(a, "get_text"))]
+
+
+def predictions(num_classes: int = 10, n: int = 500, seed: int = 0) -> dict:
+    rng = np.random.default_rng(seed)
+    labels = rng.integers(0, num_classes, n).astype(np.int32)
+    logits = rng.normal(0, 1, (n, num_classes)) + 3 * np.eye(num_classes)[labels]
+    return {
+        "dataset": "fake",
+        "step": 40,
+        "images": rng.integers(0, 256, (n, 28, 28)).astype(np.uint8),
+        "labels": labels,
+        "log_probabilities": np.asarray(jax.nn.log_softmax(logits)),
+        "kernel": rng.normal(0, 0.05, (784, 16)),
+        "journal": [
+            {"step": 10, "train/loss": 2.0},
+            {"step": 20, "test/accuracy": 0.5, "test/loss": 1.0},
+        ],
+    }
+
+
+def test_every_figure_names_dataset_and_step():
+    drawn = figures.draw(**predictions())
+    assert sorted(drawn) == NAMES
+    for figure in drawn.values():
+        title = figure.texts[0].get_text()
+        assert "fake" in title
+        assert "step 40" in title
+
+
+@pytest.mark.parametrize("num_classes", [10, 47])
+def test_confusion_matrix_holds_each_count_in_its_cell(num_classes):
+    counts = np.random.default_rng(0).integers(0, 30, (num_classes, num_classes))
+    figure = figures.confusion_matrix(counts, "fake, step 1")
+    (axes,) = figure.axes
+    found = np.zeros_like(counts)
+    for text in axes.texts:
+        column, row = text.get_position()
+        found[row, column] = int(text.get_text().split()[0])
+    np.testing.assert_array_equal(found, counts)
+    # No text reaches into another cell.
+    figures.render(figure)
+    width = axes.get_window_extent().width / num_classes
+    assert max(text.get_window_extent().width for text in axes.texts) < width
+
+
+def test_mistakes_are_the_wrong_ones_the_surest_first():
+    probabilities = np.array([[0.9, 0.1], [0.2, 0.8], [0.6, 0.4], [0.01, 0.99]])
+    labels = np.array([1, 1, 1, 0])
+    figure = figures.mistakes(np.zeros((4, 28, 28), np.uint8), labels, probabilities, "")
+    shown = [text for text in texts(figure) if "→" in text and "true" not in text]
+    assert shown == ["0 → 1 (99%)", "1 → 0 (90%)", "1 → 0 (60%)"]
+
+
+def test_expected_calibration_error_is_its_formula():
+    # Two bins: 0.8 sure and half right; 0.65 sure and all right.
+    confidence = np.array([0.75, 0.75, 0.75, 0.75, 0.65])
+    is_correct = np.array([True, False, True, False, True])
+    ece, count, accuracy, mean = figures.expected_calibration_error(confidence, is_correct)
+    assert ece == pytest.approx((4 * 0.25 + 1 * 0.35) / 5)
+    assert (count[7], accuracy[7], mean[7]) == (4, 0.5, 0.75)
+    assert figures.expected_calibration_error(np.ones(3), np.ones(3, bool))[0] == 0
+
+
+def test_a_model_without_mistakes_or_journal_can_be_drawn(tmp_path):
+    given = predictions()
+    given["log_probabilities"] = np.log(np.eye(10)[given["labels"]] * 0.99 + 0.001)
+    given["journal"] = []
+    figures.save_all(tmp_path, figures.draw(**given))
+    assert sorted(path.stem for path in tmp_path.iterdir()) == NAMES
+
+
+def test_a_file_is_replaced_as_a_whole(tmp_path, monkeypatch):
+    old = np.zeros((8, 8, 3), np.uint8)
+    figures.save(old, tmp_path / "a.png")
+
+    def fail_midway(self, file, **options):
+        file.write_bytes(b"half")
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Image.Image, "save", fail_midway)
+        with pytest.raises(KeyboardInterrupt):
+            figures.save(old + 1, tmp_path / "a.png")
+    with Image.open(tmp_path / "a.png") as picture:
+        np.testing.assert_array_equal(np.asarray(picture), old)
+    figures.save(old + 1, tmp_path / "a.png")
+    assert [path.name for path in tmp_path.iterdir()] == ["a.png"]
+
+
+def test_importing_the_loop_does_not_import_matplotlib():
+    code = "import mnist_jax.train_loop, sys; sys.exit('matplotlib' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode == 0
+
+
+class TestDrawing:
+    def test_an_error_is_told_at_the_end(self, tmp_path):
+        drawing = Drawing(tmp_path / "figures", lambda step, images: None)
+        drawing.draw(**predictions() | {"kernel": None})
+        with pytest.raises(RuntimeError, match="could not be drawn"):
+            drawing.close()
+
+    def test_the_last_is_drawn_however_many_there_were(self, tmp_path):
+        steps = []
+        drawing = Drawing(tmp_path / "figures", lambda step, images: steps.append(step))
+        for step in range(1, 21):
+            drawing.draw(**predictions(n=50) | {"step": step})
+        drawing.close()
+        assert steps == sorted(set(steps))
+        assert steps[-1] == 20
+        assert len(steps) < 20
+
+
+class TestRun:
+    def test_has_files_and_tensorboards_images(self, workdir):
+        for name in NAMES:
+            with Image.open(workdir / "figures" / f"{name}.png") as picture:
+                picture.verify()
+        assert len(list((workdir / "figures").iterdir())) == len(NAMES)
+        events = EventAccumulator(str(workdir), size_guidance={"tensors": 0})
+        events.Reload()
+        assert sorted(events.PluginTagToContent("images")) == [f"figures/{n}" for n in NAMES]
+        for name in NAMES:
+            assert events.Tensors(f"figures/{name}")[-1].step == 40
+
+    def test_evaluate_draws_the_same_from_the_checkpoint(self, workdir, tmp_path):
+        command = [sys.executable, "-m", "mnist_jax.evaluate", "--workdir", workdir, "--json"]
+        result = subprocess.run(
+            [*command, "--figures", tmp_path / "new" / "folder"],
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+        )
+        assert (result.returncode, result.stderr) == (0, "")
+        json.loads(result.stdout)
+        for name in NAMES:
+            drawn = (tmp_path / "new" / "folder" / f"{name}.png").read_bytes()
+            assert drawn == (workdir / "figures" / f"{name}.png").read_bytes()
+
+    def test_that_diverges_says_so_and_nothing_else(self, tmp_path):
+        config = create_fake_config()
+        config.update(figures=True, learning_rate=1e30)
+        with pytest.raises(TrainingDivergedError):
+            train_and_evaluate(config, tmp_path)
+
+    def test_without_them_makes_none(self, tmp_path):
+        config = create_fake_config()
+        train_and_evaluate(config, tmp_path)
+        assert not (tmp_path / "figures").exists()

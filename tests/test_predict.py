@@ -1,0 +1,106 @@
+"""`python -m mnist_jax.predict`, as its users run it."""
+
+import json
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from mnist_jax.predict import format_prediction
+from mnist_jax.train_loop import train_and_evaluate
+from tests.conftest import ROOT, create_fake_config
+from tests.test_digit_images import draw_seven
+from tests.workdirs import contents
+
+
+@pytest.fixture(scope="module")
+def workdir(tmp_path_factory):
+    config = create_fake_config()
+    config.update(dataset="mnist_5k", optimizer="adam", learning_rate=0.003)
+    config.update(num_train_steps=200, hidden_sizes=(64,))
+    folder = tmp_path_factory.mktemp("predict")
+    train_and_evaluate(config, folder)
+    return folder
+
+
+@pytest.fixture
+def images(tmp_path):
+    """A folder of two sevens, a blank sheet, and a text."""
+    draw_seven().save(tmp_path / "seven.png")
+    draw_seven(300, "white", "black").save(tmp_path / "chalk.jpg")
+    Image.new("L", (50, 50), 200).save(tmp_path / "blank.png")
+    (tmp_path / "text.png").write_text("seven")
+    return tmp_path
+
+
+def predict(*args, folder) -> subprocess.CompletedProcess:
+    env = {k: v for k, v in os.environ.items() if k not in ("DISPLAY", "WAYLAND_DISPLAY")}
+    return subprocess.run(
+        [sys.executable, "-m", "mnist_jax.predict", *map(str, args)],
+        cwd=folder,
+        env=env | {"PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+    )
+
+
+def test_several_at_once_with_bad_ones_among_them(workdir, images):
+    before = contents(workdir)
+    result = predict(
+        "--workdir", workdir, "seven.png", "blank.png", "text.png", "chalk.jpg", folder=images
+    )
+    assert result.returncode == 2
+    lines = result.stdout.splitlines()
+    assert [line.split(" (")[0] for line in lines] == ["seven.png: 7", "chalk.jpg: 7"]
+    errors = result.stderr.splitlines()
+    assert [line.split(":")[0] for line in errors] == ["blank.png", "text.png"]
+    assert contents(workdir) == before
+
+
+def test_json_is_one_object_and_show_draws_a_picture(workdir, images):
+    result = predict(
+        "--workdir", workdir, "--json", "--show", "seven.png", "chalk.jpg", folder=images
+    )
+    assert result.returncode == 0
+    assert result.stdout.count("\n") == 1
+    report = json.loads(result.stdout)
+    assert (report["step"], report["dataset"], report["errors"]) == (200, "mnist_5k", [])
+    assert [(i["file"], i["digit"]) for i in report["images"]] == [
+        ("seven.png", 7),
+        ("chalk.jpg", 7),
+    ]
+    for image in report["images"]:
+        assert sum(image["probabilities"]) == pytest.approx(1, abs=1e-5)
+        assert np.argmax(image["probabilities"]) == 7
+    assert result.stderr == "Drawn in predictions.png\n"
+    with Image.open(images / "predictions.png") as picture:
+        picture.verify()
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        (["--workdir", "nowhere", "seven.png"], "nowhere holds no checkpoints"),
+        (["--workdir", "nowhere"], "image: which?"),
+        (["seven.png"], "workdir"),
+    ],
+)
+def test_a_mistake_gets_one_line(images, args, message):
+    result = predict(*args, folder=images)
+    assert (result.returncode, result.stdout) == (2, "")
+    assert message in result.stderr
+    assert result.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("probabilities", "text"),
+    [
+        ([0.001, 0.999, 0.0], "1 (99.9%)"),
+        ([0.3, 0.65, 0.05], "1 (65.0%), or 0 (30.0%), 2 (5.0%)"),
+    ],
+)
+def test_the_line_names_what_else_it_may_be(probabilities, text):
+    assert format_prediction(np.array(probabilities)) == text
