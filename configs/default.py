@@ -61,7 +61,7 @@ def get_config() -> ml_collections.ConfigDict:
     config.profile_steps = ()
     # At each evaluation: confusion matrix, mistakes, calibration, weights and curves, in
     # <workdir>/figures and TensorBoard. Drawn beside the training.
-    config.figures = True
+    config.figures = False
 
     # Checkpoints: the newest `keep_checkpoints`, and the best by validation accuracy.
     config.checkpoint_every_steps = 1000

@@ -41,6 +41,8 @@ class EventWriter:
         self._worker.submit(self._run, write)
 
     def _run(self, write: Callable[[Any], None]) -> None:
+        if self._error:
+            return
         try:
             if self._writer is None:
                 import_tensorflow()

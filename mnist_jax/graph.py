@@ -64,7 +64,7 @@ def write_graph(
     value.metadata.plugin_data.content = b"1"  # The version of what follows.
     value.tensor.dtype = 7  # DT_STRING
     value.tensor.tensor_shape.SetInParent()  # A scalar.
-    value.tensor.string_val.append(metadata.SerializeToString())
+    value.tensor.string_val.append(metadata.SerializeToString(deterministic=True))
 
     logdir = Path(logdir)
     logdir.mkdir(parents=True, exist_ok=True)
@@ -74,8 +74,12 @@ def write_graph(
     aside = logdir / f".graph.{tag}"
     with aside.open("wb") as file:
         records = RecordWriter(file)
-        records.write(Event(wall_time=now, file_version="brain.Event:2").SerializeToString())
-        records.write(event.SerializeToString())
+        records.write(
+            Event(wall_time=now, file_version="brain.Event:2").SerializeToString(
+                deterministic=True
+            )
+        )
+        records.write(event.SerializeToString(deterministic=True))
     return aside.replace(path)
 
 

@@ -8,7 +8,7 @@ import os
 import shutil
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any, NamedTuple, Self
@@ -236,17 +236,23 @@ class Reporter:
         self._events.write_scalars(step, scalars)
 
 
-def is_whole(workdir: Path, last_step: int) -> bool:
+def is_whole(workdir: Path, last_step: int, graphs: Collection[str]) -> bool:
     """Returns whether the files of a run that ended at `last_step` lack nothing.
 
     A run that was killed after its last save, while the event files were still to be
     written, lacks points that its journal holds; a `Reporter` adds them.
+
+    Args:
+      workdir: The run's folder.
+      last_step: Completed updates at its end.
+      graphs: The tags of its graphs.
     """
     path = workdir / _JOURNAL
     if not path.exists():
         return False
     lines, size = _read_journal(path, last_step)
     wanted = {(tag, line["step"]) for line in lines for tag in _scalars(line)}
+    wanted |= {(tag, 0) for tag in ("config", *graphs)}
     return size == path.stat().st_size and wanted <= event_files.points(workdir)
 
 

@@ -78,7 +78,7 @@ def train_and_evaluate(
     if workdir and newest and newest.step >= config.num_train_steps:
         with Checkpoints(workdir) as checkpoints:
             state = checkpoints.restore(newest.step, state)
-        if not reporting.is_whole(workdir, newest.step):
+        if not reporting.is_whole(workdir, newest.step, graphs(state, config.batch_size)):
             with run_folder.claim(workdir), _open_reporter(config, workdir, state):
                 pass  # It adds what is lacking.
         print(f"{workdir}: complete at step {newest.step}; nothing to train")
@@ -159,9 +159,6 @@ def _train(
             f"test), steps {first_step + 1} to {config.num_train_steps}, in {workdir}"
         )
 
-        for tag, (function, *example_args) in graphs(state, config.batch_size).items():
-            reporter.graph(tag, function, *example_args)
-
         def report(steps: range, metrics: Metrics) -> None:
             """Reads a call's metrics: waits for it, while the next may already run."""
             losses = np.asarray(metrics["loss"])
@@ -235,7 +232,10 @@ def _open_reporter(config: ConfigDict, workdir: Path, state: TrainState) -> Repo
         state.params,
         include_stats=False,  # Of the model, not of the step that this attempt starts from.
     )
-    return Reporter(workdir, config, parameter_table, int(state.step))
+    reporter = Reporter(workdir, config, parameter_table, int(state.step))
+    for tag, (function, *example_args) in graphs(state, config.batch_size).items():
+        reporter.graph(tag, function, *example_args)
+    return reporter
 
 
 def graphs(state: TrainState, batch_size: int) -> dict[str, tuple[Any, ...]]:

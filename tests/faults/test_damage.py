@@ -166,7 +166,7 @@ def test_a_damaged_journal_is_an_error_that_names_the_line(run: Path):
 
 @pytest.mark.parametrize("share", [0.02, 0.3, 0.7, 0.99])
 def test_damaged_event_files_are_written_again(share: float, run: Path, complete_run: Path):
-    (path,) = run.glob("events.*")
+    (path,) = run.glob("events.*.v2")
     data = bytearray(path.read_bytes())
     data[int(share * len(data))] ^= 0xFF
     path.write_bytes(data)

@@ -54,7 +54,8 @@ def test_a_disk_that_gets_full_during_the_run(small_disk: Path, tmp_path: Path):
     workdir = small_disk / "run"
     ended = processes.run(processes.train_command(workdir, fields))
     assert ended.returncode == 1
-    (line,) = ended.stderr.splitlines()
+    assert ended.stderr.count("\n") == 1, ended.stderr
+    line = ended.stderr.rstrip("\n")
     assert line.startswith(str(workdir))
     assert "can't be written to" in line
     assert "the same command" in line
@@ -75,7 +76,8 @@ def test_a_disk_that_was_full_before(small_disk: Path, free_kilobytes: int):
     (small_disk / "filler").write_bytes(bytes(available - 1024 * free_kilobytes))
     ended = processes.run(processes.train_command(small_disk / "run", processes.SHORT_RUN))
     assert ended.returncode == 1
-    (line,) = ended.stderr.splitlines()
+    assert ended.stderr.count("\n") == 1, ended.stderr
+    line = ended.stderr.rstrip("\n")
     assert "No space left on device" in line
 
 
