@@ -106,7 +106,6 @@ class Drawing:
 
 def _main(folder: Path, requests: IO[bytes], answers: IO[bytes]) -> None:
     """Answers each pickled request with the pixels by name, or with the error."""
-    os.nice(10)  # Training comes first.
     logging.getLogger("matplotlib").setLevel(logging.ERROR)  # It would tell of its font cache.
     from mnist_jax import figures
 
