@@ -55,6 +55,10 @@ def get_config() -> ml_collections.ConfigDict:
     config.log_every_steps = 100
     config.eval_every_steps = 1000
     config.eval_batch_size = 5000
+    # Also at log steps: the gradients' norm, histograms of parameters and gradients.
+    config.log_histograms = False
+    # The first and the last step of a jax.profiler trace, like (200, 210); (): none.
+    config.profile_steps = ()
     # At each evaluation: confusion matrix, mistakes, calibration, weights and curves, in
     # <workdir>/figures and TensorBoard. Drawn beside the training.
     config.figures = True

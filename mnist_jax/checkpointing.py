@@ -1,13 +1,19 @@
-"""Checkpoints: an orbax manager, and beside each state a manifest that vouches for it.
+"""Checkpoints: orbax's manager saves the state, and a manifest vouches for every byte.
 
-`<workdir>/checkpoints/<step>/` holds two items: `state` (the train state) and `manifest`
-(JSON: step, config, validation accuracy, and digests of the state, since orbax alone
-restores a flipped byte as a wrong number without a word). Nothing here unpickles.
+`<workdir>/checkpoints/<step>/default/` holds what orbax's PyTree handler writes, and
+`manifest.json`: step, config, validation accuracy, and the SHA-256 of every file. orbax alone
+restores a flipped byte as a wrong number without a word, and some damage it answers with
+tracebacks of its own threads; here it reads nothing that has not been verified. Nothing
+unpickles.
 """
 
+import contextlib
+import dataclasses
 import hashlib
 import json
-from collections.abc import Sequence
+import re
+import shutil
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, NamedTuple, Self
@@ -19,10 +25,14 @@ from flax.training.train_state import TrainState
 from ml_collections import ConfigDict
 
 from mnist_jax import config as config_lib
-from mnist_jax.errors import DamagedCheckpointError
+from mnist_jax.errors import DamagedCheckpointError, first_line, writing_to
 
 _FOLDER = "checkpoints"
 _SET_ASIDE_FOLDER = "damaged"
+_ITEM = "default"  # The manager's name for the only item of a checkpoint.
+_MANIFEST = "manifest.json"
+_COMMIT_MARK = "commit_success.txt"  # Written by orbax after the manifest; not read here.
+_DELETED_FOLDER = "deleted"
 
 
 class Manifest(NamedTuple):
@@ -33,7 +43,7 @@ class Manifest(NamedTuple):
       config: The run's config, with the dataset that was really used.
       num_classes: That dataset's.
       validation_accuracy: At this step, where it was evaluated.
-      digests: Of `params`, and of the `rest` of the state.
+      digests: SHA-256 of every file that is read, by its path inside the folder.
     """
 
     step: int
@@ -56,22 +66,27 @@ class Checkpoints:
         """
         self._folder = workdir / _FOLDER
         self._set_aside_folder = workdir / _SET_ASIDE_FOLDER
-        self._accuracies: dict[int, float] = {}
-        # Not orbax's `read_only`, which warns of itself: without `save` nothing is written.
-        writes = keep is not None
-        options = ocp.CheckpointManagerOptions(
-            create=writes,
-            cleanup_tmp_directories=writes,
-            preservation_policy=_NewestAndBest(keep or 0, self._accuracies),
-        )
-        self._manager = ocp.CheckpointManager(
-            self._folder,
-            options=options,
-            item_handlers={
-                "state": ocp.PyTreeCheckpointHandler(),
-                "manifest": ocp.JsonCheckpointHandler(),
-            },
-        )
+        self._accuracies: dict[int, float | None] = {}
+        self._manager: ocp.CheckpointManager | None = None
+        if keep is not None:
+            with self._writing():
+                self._folder.mkdir(parents=True, exist_ok=True)
+                self._manager = ocp.CheckpointManager(
+                    self._folder,
+                    item_handlers=_VouchingHandler(),
+                    options=ocp.CheckpointManagerOptions(
+                        preservation_policy=_NewestAndBest(keep, self._accuracies),
+                        cleanup_tmp_directories=True,
+                        lightweight_initialize=True,  # Reads none of what may be damaged.
+                        # Renamed, then deleted here: killed in between, orbax leaves a
+                        # half-deleted checkpoint, which would pass for a damaged one.
+                        todelete_subdir=_DELETED_FOLDER,
+                    ),
+                )
+                self._delete_renamed()
+            for step in self.steps():
+                with contextlib.suppress(DamagedCheckpointError):
+                    self._accuracies[step] = self.manifest(step).validation_accuracy
 
     def __enter__(self) -> Self:
         return self
@@ -82,11 +97,23 @@ class Checkpoints:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        self._manager.close()
+        if self._manager:
+            with self._writing():
+                self._manager.close()
+                self._delete_renamed()
 
     def steps(self) -> list[int]:
-        """Returns the steps there are checkpoints of, damaged ones included, ascending."""
-        return sorted(self._manager.all_steps())
+        """Returns the steps there are checkpoints of, damaged ones included, ascending.
+
+        Waits for a save under way.
+        """
+        if self._manager:
+            with self._writing():
+                self._manager.wait_until_finished()
+        if not self._folder.is_dir():
+            return []
+        names = (path.name for path in self._folder.iterdir())
+        return sorted(int(name) for name in names if re.fullmatch("0|[1-9][0-9]*", name))
 
     def best_step(self) -> int | None:
         """Returns the step of the highest validation accuracy, the newest of equals.
@@ -94,26 +121,28 @@ class Checkpoints:
         Raises:
           DamagedCheckpointError: One of the manifests can't be trusted.
         """
-        manifests = [self.manifest(step) for step in self.steps()]
-        rated = [m for m in manifests if m.validation_accuracy is not None]
-        best = max(rated, key=lambda m: (m.validation_accuracy, m.step), default=None)
-        return best.step if best else None
+        return _best({m.step: m.validation_accuracy for m in map(self.manifest, self.steps())})
 
     def manifest(self, step: int) -> Manifest:
-        """Reads a checkpoint's manifest.
+        """Reads a checkpoint's manifest, and verifies all of its files.
 
         Raises:
-          DamagedCheckpointError: It can't be read, or is not what was written.
+          DamagedCheckpointError: Something is not what was written.
         """
+        folder = self._item(step)
         try:
-            args = ocp.args.Composite(manifest=ocp.args.JsonRestore())
-            item = self._manager.restore(step, args=args)["manifest"]
-            content = item["content"]
-            if _sha256(_canonical(content)) != item["sha256"] or content["step"] != step:
-                raise ValueError("the manifest's digest differs")
-            manifest = Manifest(**content)
-            return manifest._replace(config=config_lib.from_json(content["config"]))
-        except Exception as error:  # orbax raises almost anything on a damaged folder.
+            _refuse_links(folder.parent)
+            digests = _digests(folder)
+            sealed = json.loads((folder / _MANIFEST).read_text())
+            content = sealed["content"]
+            if _seal(content) != sealed["sha256"] or content["step"] != step:
+                raise ValueError(f"{_MANIFEST} is not what was written")
+            if digests != content["digests"]:
+                changed = dict(digests.items() ^ content["digests"].items())
+                raise ValueError(f"{min(changed)} is not what was written")
+            config = config_lib.from_json(content["config"])
+            return Manifest(**{**content, "config": config})
+        except Exception as error:  # Damaged JSON can be anything, of any type.
             raise self._damaged(step, error) from error
 
     def save(
@@ -130,26 +159,24 @@ class Checkpoints:
           config: Stored with it.
           num_classes: Likewise.
           validation_accuracy: At this step; None where it was not evaluated.
+
+        Raises:
+          WriteError: This save, or the one before it, failed.
         """
+        if not self._manager:
+            raise ValueError("opened only to read")
         step = int(state.step)
         content = {
             "step": step,
             "config": config_lib.to_json(config),
             "num_classes": num_classes,
             "validation_accuracy": validation_accuracy,
-            "digests": _digests(state),
         }
-        manifest = {"content": content, "sha256": _sha256(_canonical(content))}
-        if validation_accuracy is not None:
-            self._accuracies[step] = validation_accuracy
-        self._manager.save(
-            step,
-            args=ocp.args.Composite(
-                state=ocp.args.PyTreeSave(_as_dict(state)),
-                manifest=ocp.args.JsonSave(manifest),
-            ),
-            force=True,
-        )
+        self._accuracies[step] = validation_accuracy
+        with self._writing():
+            args = _SaveArgs(_as_dict(state), manifest=content)
+            self._manager.save(step, args=args, force=True)
+            self._delete_renamed()
 
     def restore(self, step: int, target: TrainState) -> TrainState:
         """Returns the checkpoint's state, verified.
@@ -161,58 +188,85 @@ class Checkpoints:
         Raises:
           DamagedCheckpointError: It can't be read, or is not what was saved.
         """
-        manifest = self.manifest(step)
-        restored = self._restore(step, _as_dict(target))
-        state = target.replace(**restored)
-        if _digests(state) != manifest.digests:
-            raise self._damaged(step, "the state's digest differs")
-        if manifest.validation_accuracy is not None:
-            self._accuracies[step] = manifest.validation_accuracy
-        return jax.device_put(state)
+        restored = self._restore(step, _as_dict(target), partial=False)
+        return jax.device_put(target.replace(**restored))
 
     def restore_params(self, step: int, target: Any) -> Any:
         """Returns the checkpoint's parameters alone, verified; see `restore`."""
-        manifest = self.manifest(step)
-        params = self._restore(step, {"params": target})["params"]
-        if _digest(params) != manifest.digests["params"]:
-            raise self._damaged(step, "the parameters' digest differs")
-        return jax.device_put(params)
+        restored = self._restore(step, {"params": target}, partial=True)
+        return jax.device_put(restored["params"])
 
-    def _restore(self, step: int, target: dict[str, Any]) -> dict[str, Any]:
-        # As NumPy arrays: any number of devices, and what the digest is made of.
+    def _restore(self, step: int, target: dict[str, Any], *, partial: bool) -> dict[str, Any]:
+        self.manifest(step)  # Verifies it.
+        # As NumPy arrays: any number of devices.
         restore_args = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), target)
-        args = ocp.args.PyTreeRestore(target, restore_args=restore_args, partial_restore=True)
+        args = ocp.args.PyTreeRestore(
+            target, restore_args=restore_args, partial_restore=partial
+        )
         try:
-            restored = self._manager.restore(step, args=ocp.args.Composite(state=args))["state"]
-        except Exception as error:  # orbax raises almost anything on a damaged folder.
+            restored = ocp.PyTreeCheckpointHandler().restore(self._item(step), args=args)
+            jax.tree.map_with_path(_check_leaf, target, restored)
+        except Exception as error:  # orbax raises almost anything.
             raise self._damaged(step, error) from error
-        return jax.tree.map(np.asarray, restored)
+        return restored
 
     def set_aside(self, step: int) -> Path:
         """Moves a damaged checkpoint out of the way, and returns where to."""
-        self._set_aside_folder.mkdir(exist_ok=True)
-        taken = {path.name for path in self._set_aside_folder.iterdir()}
-        names = (f"{step}-{number}" for number in range(len(taken) + 1))
-        destination = self._set_aside_folder / next(n for n in names if n not in taken)
-        (self._folder / str(step)).rename(destination)
-        self._manager.reload()
+        with self._writing():
+            self._set_aside_folder.mkdir(exist_ok=True)
+            taken = {path.name for path in self._set_aside_folder.iterdir()}
+            names = (f"{step}-{number}" for number in range(len(taken) + 1))
+            destination = self._set_aside_folder / next(n for n in names if n not in taken)
+            (self._folder / str(step)).rename(destination)
+            if self._manager:
+                self._manager.reload()
         return destination
 
-    def _damaged(self, step: int, reason: Exception | str) -> DamagedCheckpointError:
-        first_line = (str(reason) or type(reason).__name__).splitlines()[0]
+    def _item(self, step: int) -> Path:
+        return self._folder / str(step) / _ITEM
+
+    def _delete_renamed(self) -> None:
+        deleted = self._folder / _DELETED_FOLDER
+        if deleted.exists():
+            shutil.rmtree(deleted)
+
+    def _writing(self) -> contextlib.AbstractContextManager[None]:
+        return writing_to(self._folder, Exception)  # orbax raises almost anything.
+
+    def _damaged(self, step: int, reason: Exception) -> DamagedCheckpointError:
         return DamagedCheckpointError(
             f"{self._folder / str(step)}: the checkpoint of step {step} is damaged "
-            f"({first_line[:200]})"
+            f"({first_line(reason)})"
         )
 
 
+class _VouchingHandler(ocp.PyTreeCheckpointHandler):
+    """Adds the manifest: the last file before orbax commits the folder by renaming it."""
+
+    async def async_save(
+        self, directory: Any, item: Any = None, save_args: Any = None, args: Any = None
+    ) -> Any:
+        self._content = args.manifest
+        return await super().async_save(directory, item, save_args, args)
+
+    def finalize(self, directory: Any) -> None:
+        super().finalize(directory)
+        folder = Path(directory)
+        content = {**self._content, "digests": _digests(folder)}
+        sealed = {"content": content, "sha256": _seal(content)}
+        (folder / _MANIFEST).write_text(json.dumps(sealed, indent=1))
+
+
+@ocp.args.register_with_handler(_VouchingHandler, for_save=True, for_restore=True)
+@dataclasses.dataclass
+class _SaveArgs(ocp.args.PyTreeSave):
+    manifest: dict[str, Any] = dataclasses.field(default_factory=dict)
+
+
 class _NewestAndBest(ocp.checkpoint_managers.PreservationPolicy):
-    """Keeps the newest `keep` checkpoints and the one of the best accuracy.
+    """`steps_to_keep`, as the manager asks for it."""
 
-    orbax's own `BestN` reads the metrics from a file that nothing vouches for.
-    """
-
-    def __init__(self, keep: int, accuracies: dict[int, float]):
+    def __init__(self, keep: int, accuracies: Mapping[int, float | None]):
         self._keep = keep
         self._accuracies = accuracies
 
@@ -223,11 +277,24 @@ class _NewestAndBest(ocp.checkpoint_managers.PreservationPolicy):
         context: ocp.checkpoint_managers.PreservationContext,
     ) -> Sequence[bool]:
         steps = [checkpoint.step for checkpoint in checkpoints]
-        kept = set(sorted(steps)[-self._keep :])
-        rated = [(self._accuracies[step], step) for step in steps if step in self._accuracies]
-        if rated:
-            kept.add(max(rated)[1])
+        accuracies = {step: self._accuracies.get(step) for step in steps}
+        kept = steps_to_keep(accuracies, self._keep)
         return [step in kept for step in steps]
+
+
+def steps_to_keep(accuracies: Mapping[int, float | None], keep: int) -> set[int]:
+    """Returns the newest `keep` steps and the best.
+
+    orbax's own policies evict the newest for the best, or take the accuracy from a file that
+    nothing vouches for.
+
+    Args:
+      accuracies: Of each step that there is; None where it is not known.
+      keep: At least 1.
+    """
+    kept = set(sorted(accuracies)[-keep:])
+    best = _best(accuracies)
+    return kept if best is None else kept | {best}
 
 
 def exist(workdir: Path) -> bool:
@@ -235,31 +302,46 @@ def exist(workdir: Path) -> bool:
     return (workdir / _FOLDER).is_dir()
 
 
+def _best(accuracies: Mapping[int, float | None]) -> int | None:
+    rated = [(accuracy, step) for step, accuracy in accuracies.items() if accuracy is not None]
+    return max(rated)[1] if rated else None
+
+
 def _as_dict(state: TrainState) -> dict[str, Any]:
     return {"step": state.step, "params": state.params, "opt_state": state.opt_state}
 
 
-def _digests(state: TrainState) -> dict[str, str]:
-    return {
-        "params": _digest(state.params),
-        "rest": _digest({"step": state.step, "opt_state": state.opt_state}),
-    }
+def _check_leaf(path: Any, wanted: Any, found: Any) -> None:
+    # orbax hands back what it finds, and the target's own leaf where it finds nothing.
+    same = isinstance(found, np.ndarray) and (found.shape, found.dtype) == (
+        wanted.shape,
+        wanted.dtype,
+    )
+    if not same:
+        raise ValueError(f"{jax.tree_util.keystr(path)} is not that of this model")
 
 
-def _digest(tree: Any) -> str:
-    """SHA-256 over path, dtype, shape and bytes of every leaf, in the tree's order."""
-    sha256 = hashlib.sha256()
-    for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
-        array = np.ascontiguousarray(leaf)
-        header = [jax.tree_util.keystr(path), array.dtype.str, list(np.shape(leaf))]
-        sha256.update(_canonical(header))
-        sha256.update(array.tobytes())
-    return sha256.hexdigest()
+def _digests(folder: Path) -> dict[str, str]:
+    """Returns the SHA-256 of each file to vouch for, by its path inside the folder."""
+    digests = {}
+    for path in sorted(folder.rglob("*")):
+        if path.is_file() and path.name not in (_MANIFEST, _COMMIT_MARK):
+            with path.open("rb") as file:
+                digest = hashlib.file_digest(file, "sha256").hexdigest()
+            digests[path.relative_to(folder).as_posix()] = digest
+    return digests
 
 
-def _canonical(content: Any) -> bytes:
-    return json.dumps(content, sort_keys=True, separators=(",", ":")).encode()
+def _refuse_links(folder: Path) -> None:
+    """Raises ValueError at what is neither a file nor a folder.
+
+    A link could lead out of the workdir, and a pipe would be waited for.
+    """
+    for path in (folder, *folder.rglob("*")):
+        if path.is_symlink() or not (path.is_file() or path.is_dir()):
+            raise ValueError(f"{path.name} is neither a file nor a folder")
 
 
-def _sha256(data: bytes) -> str:
-    return hashlib.sha256(data).hexdigest()
+def _seal(content: Any) -> str:
+    canonical = json.dumps(content, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(canonical.encode()).hexdigest()

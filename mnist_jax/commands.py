@@ -1,15 +1,15 @@
 """Runs a command: flags to `main`; a `CommandError` to one line on stderr and an exit code."""
 
+import contextlib
 import os
 import re
-import signal
 import sys
 from collections.abc import Callable, Sequence
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from absl import app, flags, logging
 
-from mnist_jax import config
+from mnist_jax import config, preemption
 from mnist_jax.errors import CommandError, UserError
 
 
@@ -39,9 +39,10 @@ def _run(main: Callable[[Sequence[str]], None], takes: str | None) -> None:
             main(arguments)
         except CommandError as error:
             _exit(error)
-        except KeyboardInterrupt:
-            _exit(CommandError("Interrupted before the training began"), 128 + signal.SIGINT)
 
+    preemption.exit_at_signals()
+    logging.set_verbosity(logging.FATAL)  # ml_collections warns while flags are parsed.
+    sys.unraisablehook = _ignore_late_callbacks
     app.run(call, flags_parser=lambda argv: _parse_flags(argv, takes))
 
 
@@ -56,15 +57,24 @@ def _parse_flags(argv: Sequence[str], takes: str | None) -> Sequence[str]:
             raise UserError(f"{takes}: which? give one or more")
     except UserError as error:
         _exit(error)
-    except KeyboardInterrupt:
-        _exit(CommandError("Interrupted before the training began"), 128 + signal.SIGINT)
     except Exception as error:  # Any: ml_collections runs the config file here.
         _exit(_as_user_error(error))
     verbosity = flags.FLAGS["verbosity"]
     if verbosity.using_default_value:
-        verbosity.value = logging.ERROR  # absl would set INFO: all of orbax's notes.
+        # absl would set INFO: all of orbax's notes. Its errors are raised here anyway.
+        verbosity.value = logging.FATAL
         verbosity.using_default_value = False
     return rest
+
+
+def _ignore_late_callbacks(unraisable: Any) -> None:
+    """Keeps quiet what follows from an error that is told already.
+
+    Where one array of a checkpoint can't be written, orbax closes the event loop that
+    TensorStore's threads then still call back for the others.
+    """
+    if str(unraisable.exc_value) != "Event loop is closed":
+        sys.__unraisablehook__(unraisable)
 
 
 def _as_user_error(error: Exception) -> UserError:
@@ -74,16 +84,19 @@ def _as_user_error(error: Exception) -> UserError:
     if isinstance(error, AttributeError) and lacking:
         return config.unknown_field(lacking[1])
     if isinstance(error, flags.Error):
-        # Where it wraps an error of the config file, that is the last line.
-        return UserError(
-            text.splitlines()[-1] if "Traceback" in text else " ".join(text.split())
+        # Where it wraps an error of the config file, that is what follows the traceback's
+        # indented lines.
+        own = (
+            re.split(r"^  .*\n", text, flags=re.MULTILINE)[-1] if "Traceback" in text else text
         )
+        return UserError(" ".join(own.split()))
     return UserError(f"config: {type(error).__name__}: {' '.join(text.split())}")
 
 
-def _exit(error: CommandError, exit_code: int | None = None) -> NoReturn:
-    sys.stdout.flush()
+def _exit(error: CommandError) -> NoReturn:
+    with contextlib.suppress(OSError):  # Whoever read stdout may be gone.
+        sys.stdout.flush()
     print(error, file=sys.stderr, flush=True)
     # Without waiting for threads: an import of TensorFlow under way takes seconds yet.
     # Everything that had to be written, and could be, has been by now.
-    os._exit(error.exit_code if exit_code is None else exit_code)
+    os._exit(error.exit_code)

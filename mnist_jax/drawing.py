@@ -63,16 +63,22 @@ class Drawing:
         self._check()
         self._replace_waiting(arguments)
 
-    def close(self) -> None:
+    def close(self, *, wait: bool = True) -> None:
         """Waits until the last one is drawn.
+
+        Args:
+          wait: Where False, what is not drawn yet never is.
 
         Raises:
           RuntimeError: One of them failed.
         """
+        if not wait:
+            self._process.kill()
         self._waiting.put(None)
         self._thread.join()
         self._process.communicate()
-        self._check()
+        if wait:
+            self._check()
 
     def _replace_waiting(self, arguments: dict[str, Any]) -> None:
         with contextlib.suppress(queue.Empty):

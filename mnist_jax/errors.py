@@ -1,5 +1,9 @@
 """How a command ends when the reason is not a bug: one line on stderr, no traceback."""
 
+import contextlib
+from collections.abc import Iterator
+from pathlib import Path
+
 
 class CommandError(Exception):
     """Ends the command with `exit_code` and the message as its only line on stderr."""
@@ -26,3 +30,27 @@ class TrainingDivergedError(CommandError):
 
 class DamagedCheckpointError(CommandError):
     """A checkpoint cannot be read back, or not as what was saved."""
+
+
+class WriteError(CommandError):
+    """Something could not be written: the disk is full, read-only or failing."""
+
+
+@contextlib.contextmanager
+def writing_to(place: Path | str, expected: type[Exception] = OSError) -> Iterator[None]:
+    """Turns the expected kind of error into a WriteError that names the place."""
+    try:
+        yield
+    except expected as error:
+        raise WriteError(
+            f"{place}: can't be written to ({first_line(error)}); what is already there is "
+            "intact: make it writable, then go on with the same command"
+        ) from error
+
+
+def first_line(error: BaseException) -> str:
+    """Returns the first line of what a library says, shortened in its middle."""
+    reason = getattr(error, "strerror", None)  # An OSError's, without its path.
+    lines = str(reason or error).strip().splitlines()
+    line = lines[0] if lines else type(error).__name__
+    return line if len(line) <= 300 else f"{line[:120]} ... {line[-160:]}"

@@ -15,7 +15,7 @@ _HEADER, _FOOTER = 12, 4
 
 
 def cut(logdir: Path, last_step: int) -> set[tuple[str, int]]:
-    """Removes all events after `last_step`, and a record not written to its end.
+    """Removes all events after `last_step`, or from a damaged one on.
 
     Args:
       logdir: Folder of the event files; each is in the order of its steps.
@@ -35,6 +35,12 @@ def cut(logdir: Path, last_step: int) -> set[tuple[str, int]]:
     return kept
 
 
+def points(logdir: Path) -> set[tuple[str, int]]:
+    """Returns the (tag, step) pairs of the events that can be read."""
+    paths = logdir.glob("events.out.tfevents.*")
+    return {point for path in paths for point in _points_until(path, 2**63)[0]}
+
+
 def _points_until(path: Path, last_step: int) -> tuple[set[tuple[str, int]], int]:
     """Returns the points up to `last_step`, and how many bytes of the file they take."""
     from tensorboard.compat.proto.event_pb2 import Event
@@ -50,12 +56,19 @@ def _points_until(path: Path, last_step: int) -> tuple[set[tuple[str, int]], int
 
 
 def _records(data: bytes) -> Iterator[tuple[bytes, int]]:
-    """Yields each whole record, and where it ends."""
+    """Yields each record, and where it ends, until one is not whole or damaged."""
+    from tensorboard.compat.tensorflow_stub.pywrap_tensorflow import masked_crc32c
+
     start = 0
     while start + _HEADER <= len(data):
-        (length,) = struct.unpack_from("<Q", data, start)
+        length, length_crc = struct.unpack_from("<QI", data, start)
+        if length_crc != masked_crc32c(data[start : start + 8]):
+            return
         end = start + _HEADER + length + _FOOTER
         if end > len(data):
             return
-        yield data[start + _HEADER : end - _FOOTER], end
+        record = data[start + _HEADER : end - _FOOTER]
+        if struct.unpack_from("<I", data, end - _FOOTER)[0] != masked_crc32c(record):
+            return
+        yield record, end
         start = end

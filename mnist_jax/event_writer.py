@@ -5,40 +5,58 @@ then writes what has queued up; nobody waits before the end of the run.
 """
 
 from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from clu import asynclib
 
+from mnist_jax.errors import writing_to
 from mnist_jax.tensorflow_import import import_tensorflow
 
 
 class EventWriter:
     """A `clu.metric_writers.SummaryWriter` whose calls return at once.
 
-    An error of the worker is raised by a later call, at the latest by `close`.
+    A WriteError of the worker is raised by a later call, at the latest by `close`.
     """
 
     def __init__(self, logdir: Path):
-        """Starts importing TensorFlow.
+        """Does nothing yet: the first call starts the import of TensorFlow.
 
-        Create it only once jax, flax and orbax are imported: beside them the import of
+        Make that call only once jax, flax and orbax are imported: beside them the import of
         TensorFlow can fail.
         """
-        self._logdir = str(logdir)
+        self._logdir = logdir
         self._writer: Any = None
-        self._pool = asynclib.Pool(thread_name_prefix="event_writer", max_workers=1)
-        self._submit = self._pool(self._run)
-        self._submit(lambda writer: None)
+        self._error: Exception | None = None
+        self._is_used = False
+        self._is_closed = False
+        # Not clu's asynclib, which logs an error with its traceback before it raises it.
+        self._worker = ThreadPoolExecutor(1, thread_name_prefix="event_writer")
+
+    def _submit(self, write: Callable[[Any], None]) -> None:
+        self._raise_error()
+        self._is_used = True
+        self._worker.submit(self._run, write)
 
     def _run(self, write: Callable[[Any], None]) -> None:
-        if self._writer is None:
-            import_tensorflow()
-            from clu import metric_writers
+        try:
+            if self._writer is None:
+                import_tensorflow()
+                from clu import metric_writers
 
-            self._writer = metric_writers.SummaryWriter(self._logdir)
-        write(self._writer)
+                if self._is_closed:
+                    return
+                self._writer = metric_writers.SummaryWriter(str(self._logdir))
+            write(self._writer)
+        except Exception as error:  # TensorFlow's errors are not OSErrors.
+            self._error = self._error or error
+
+    def _raise_error(self) -> None:
+        if self._error:
+            with writing_to(self._logdir, Exception):
+                raise self._error
 
     def write_scalars(self, step: int, scalars: Mapping[str, float]) -> None:
         """Writes each number under its tag."""
@@ -52,21 +70,43 @@ class EventWriter:
         """Writes each `[n, height, width, channels]` under its tag."""
         self._submit(lambda writer: writer.write_images(step, images))
 
+    def write_histograms(self, step: int, arrays: Mapping[str, np.ndarray]) -> None:
+        """Writes the distribution of each array's numbers under its tag."""
+        self._submit(lambda writer: writer.write_histograms(step, arrays))
+
     def write_hparams(self, hparams: Mapping[str, Any]) -> None:
         """Writes the row of this run in the HParams tab."""
         self._submit(lambda writer: writer.write_hparams(hparams))
+
+    def write_graph(self, tag: str, function: Callable[..., Any], *example_args: Any) -> None:
+        """Writes the graph of a function; see `graph.write_graph`."""
+
+        def write(writer: Any) -> None:
+            from mnist_jax import graph  # TensorBoard's protocol buffers: a tenth of a second.
+
+            graph.write_graph(self._logdir, function, *example_args, tag=tag)
+
+        self._submit(write)
 
     def flush(self) -> None:
         """Asks for everything so far to be on disk soon; does not wait."""
         self._submit(lambda writer: writer.flush())
 
-    def close(self) -> None:
+    def close(self, *, wait_for_import: bool = True) -> None:
         """Waits until everything is written.
 
+        Args:
+          wait_for_import: Where False, and TensorFlow is still being imported, nothing is
+            written, and nobody waits.
+
         Raises:
-          clu.asynclib.AsyncError: A write failed.
+          WriteError: A write failed.
         """
-        try:
-            self._submit(lambda writer: writer.close())
-        finally:
-            self._pool.close()
+        if self._writer is None and not wait_for_import:
+            self._is_closed = True
+            self._worker.shutdown(wait=False, cancel_futures=True)
+            return
+        if self._is_used:
+            self._worker.submit(self._run, lambda writer: writer.close())
+        self._worker.shutdown()
+        self._raise_error()

@@ -4,21 +4,27 @@
 """
 
 import json
+import os
+import shutil
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any, NamedTuple, Self
 
+import jax
 import numpy as np
 import tqdm
 from ml_collections import ConfigDict
 
+from mnist_jax import config as config_lib
 from mnist_jax import event_files
 from mnist_jax.datasets import Split
 from mnist_jax.drawing import Drawing
+from mnist_jax.errors import UserError, writing_to
 from mnist_jax.event_writer import EventWriter
+from mnist_jax.preemption import PreemptedError
 
 _JOURNAL = "metrics.jsonl"
 _TITLES = {"train": "Training", "validation": "Validation", "test": "Test"}
@@ -54,7 +60,8 @@ class Reporter:
     """Reports a run from `first_step` on; a context manager that writes all out at its end.
 
     Of an earlier attempt at the run, what was reported after `first_step` is removed: it
-    will come again, since no checkpoint holds it.
+    will come again, since no checkpoint holds it. What it did not get to write into the
+    event files is written now, from the journal.
     """
 
     def __init__(
@@ -71,12 +78,20 @@ class Reporter:
           config: The run's; its dataset is named in every report.
           parameter_table: For TensorBoard's Text tab.
           first_step: Completed updates of the state that the run starts from.
+
+        Raises:
+          UserError: The journal is damaged.
+          WriteError: Here, and from every method that reports.
         """
         self._dataset = config.dataset
-        written_lines = _cut_journal(workdir / _JOURNAL, first_step)
-        written_points = event_files.cut(workdir, first_step)
+        self._path = workdir / _JOURNAL
+        with writing_to(self._path):
+            written_lines = _cut_journal(self._path, first_step)
+            written_points = event_files.cut(workdir, first_step)
+            if ("config", 0) not in written_points:
+                written_points = event_files.cut(workdir, -1)  # Begun anew: `_describe`.
+        self._written_points = written_points
         self._lines = written_lines
-        self._journal = (workdir / _JOURNAL).open("a")
         self._events = EventWriter(workdir)
         self._drawing = (
             Drawing(workdir / "figures", self._events.write_images) if config.figures else None
@@ -89,13 +104,18 @@ class Reporter:
             lost = {t: x for t, x in _scalars(line).items() if (t, step) not in written_points}
             if lost:
                 self._events.write_scalars(step, lost)
+        with writing_to(self._path):
+            self._journal = self._path.open("a")
+        terminal = shutil.get_terminal_size()
         self._bar = tqdm.tqdm(
             total=config.num_train_steps,
             initial=first_step,
-            unit="step",
+            unit=" steps",
             file=sys.stderr,
             disable=None,  # Unless stderr is a terminal.
-            dynamic_ncols=True,
+            # Not tqdm's own look, which shows nothing where the terminal tells no size.
+            ncols=terminal.columns,
+            nrows=terminal.lines,
             leave=False,
         )
         self._last_step, self._last_time = first_step, time.perf_counter()
@@ -110,42 +130,62 @@ class Reporter:
         traceback: TracebackType | None,
     ) -> None:
         self._bar.close()
-        self._journal.close()
+        # Asked to stop, there is no time for TensorFlow's import, nor for figures: the next
+        # attempt writes the events that this one did not.
+        is_urgent = isinstance(error, PreemptedError)
         try:
             if self._drawing:
-                self._drawing.close()
+                self._drawing.close(wait=not is_urgent)
         finally:
-            self._events.close()
+            try:
+                self._events.close(wait_for_import=not is_urgent)
+            finally:
+                with writing_to(self._path):
+                    self._journal.close()
 
     def _describe(self, config: ConfigDict, parameter_table: str) -> None:
         """Writes what the run is, for TensorBoard's HParams and Text tabs."""
         rows = "\n".join(f"| {name} | `{value!r}` |" for name, value in config.items())
         texts = {
-            "config": f"| field | value |\n|---|---|\n{rows}",
             "parameters": f"```\n{parameter_table}\n```",
+            "config": f"| field | value |\n|---|---|\n{rows}",
         }
-        self._events.write_texts(0, texts)
-        as_text = {k: str(v) if isinstance(v, tuple) else v for k, v in config.items()}
-        self._events.write_hparams(as_text)
+        self._events.write_hparams(config_lib.hyperparameters(config))
+        self._events.write_texts(0, texts)  # `config` last: where it is, all of it is.
+
+    def graph(self, tag: str, function: Callable[..., Any], *example_args: Any) -> None:
+        """Writes a function's graph, unless an earlier attempt at the run has."""
+        if (tag, 0) not in self._written_points:
+            self._events.write_graph(tag, function, *example_args)
 
     def progress(self, step: int) -> None:
         """Moves the progress bar."""
         self._bar.update(step - self._bar.n)
 
-    def train(self, step: int, loss: float, learning_rate: float) -> None:
+    def train(
+        self, step: int, loss: float, learning_rate: float, grad_norm: float | None = None
+    ) -> None:
         """Reports a training step, and the speed since the last report."""
         now = time.perf_counter()
         seconds_per_step = (now - self._last_time) / (step - self._last_step)
         self.print(f"Step {step}: loss = {loss:.2f} ({seconds_per_step:.3f} sec)")
-        self._write(
-            step,
-            {
-                "train/loss": loss,
-                "train/learning_rate": learning_rate,
-                "train/steps_per_second": 1 / seconds_per_step,
-            },
-        )
+        scalars = {
+            "train/loss": loss,
+            "train/learning_rate": learning_rate,
+            "train/steps_per_second": 1 / seconds_per_step,
+        }
+        if grad_norm is not None:
+            scalars["train/grad_norm"] = grad_norm
+        self._write(step, scalars)
         self._last_step, self._last_time = step, now
+
+    def histograms(self, step: int, trees: Any) -> None:
+        """Reports the distribution of each array in a tree, under its path."""
+        arrays = {
+            jax.tree_util.keystr(path, simple=True, separator="/"): np.asarray(leaf)
+            for path, leaf in jax.tree_util.tree_leaves_with_path(trees)
+        }
+        self._events.write_histograms(step, arrays)
 
     def evaluation(self, step: int, results: Mapping[str, SplitResult]) -> None:
         """Reports the results of every split."""
@@ -178,19 +218,36 @@ class Reporter:
 
     def flush(self) -> None:
         """Makes the journal safe, so that a checkpoint never holds more than it."""
-        self._journal.flush()
+        with writing_to(self._path):
+            self._journal.flush()
         self._events.flush()
 
     def print(self, text: str) -> None:
         """Prints on stdout without breaking the progress bar."""
-        self._bar.write(text, file=sys.stdout)
-        sys.stdout.flush()
+        with writing_to("stdout"):
+            self._bar.write(text, file=sys.stdout)
+            sys.stdout.flush()
 
     def _write(self, step: int, scalars: Mapping[str, float]) -> None:
         line = {"step": step, "dataset": self._dataset, **scalars}
         self._lines.append(line)
-        self._journal.write(json.dumps(line) + "\n")
+        with writing_to(self._path):
+            self._journal.write(json.dumps(line) + "\n")
         self._events.write_scalars(step, scalars)
+
+
+def is_whole(workdir: Path, last_step: int) -> bool:
+    """Returns whether the files of a run that ended at `last_step` lack nothing.
+
+    A run that was killed after its last save, while the event files were still to be
+    written, lacks points that its journal holds; a `Reporter` adds them.
+    """
+    path = workdir / _JOURNAL
+    if not path.exists():
+        return False
+    lines, size = _read_journal(path, last_step)
+    wanted = {(tag, line["step"]) for line in lines for tag in _scalars(line)}
+    return size == path.stat().st_size and wanted <= event_files.points(workdir)
 
 
 def _cut_journal(path: Path, last_step: int) -> list[dict[str, Any]]:
@@ -201,23 +258,36 @@ def _cut_journal(path: Path, last_step: int) -> list[dict[str, Any]]:
     """
     if not path.exists():
         return []
-    lines = path.read_text().splitlines(keepends=True)
-    kept = [x for x in lines if x.endswith("\n") and json.loads(x)["step"] <= last_step]
-    if kept != lines:
-        aside = path.with_name(f".{path.name}")
-        aside.write_text("".join(kept))
-        aside.replace(path)
-    return [json.loads(line) for line in kept]
+    kept, size = _read_journal(path, last_step)
+    os.truncate(path, size)
+    return kept
+
+
+def _read_journal(path: Path, last_step: int) -> tuple[list[dict[str, Any]], int]:
+    """Returns the whole lines up to `last_step`, and how many bytes they take."""
+    size, kept = 0, []
+    with path.open("rb") as file:
+        for number, line in enumerate(file, start=1):
+            if not line.endswith(b"\n"):
+                break
+            try:
+                content = json.loads(line)
+                is_late = content["step"] > last_step
+            except (ValueError, KeyError, TypeError) as error:
+                raise UserError(
+                    f"{path}: line {number} is damaged; delete it, or move the file away"
+                ) from error
+            if is_late:
+                break
+            size += len(line)
+            kept.append(content)
+    return kept, size
 
 
 def read_journal(workdir: Path, last_step: int) -> list[dict[str, Any]]:
     """Returns the lines of `metrics.jsonl` to `last_step`; none where there is no such file."""
     path = workdir / _JOURNAL
-    if not path.exists():
-        return []
-    # A run may be under way, and its last line not yet written to its end.
-    lines = [x for x in path.read_text().splitlines(keepends=True) if x.endswith("\n")]
-    return [line for line in map(json.loads, lines) if line["step"] <= last_step]
+    return _read_journal(path, last_step)[0] if path.exists() else []
 
 
 def _scalars(line: Mapping[str, Any]) -> dict[str, float]:

@@ -7,10 +7,10 @@ import jax
 import jax.numpy as jnp
 from ml_collections import ConfigDict
 
-from mnist_jax import checkpointing, input_pipeline
+from mnist_jax import checkpointing, input_pipeline, run_folder
 from mnist_jax.checkpointing import Checkpoints
 from mnist_jax.datasets import Dataset
-from mnist_jax.errors import UserError
+from mnist_jax.errors import DamagedCheckpointError, UserError
 from mnist_jax.train_step import ApplyFn, Params, create_model
 
 
@@ -43,17 +43,23 @@ def restore(workdir: str | Path, step: str = "latest") -> TrainedModel:
       UserError: There is no such checkpoint.
       DamagedCheckpointError: There is, but it can't be trusted.
     """
-    workdir = Path(workdir).expanduser().absolute()
+    workdir = run_folder.locate(workdir)
     if not checkpointing.exist(workdir):
         raise UserError(f"workdir: {workdir} holds no checkpoints")
     with Checkpoints(workdir) as checkpoints:
-        number = _choose(checkpoints, step, workdir)
-        manifest = checkpoints.manifest(number)
-        model = create_model(manifest.config, manifest.num_classes)
-        target = jax.eval_shape(
-            model.init, jax.random.key(0), jnp.zeros((1, 28, 28), jnp.uint8)
-        )
-        params = checkpoints.restore_params(number, target["params"])
+        try:
+            number = _choose(checkpoints, step, workdir)
+            manifest = checkpoints.manifest(number)
+            model = create_model(manifest.config, manifest.num_classes)
+            target = jax.eval_shape(
+                model.init, jax.random.key(0), jnp.zeros((1, 28, 28), jnp.uint8)
+            )
+            params = checkpoints.restore_params(number, target["params"])
+        except DamagedCheckpointError as error:
+            steps = ", ".join(map(str, checkpoints.steps()))
+            raise DamagedCheckpointError(
+                f"{error}; choose another step, there are: {steps}"
+            ) from error
     return TrainedModel(workdir, number, manifest.config, model.apply, params)
 
 

@@ -8,7 +8,30 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from mnist_jax.errors import UserError
+from mnist_jax.errors import UserError, writing_to
+
+
+def locate(workdir: str | Path) -> Path:
+    """Returns the folder's absolute path; it need not exist yet.
+
+    Raises:
+      UserError: It can't be a run's folder, or holds a link, which could lead out of it.
+    """
+    if not str(workdir):
+        raise UserError("workdir: empty; name a folder")
+    try:
+        path = Path(workdir).expanduser().absolute()
+        entries = [*path.iterdir()] if path.exists() else []
+    except (OSError, RuntimeError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise UserError(f"workdir: {workdir}: {reason}; choose another") from error
+    for entry in entries:
+        if entry.is_symlink():
+            raise UserError(
+                f"workdir: {entry} is a symbolic link; put what it points to in its place, "
+                "or choose another"
+            )
+    return path
 
 
 @contextlib.contextmanager
@@ -21,13 +44,10 @@ def claim(workdir: Path) -> Iterator[None]:
     Raises:
       UserError: Another process holds it, or the folder can't be written.
     """
-    try:
-        workdir.mkdir(parents=True, exist_ok=True)
-        lock = (workdir / ".lock").open("a+")
-    except OSError as error:
-        raise UserError(f"workdir: {workdir}: {error.strerror}; choose another") from error
-    with lock:
+    with contextlib.ExitStack() as stack:
         try:
+            workdir.mkdir(parents=True, exist_ok=True)
+            lock = stack.enter_context((workdir / ".lock").open("a+"))
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             lock.seek(0)
@@ -35,9 +55,12 @@ def claim(workdir: Path) -> Iterator[None]:
                 f"workdir: {workdir} is in use by {lock.read().strip() or 'another process'}; "
                 "wait for its end, or choose another"
             ) from error
-        lock.truncate(0)
-        lock.write(f"process {os.getpid()} on {socket.gethostname()}\n")
-        lock.flush()
+        except OSError as error:
+            raise UserError(f"workdir: {workdir}: {error.strerror}; choose another") from error
+        with writing_to(lock.name):
+            lock.truncate(0)
+            holder = f"process {os.getpid()} on {socket.gethostname()}\n"
+            os.write(lock.fileno(), holder.encode())
         yield
 
 

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from mnist_jax.datasets import Dataset, Split, check
-from mnist_jax.errors import DatasetUnavailableError, UserError
+from mnist_jax.errors import DatasetUnavailableError, UserError, first_line
 from mnist_jax.tensorflow_import import import_tensorflow
 
 # The tutorial's 5,000 of 60,000; where the dataset has no validation split of its own.
@@ -38,40 +38,48 @@ def load(name: str, data_dir: Path, manual_dir: Path) -> tuple[Dataset, Path]:
         that is not what it should be.
       DatasetUnavailableError: Not prepared, no archives, no network.
     """
-    import_tensorflow()
+    # Up to the decoding it runs without TensorFlow: what is wrong is told within a second,
+    # and that there is no network within `_NETWORK_TIMEOUT` more.
     import tensorflow_datasets as tfds
 
     builder = _builder(name, data_dir, tfds)
     num_classes = _check_features(name, builder)
     if not _is_prepared(builder):
-        _prepare(name, builder, data_dir, manual_dir, tfds)
+        source, download_config = _find_source(name, builder, data_dir, manual_dir, tfds)
+        print(f"Preparing {name} from {source}, once ...", file=sys.stderr, flush=True)
+        import_tensorflow()
+        _prepare(name, builder, data_dir, download_config, tfds)
         # Read it afresh: another process may have prepared it meanwhile.
         builder = _builder(name, data_dir, tfds)
+    import_tensorflow()
     try:
         dataset = _decode(name, builder, num_classes, tfds)
         check(dataset)
     except Exception as error:
-        first_line = (str(error) or type(error).__name__).splitlines()[0]
         raise UserError(
-            f"{builder.data_dir}: the prepared dataset can't be read ({first_line}); "
+            f"{builder.data_dir}: the prepared dataset can't be read ({first_line(error)}); "
             "delete that folder to have it prepared again"
         ) from error
     return dataset, Path(builder.data_dir)
 
 
 def _builder(name: str, data_dir: Path, tfds: Any) -> Any:
-    try:
-        return tfds.builder(name, data_dir=data_dir)
-    except tfds.core.registered.DatasetNotFoundError as error:
-        known = ["mnist_5k", "fake", *tfds.list_builders()]
-        near = difflib.get_close_matches(name.split("/")[0], known, n=1)
-        hint = f"did you mean {near[0]}?" if near else "see tensorflow.org/datasets/catalog"
-        raise UserError(f"dataset: there is no {name!r}; {hint}") from error
-    except (ValueError, AssertionError) as error:
-        configs = [c.name for c in tfds.builder_cls(name.split("/")[0]).BUILDER_CONFIGS]
-        raise UserError(
-            f"dataset: there is no {name!r}; its configurations: {', '.join(configs) or 'none'}"
-        ) from error
+    base, _, config = name.partition("/")
+    if not (data_dir / name).is_dir():
+        # Asked first, since `tfds.builder` would look for an unknown name in the cloud.
+        try:
+            configs = [c.name for c in tfds.builder_cls(base).BUILDER_CONFIGS]
+        except ValueError as error:
+            known = ["mnist_5k", "fake", *tfds.list_builders(with_community_datasets=False)]
+            near = difflib.get_close_matches(base, known, n=1)
+            hint = f"did you mean {near[0]}?" if near else "see tensorflow.org/datasets/catalog"
+            raise UserError(f"dataset: there is no {name!r}; {hint}") from error
+        if config and config not in configs:
+            raise UserError(
+                f"dataset: there is no {name!r}; the configurations of {base}: "
+                f"{', '.join(configs) or 'none'}"
+            )
+    return tfds.builder(name, data_dir=data_dir)
 
 
 def _is_prepared(builder: Any) -> bool:
@@ -99,28 +107,30 @@ def _check_features(name: str, builder: Any) -> int:
     return int(num_classes)
 
 
-def _prepare(name: str, builder: Any, data_dir: Path, manual_dir: Path, tfds: Any) -> None:
+def _find_source(
+    name: str, builder: Any, data_dir: Path, manual_dir: Path, tfds: Any
+) -> tuple[str, Any]:
+    """Returns where the archives come from, in words and as a `DownloadConfig`."""
     url_infos = builder.url_infos or {}
     files = {manual_dir / info.filename: info.checksum for info in url_infos.values()}
     missing = [path.name for path in files if not path.is_file()]
     if files and not missing:
         for path, checksum in files.items():
             _check_sha256(name, path, checksum)
-        source = str(manual_dir)
-        download_config = tfds.download.DownloadConfig(manual_dir=manual_dir)
-    else:
-        url = next(iter(url_infos), "https://storage.googleapis.com")
-        problem = _probe(url)
-        if problem:
-            raise DatasetUnavailableError(
-                f"dataset: {name} is not prepared in {data_dir}, {manual_dir} lacks "
-                f"{', '.join(missing) or 'its files'}, and the network does not give it "
-                f"({problem}); put the original files into a folder and name it in "
-                "--config.manual_dir or MNIST_JAX_MANUAL_DIR"
-            )
-        source = urllib.parse.urlsplit(url).netloc
-        download_config = tfds.download.DownloadConfig()
-    print(f"Preparing {name} from {source}, once ...", file=sys.stderr, flush=True)
+        return str(manual_dir), tfds.download.DownloadConfig(manual_dir=manual_dir)
+    url = next(iter(url_infos), "https://storage.googleapis.com")
+    problem = _probe(url)
+    if problem:
+        raise DatasetUnavailableError(
+            f"dataset: {name} is not prepared in {data_dir}, {manual_dir} lacks "
+            f"{', '.join(missing) or 'its files'}, and the network does not give it "
+            f"({problem}); put the original files into a folder and name it in "
+            "--config.manual_dir or MNIST_JAX_MANUAL_DIR"
+        )
+    return urllib.parse.urlsplit(url).netloc, tfds.download.DownloadConfig()
+
+
+def _prepare(name: str, builder: Any, data_dir: Path, download_config: Any, tfds: Any) -> None:
     if not sys.stderr.isatty():
         tfds.disable_progress_bar()
     try:
@@ -130,11 +140,10 @@ def _prepare(name: str, builder: Any, data_dir: Path, manual_dir: Path, tfds: An
         # Of two processes that prepare it at once, the loser fails to rename its copy.
         if _is_prepared(builder):
             return
-        first_line = (str(error) or type(error).__name__).splitlines()[0]
         if isinstance(error, OSError) and not isinstance(error, ConnectionError):
-            raise UserError(f"data_dir: {data_dir}: {first_line}") from error
+            raise UserError(f"data_dir: {data_dir}: {first_line(error)}") from error
         raise DatasetUnavailableError(
-            f"dataset: {name} could not be prepared: {first_line}"
+            f"dataset: {name} could not be prepared: {first_line(error)}"
         ) from error
 
 

@@ -6,7 +6,6 @@ and decoding, and imports TensorFlow.
 
 import os
 import sys
-import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +13,7 @@ from ml_collections import ConfigDict
 
 from mnist_jax import tfds_preparation
 from mnist_jax.datasets import Dataset, Split, check
+from mnist_jax.errors import first_line
 
 _CACHE_NAME = "mnist_jax_splits.npz"
 
@@ -41,8 +41,11 @@ def load(name: str, config: ConfigDict) -> Dataset:
     if cached:
         try:
             return _read_cache(cached, name)
-        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
-            print(f"WARNING: {cached}: damaged ({error}); rebuilding it", file=sys.stderr)
+        except Exception as error:  # Of any type, as the damage is.
+            print(
+                f"WARNING: {cached}: damaged ({first_line(error)}); rebuilding it",
+                file=sys.stderr,
+            )
 
     dataset, folder = tfds_preparation.load(name, data_dir(config), manual_dir(config))
     _write_cache(folder / _CACHE_NAME, dataset)
@@ -64,11 +67,7 @@ def _newest_cache(dataset_folder: Path) -> Path | None:
 
 
 def _read_cache(path: Path, name: str) -> Dataset:
-    """Reads what `_write_cache` wrote; the zip's CRC-32 of each array is checked.
-
-    Raises:
-      OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile: The file is damaged.
-    """
+    """Reads what `_write_cache` wrote; the zip's CRC-32 of each array is checked."""
     with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
         splits = {
             split: Split(arrays[f"{split}_image"], arrays[f"{split}_label"])

@@ -14,21 +14,31 @@ from clu import parameter_overview
 from flax.training.train_state import TrainState
 from ml_collections import ConfigDict
 
-from mnist_jax import checkpointing, input_pipeline, optimizers, run_folder, tfds_source
+from mnist_jax import (
+    checkpointing,
+    input_pipeline,
+    optimizers,
+    reporting,
+    run_folder,
+    tfds_source,
+)
 from mnist_jax import config as config_lib
 from mnist_jax.checkpointing import Checkpoints, Manifest
 from mnist_jax.datasets import Dataset
 from mnist_jax.errors import DamagedCheckpointError, TrainingDivergedError
 from mnist_jax.preemption import PreemptedError, SignalWatch
-from mnist_jax.reporting import Reporter, SplitResult, format_result
+from mnist_jax.profiling import Profiler
+from mnist_jax.reporting import Reporter, SplitResult
 from mnist_jax.train_step import (
     ApplyFn,
     Batch,
+    Metrics,
     Params,
     all_finite,
     create_train_state,
     eval_step,
     predict_step,
+    train_step,
     train_steps,
 )
 
@@ -56,7 +66,7 @@ def train_and_evaluate(
       PreemptedError: SIGTERM or SIGINT came; the state is saved.
     """
     config_lib.validate(config)
-    workdir = None if workdir is None else Path(workdir).expanduser().absolute()
+    workdir = None if workdir is None else run_folder.locate(workdir)
     newest = newest_manifest(workdir) if workdir else None
     config = _resolve(config, newest, workdir)
     dataset = input_pipeline.load(config)
@@ -66,16 +76,15 @@ def train_and_evaluate(
     batches = create_eval_batches(dataset, config.eval_batch_size)
 
     if workdir and newest and newest.step >= config.num_train_steps:
-        try:
-            with Checkpoints(workdir) as checkpoints:
-                state = checkpoints.restore(newest.step, state)
-        except DamagedCheckpointError:
-            pass  # The last steps are to be trained once more; that tells of the damage.
-        else:
-            print(f"{workdir}: complete at step {newest.step}; nothing to train")
-            for split, result in evaluate(state.params, state.apply_fn, batches).items():
-                print(format_result(split, dataset.name, result))
-            return state
+        with Checkpoints(workdir) as checkpoints:
+            state = checkpoints.restore(newest.step, state)
+        if not reporting.is_whole(workdir, newest.step):
+            with run_folder.claim(workdir), _open_reporter(config, workdir, state):
+                pass  # It adds what is lacking.
+        print(f"{workdir}: complete at step {newest.step}; nothing to train")
+        for split, result in evaluate(state.params, state.apply_fn, batches).items():
+            print(reporting.format_result(split, dataset.name, result))
+        return state
 
     workdir = workdir or run_folder.create_new(Path("runs") / name)
     with (
@@ -83,7 +92,7 @@ def train_and_evaluate(
         SignalWatch() as watch,
         Checkpoints(workdir, keep=config.keep_checkpoints) as checkpoints,
     ):
-        state = _restore_newest(checkpoints, state)
+        state = _restore_newest(checkpoints, state, config, workdir)
         return _train(config, workdir, dataset, state, batches, checkpoints, watch)
 
 
@@ -113,10 +122,14 @@ def newest_manifest(workdir: Path) -> Manifest | None:
     return None
 
 
-def _restore_newest(checkpoints: Checkpoints, state: TrainState) -> TrainState:
+def _restore_newest(
+    checkpoints: Checkpoints, state: TrainState, config: ConfigDict, workdir: Path
+) -> TrainState:
     """Returns the newest good checkpoint's state, else the one given."""
     for step in reversed(checkpoints.steps()):
         try:
+            # Once more, now that no other process can begin a run here.
+            config_lib.check_resumable(config, checkpoints.manifest(step).config, str(workdir))
             return checkpoints.restore(step, state)
         except DamagedCheckpointError as error:
             destination = checkpoints.set_aside(step)
@@ -136,34 +149,51 @@ def _train(
     first_step = int(state.step)
     images, labels = jax.device_put(tuple(dataset.train))
     learning_rate = optimizers.create_learning_rate_schedule(config)
-    parameter_table = parameter_overview.get_parameter_overview(state.params)
-    with Reporter(workdir, config, parameter_table, first_step) as reporter:
+    with (
+        _open_reporter(config, workdir, state) as reporter,
+        Profiler(workdir, config.profile_steps, reporter.print) as profiler,
+    ):
         reporter.print(
             f"Training on {dataset.name} ({len(dataset.train.label):,} examples; "
             f"{len(dataset.validation.label):,} to validate, {len(dataset.test.label):,} to "
             f"test), steps {first_step + 1} to {config.num_train_steps}, in {workdir}"
         )
 
-        def report(steps: range, device_losses: jax.Array) -> None:
-            """Reads a call's losses: waits for it, while the next may already run."""
-            losses = np.asarray(device_losses)
+        for tag, (function, *example_args) in graphs(state, config.batch_size).items():
+            reporter.graph(tag, function, *example_args)
+
+        def report(steps: range, metrics: Metrics) -> None:
+            """Reads a call's metrics: waits for it, while the next may already run."""
+            losses = np.asarray(metrics["loss"])
             bad = np.flatnonzero(~np.isfinite(losses))
             if bad.size:
                 raise _diverged(steps[bad[0]], "the loss", losses[bad[0]], checkpoints)
             last = steps[-1]
             reporter.progress(last)
-            if last % config.log_every_steps == 0:
-                reporter.train(last, float(losses[-1]), float(learning_rate(last - 1)))
+            if last % config.log_every_steps:
+                return
+            scalars = [float(losses[-1]), float(learning_rate(last - 1))]
+            if config.log_histograms:
+                grad_norm = float(metrics["grad_norm"][-1])
+                if not math.isfinite(grad_norm):
+                    raise _diverged(last, "the gradient's norm", grad_norm, checkpoints)
+                scalars.append(grad_norm)
+                trees = {"params": metrics["params"], "grads": metrics["grads"]}
+                reporter.histograms(last, trees)
+            reporter.train(last, *scalars)
 
         unreported = None
         for steps in device_calls(config, first_step):
             indices = input_pipeline.batch_indices(
                 config.seed, steps, config.batch_size, len(labels)
             )
-            state, metrics = train_steps(state, images, labels, indices)
+            detailed = config.log_histograms and steps[-1] % config.log_every_steps == 0
+            state, metrics = profiler.call(
+                steps, train_steps, state, images, labels, indices, detailed=detailed
+            )
             if unreported:
                 report(*unreported)
-            unreported = (steps, metrics["loss"])
+            unreported = (steps, metrics)
 
             step, is_last = steps[-1], steps[-1] == config.num_train_steps
             eval_is_due = is_last or step % config.eval_every_steps == 0
@@ -200,10 +230,36 @@ def _train(
     return state
 
 
+def _open_reporter(config: ConfigDict, workdir: Path, state: TrainState) -> Reporter:
+    parameter_table = parameter_overview.get_parameter_overview(
+        state.params,
+        include_stats=False,  # Of the model, not of the step that this attempt starts from.
+    )
+    return Reporter(workdir, config, parameter_table, int(state.step))
+
+
+def graphs(state: TrainState, batch_size: int) -> dict[str, tuple[Any, ...]]:
+    """Returns what TensorBoard's Graphs tab shows: by tag, a function and its arguments."""
+    state = jax.eval_shape(lambda: state)
+    batch = {
+        "image": jax.ShapeDtypeStruct((batch_size, 28, 28), np.uint8),
+        "label": jax.ShapeDtypeStruct((batch_size,), np.int32),
+    }
+
+    def forward(params: Params, images: jax.Array) -> jax.Array:
+        return state.apply_fn({"params": params}, images)
+
+    return {
+        "forward": (forward, state.params, batch["image"]),
+        "train_step": (train_step, state, batch),
+    }
+
+
 def device_calls(config: ConfigDict, first_step: int) -> Iterator[range]:
     """Cuts the steps after `first_step` into device calls.
 
-    A call ends after `steps_per_call` steps, or earlier, where something is due.
+    A call ends after `steps_per_call` steps, or earlier, where something is due. A step
+    that is looked into has one of its own.
 
     Yields:
       The steps of each call, from `first_step + 1` to `num_train_steps`.
@@ -213,10 +269,20 @@ def device_calls(config: ConfigDict, first_step: int) -> Iterator[range]:
         config.eval_every_steps,
         config.checkpoint_every_steps,
     )
+    first_traced, last_traced = config.profile_steps or (0, -1)
+
+    def is_alone(step: int) -> bool:
+        # The one before the trace too: so a call of one step is compiled outside of it.
+        return first_traced - 1 <= step <= last_traced or (
+            config.log_histograms and step % config.log_every_steps == 0
+        )
+
     step = first_step
     while step < config.num_train_steps:
         due = [(step // interval + 1) * interval for interval in intervals]
         last = min(step + config.steps_per_call, config.num_train_steps, *due)
+        alone = next(filter(is_alone, range(step + 1, last + 1)), last + 1)
+        last = max(step + 1, alone - 1)
         yield range(step + 1, last + 1)
         step = last
 

@@ -19,6 +19,7 @@ from mnist_jax import models, optimizers
 
 Batch = Mapping[str, jax.Array]
 Params = Mapping[str, Any]
+Metrics = dict[str, Any]  # Of arrays, or of trees of them.
 ApplyFn = Callable[..., Any]  # flax types the result of `Module.apply` so.
 
 
@@ -28,6 +29,16 @@ class EvalMetrics(clu_metrics.Collection):
 
     accuracy: clu_metrics.Accuracy
     loss: clu_metrics.Average.from_output("loss")  # type: ignore[valid-type]
+
+
+class _TrainState(TrainState):
+    """Updates in a scope of the optimizer's name: a box of TensorBoard's graph."""
+
+    optimizer: str = flax.struct.field(pytree_node=False)
+
+    def apply_gradients(self, *, grads: Params, **kwargs: Any) -> "_TrainState":
+        with jax.named_scope(self.optimizer):
+            return super().apply_gradients(grads=grads, **kwargs)
 
 
 def create_model(config: ConfigDict, num_classes: int) -> models.MLP:
@@ -51,9 +62,12 @@ def create_train_state(config: ConfigDict, num_classes: int) -> TrainState:
 
     @jax.jit
     def init() -> TrainState:
-        key = jax.random.key(config.seed)
-        params = model.init(key, jnp.zeros((1, 28, 28), jnp.uint8))["params"]
-        state = TrainState.create(apply_fn=model.apply, params=params, tx=tx)
+        # The other half is free for randomness in the steps: fold_in(key, step).
+        _, init_key = jax.random.split(jax.random.key(config.seed))
+        params = model.init(init_key, jnp.zeros((1, 28, 28), jnp.uint8))["params"]
+        state = _TrainState.create(
+            apply_fn=model.apply, params=params, tx=tx, optimizer=config.optimizer
+        )
         # A strongly typed counter: a weak one would compile every function twice.
         return state.replace(step=jnp.zeros((), jnp.int32))
 
@@ -77,27 +91,40 @@ def loss_fn(params: Params, apply_fn: ApplyFn, batch: Batch) -> jax.Array:
         return losses.mean()
 
 
-@jax.jit
-def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, dict[str, jax.Array]]:
+@functools.partial(jax.jit, static_argnames="detailed")
+def train_step(
+    state: TrainState, batch: Batch, *, detailed: bool = False
+) -> tuple[TrainState, Metrics]:
     """One update.
 
     Args:
       state: Not changed and not donated: it may be used again.
       batch: `image`: `uint8[batch, 28, 28]`, `label`: `int32[batch]`.
+      detailed: Return more metrics.
 
     Returns:
       The next state, and the metrics of this batch under the old parameters: `loss`,
-      `float32[]`.
+      `float32[]`; with `detailed` also the gradient `grads`, its global norm `grad_norm`,
+      and the new parameters, `params`.
     """
     loss, grads = jax.value_and_grad(loss_fn)(state.params, state.apply_fn, batch)
-    with jax.named_scope("update"):
-        return state.apply_gradients(grads=grads), {"loss": loss}
+    state = state.apply_gradients(grads=grads)
+    metrics: Metrics = {"loss": loss}
+    if detailed:
+        grad_norm = optax.tree.norm(grads)
+        metrics |= {"grad_norm": grad_norm, "grads": grads, "params": state.params}
+    return state, metrics
 
 
-@functools.partial(jax.jit, donate_argnames="state")
+@functools.partial(jax.jit, donate_argnames="state", static_argnames="detailed")
 def train_steps(
-    state: TrainState, images: jax.Array, labels: jax.Array, indices: jax.Array
-) -> tuple[TrainState, dict[str, jax.Array]]:
+    state: TrainState,
+    images: jax.Array,
+    labels: jax.Array,
+    indices: jax.Array,
+    *,
+    detailed: bool = False,
+) -> tuple[TrainState, Metrics]:
     """Many updates in one device call: a scan of `train_step`.
 
     Args:
@@ -105,17 +132,16 @@ def train_steps(
       images: The whole training split, `uint8[num_examples, 28, 28]`.
       labels: `int32[num_examples]`.
       indices: The examples of each step, `int32[steps, batch]`.
+      detailed: Return more metrics; all of every step, so let the steps be few.
 
     Returns:
-      The state after the last step, and each step's metrics: `loss`, `float32[steps]`.
+      The state after the last step, and each step's metrics, in arrays with a leading
+      `steps`: those of `train_step`.
     """
 
-    def body(
-        state: TrainState, batch_indices: jax.Array
-    ) -> tuple[TrainState, dict[str, jax.Array]]:
-        return train_step(
-            state, {"image": images[batch_indices], "label": labels[batch_indices]}
-        )
+    def body(state: TrainState, batch_indices: jax.Array) -> tuple[TrainState, Metrics]:
+        batch = {"image": images[batch_indices], "label": labels[batch_indices]}
+        return train_step(state, batch, detailed=detailed)
 
     return jax.lax.scan(body, state, indices)
 

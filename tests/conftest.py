@@ -1,9 +1,9 @@
 """What the tests share: the configs they start from, and where they find the real MNIST."""
 
-import os
 import tempfile
 from pathlib import Path
 
+import jax
 import pytest
 from ml_collections import ConfigDict
 
@@ -13,11 +13,10 @@ from mnist_jax.errors import DatasetUnavailableError
 
 ROOT = Path(__file__).parent.parent
 
-# The tests compile the same few programs again and again; the processes they start, too.
-os.environ.setdefault(
-    "JAX_COMPILATION_CACHE_DIR", str(Path(tempfile.gettempdir()) / "mnist_jax_tests_xla")
-)
-os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
+# The tests of a process compile the same few programs again and again.
+_COMPILED = tempfile.TemporaryDirectory(prefix="mnist_jax_tests_")
+jax.config.update("jax_compilation_cache_dir", _COMPILED.name)
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
 
 
 def create_fake_config() -> ConfigDict:

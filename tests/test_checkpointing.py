@@ -61,9 +61,10 @@ def test_a_state_that_changed_on_disk_is_not_restored(state, fake_config, tmp_pa
     for name, saved in (("a", state), ("b", other)):
         with Checkpoints(tmp_path / name, keep=1) as checkpoints:
             checkpoints.save(saved, fake_config, 10, None)
-    (tmp_path / "a/checkpoints/7/state").rename(tmp_path / "former")
-    (tmp_path / "b/checkpoints/7/state").rename(tmp_path / "a/checkpoints/7/state")
-    with Checkpoints(tmp_path / "a") as checkpoints:
+    (tmp_path / "a/checkpoints/7/default/manifest.json").replace(
+        tmp_path / "b/checkpoints/7/default/manifest.json"
+    )
+    with Checkpoints(tmp_path / "b") as checkpoints:
         with pytest.raises(DamagedCheckpointError, match=r"step 7 is damaged"):
             checkpoints.restore(7, state)
         with pytest.raises(DamagedCheckpointError, match=r"step 7 is damaged"):
@@ -78,4 +79,4 @@ def test_setting_aside_loses_nothing(state, fake_config, tmp_path):
             destination = checkpoints.set_aside(7)
             assert checkpoints.steps() == []
         assert destination == tmp_path / f"damaged/7-{number}"
-        assert (destination / "manifest").is_dir()
+        assert (destination / "default/manifest.json").is_file()

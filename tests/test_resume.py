@@ -60,9 +60,9 @@ def preempt_at(step: int | None, patch: pytest.MonkeyPatch) -> None:
     """SIGTERM during the device call that holds the step."""
     real_train_steps = train_loop.train_steps
 
-    def train_steps(state, *args):
+    def train_steps(state, *args, **kwargs):
         before = int(state.step)
-        state, metrics = real_train_steps(state, *args)
+        state, metrics = real_train_steps(state, *args, **kwargs)
         if step and before < step <= int(state.step):
             signal.raise_signal(signal.SIGTERM)
         return state, metrics
@@ -76,10 +76,10 @@ def test_after_a_crash_that_left_later_reports(fake_config, tmp_path, monkeypatc
     expected = train_and_evaluate(fake_config, tmp_path / "whole")
     real_train_steps = train_loop.train_steps
 
-    def train_steps(state, *args):
+    def train_steps(state, *args, **kwargs):
         if int(state.step) == 50:
             raise RuntimeError("crash")
-        return real_train_steps(state, *args)
+        return real_train_steps(state, *args, **kwargs)
 
     monkeypatch.setattr(train_loop, "train_steps", train_steps)
     with pytest.raises(RuntimeError, match="crash"):

@@ -205,8 +205,8 @@ def test_divergence_names_the_last_good_checkpoint(fake_config, tmp_path):
     with pytest.MonkeyPatch.context() as patch:
         real_train_steps = train_loop.train_steps
 
-        def train_steps(state, images, labels, indices):
-            state, metrics = real_train_steps(state, images, labels, indices)
+        def train_steps(state, *args, **kwargs):
+            state, metrics = real_train_steps(state, *args, **kwargs)
             if int(state.step) == 50:
                 metrics["loss"] = metrics["loss"].at[4].set(np.inf)
             return state, metrics
@@ -222,8 +222,8 @@ def test_divergence_names_the_last_good_checkpoint(fake_config, tmp_path):
 def test_a_state_that_is_not_finite_is_not_saved(fake_config, tmp_path, monkeypatch):
     real_train_steps = train_loop.train_steps
 
-    def train_steps(state, images, labels, indices):
-        state, metrics = real_train_steps(state, images, labels, indices)
+    def train_steps(state, *args, **kwargs):
+        state, metrics = real_train_steps(state, *args, **kwargs)
         bias = state.params["hidden1"]["bias"].at[0].set(-np.inf)  # A dead unit: finite loss.
         params = state.params | {"hidden1": state.params["hidden1"] | {"bias": bias}}
         return state.replace(params=params), metrics

@@ -1,0 +1,1 @@
+"""The configs: `default`, and others that derive from it by override."""

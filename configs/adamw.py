@@ -1,0 +1,23 @@
+"""The most that a plain MLP gives on MNIST in half a minute: two wide layers, AdamW, cosine.
+
+    python train.py --config configs/adamw.py
+
+TIME on 2 CPU cores; ACCURACY of the test images right.
+"""
+
+import ml_collections
+
+from configs import default
+
+
+def get_config() -> ml_collections.ConfigDict:
+    """Returns the default config but for the network, the optimizer and the length."""
+    config = default.get_config()
+    config.hidden_sizes = (512, 256)
+    config.optimizer = "adamw"
+    config.learning_rate = 0.002
+    config.schedule = "cosine"
+    config.warmup_steps = 200
+    config.weight_decay = 0.1
+    config.num_train_steps = 5000
+    return config

@@ -1,0 +1,18 @@
+"""Multinomial logistic regression: the network without its hidden layers.
+
+    python train.py --config configs/linear.py
+
+TIME on 2 CPU cores; ACCURACY of the test images right.
+"""
+
+import ml_collections
+
+from configs import default
+
+
+def get_config() -> ml_collections.ConfigDict:
+    """Returns the default config but for the network and the learning rate."""
+    config = default.get_config()
+    config.hidden_sizes = ()
+    config.learning_rate = 0.1
+    return config

@@ -1,0 +1,117 @@
+"""Damages one random byte, or the length, of one file of a checkpoint, many times.
+
+    python -m tests.faults.damage --faults 500
+
+Each time, the parameters and the whole state are restored: they must be what was saved, or
+be refused with one line. Nothing may come up on stderr, and nothing may take long.
+"""
+
+import argparse
+import random
+import shutil
+import tempfile
+import time
+from pathlib import Path
+from typing import NamedTuple
+
+import jax
+import numpy as np
+
+from mnist_jax import restoring
+from mnist_jax.checkpointing import Checkpoints
+from mnist_jax.errors import DamagedCheckpointError
+from mnist_jax.train_loop import train_and_evaluate
+from mnist_jax.train_step import create_train_state
+from tests.faults import processes
+
+
+class Report(NamedTuple):
+    """Attributes:
+    faults: How many files were damaged, one at a time.
+    refused: How often that was found out.
+    unharmed: How often it was in a file that nothing is read from.
+    wrong: Other values than those saved came back, or another error than the one.
+    slowest: Seconds that both restorations took.
+    """
+
+    faults: int
+    refused: int
+    unharmed: int
+    wrong: list[str]
+    slowest: float
+
+
+def inject(faults: int, seed: int, folder: Path) -> Report:
+    rng = random.Random(seed)
+    config = processes.short_config()
+    config.update(num_train_steps=20)
+    whole, workdir = folder / "whole", folder / "damaged"
+    train_and_evaluate(config, whole)
+    shutil.copytree(whole, workdir)
+    files = sorted(p for p in (workdir / "checkpoints" / "20").rglob("*") if p.is_file())
+    target = create_train_state(config, 10)
+    expected = _restore(whole, target)
+
+    report = Report(faults, 0, 0, [], 0.0)
+    for _ in range(faults):
+        path = rng.choice(files)
+        good = path.read_bytes()
+        position, flips = rng.randrange(len(good)), rng.randrange(1, 256)
+        if rng.random() < 0.75:
+            damage = f"{path}: byte {position} ^ {flips}"
+            flipped = bytes([good[position] ^ flips])
+            path.write_bytes(good[:position] + flipped + good[position + 1 :])
+        else:
+            damage = f"{path}: cut to {position} bytes"
+            path.write_bytes(good[:position])
+        start = time.monotonic()
+        try:
+            actual = _restore(workdir, target)
+        except DamagedCheckpointError as error:
+            if "\n" in str(error):
+                report.wrong.append(f"{damage}: more than one line: {error}")
+            report = report._replace(refused=report.refused + 1)
+        except Exception as error:
+            report.wrong.append(f"{damage}: {error!r}")
+        else:
+            report = report._replace(unharmed=report.unharmed + 1)
+            if actual != expected:
+                report.wrong.append(f"{damage}: other values")
+        report = report._replace(slowest=max(report.slowest, time.monotonic() - start))
+        path.write_bytes(good)
+    return report
+
+
+def _restore(workdir: Path, target) -> list[bytes]:
+    """Restores in both ways; the error of one has to be that of the other."""
+    with Checkpoints(workdir) as checkpoints:
+        try:
+            state = checkpoints.restore(20, target)
+        except DamagedCheckpointError:
+            try:
+                restoring.restore(workdir)
+            except DamagedCheckpointError:
+                raise
+            raise AssertionError("found to be damaged by one way only") from None
+    params = restoring.restore(workdir).params
+    leaves = jax.tree.leaves((state.step, state.params, state.opt_state, params))
+    return [np.asarray(leaf).tobytes() for leaf in leaves]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--faults", type=int, default=500)
+    parser.add_argument("--seed", type=int, default=0)
+    arguments = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        report = inject(arguments.faults, arguments.seed, Path(folder))
+    print(*report.wrong, sep="\n")
+    print(
+        f"{report.faults} faults: {report.refused} refused, {report.unharmed} in files that "
+        f"nothing is read from, {len(report.wrong)} wrong; slowest {report.slowest:.2f} s"
+    )
+    raise SystemExit(bool(report.wrong))
+
+
+if __name__ == "__main__":
+    main()

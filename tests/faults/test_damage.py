@@ -1,0 +1,185 @@
+"""A damaged checkpoint is never trusted, never deleted, and never in the way."""
+
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from mnist_jax import restoring
+from mnist_jax.errors import DamagedCheckpointError, UserError
+from mnist_jax.train_loop import train_and_evaluate
+from tests.faults import damage, processes
+
+
+def test_no_fault_goes_unnoticed(tmp_path, capfd):
+    report = damage.inject(60, 1, tmp_path)
+    assert report.wrong == []
+    assert report.refused + report.unharmed == 60
+    assert report.refused > 40
+    assert capfd.readouterr().err == ""
+
+
+@pytest.fixture(scope="module")
+def complete_run(tmp_path_factory) -> Path:
+    """Checkpoints of steps 20 and 40."""
+    workdir = tmp_path_factory.mktemp("complete") / "run"
+    train_and_evaluate(config(), workdir)
+    return workdir
+
+
+def config():
+    config = processes.short_config()
+    config.update(num_train_steps=40)
+    return config
+
+
+@pytest.fixture
+def run(complete_run: Path, tmp_path: Path) -> Path:
+    return shutil.copytree(complete_run, tmp_path / "run")
+
+
+def files(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.rglob("*") if path.is_file())
+
+
+def cut_short(folder: Path) -> None:
+    for path in files(folder):
+        os.truncate(path, path.stat().st_size // 2)
+
+
+def empty(folder: Path) -> None:
+    shutil.rmtree(folder)
+    folder.mkdir()
+
+
+def half_delete(folder: Path) -> None:
+    for path in files(folder)[::2]:
+        path.unlink()
+
+
+def lose_the_manifest(folder: Path) -> None:
+    (folder / "default" / "manifest.json").unlink()
+
+
+def add_a_file(folder: Path) -> None:
+    (folder / "default" / "d" / "more").write_text("more")
+
+
+def flip_a_byte(folder: Path) -> None:
+    path = max(files(folder), key=lambda path: path.stat().st_size)
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+
+
+def become_a_file(folder: Path) -> None:
+    shutil.rmtree(folder)
+    folder.write_text("not a folder")
+
+
+def become_a_link(folder: Path) -> None:
+    folder.rename(folder.parent.parent.parent / "elsewhere")
+    folder.symlink_to(folder.parent.parent.parent / "elsewhere")
+
+
+def hold_a_link(folder: Path) -> None:
+    (folder / "default" / "_METADATA").rename(folder.parent.parent.parent / "elsewhere")
+    (folder / "default" / "_METADATA").symlink_to(folder.parent.parent.parent / "elsewhere")
+
+
+def hold_a_pipe(folder: Path) -> None:
+    (folder / "default" / "_METADATA").unlink()
+    os.mkfifo(folder / "default" / "_METADATA")
+
+
+DAMAGES = [
+    cut_short,
+    empty,
+    half_delete,
+    lose_the_manifest,
+    add_a_file,
+    flip_a_byte,
+    become_a_file,
+    become_a_link,
+    hold_a_link,
+    hold_a_pipe,
+]
+
+
+@pytest.mark.parametrize("harm", DAMAGES)
+def test_training_goes_on_from_the_newest_good_one(
+    harm: Callable[[Path], None], run: Path, complete_run: Path, capfd
+):
+    harm(run / "checkpoints" / "40")
+    train_and_evaluate(config(), run)
+    (line,) = capfd.readouterr().err.splitlines()
+    assert "WARNING" in line
+    assert "step 40 is damaged" in line
+    assert f"moved to {run}/damaged/40-0" in line
+    assert os.path.lexists(run / "damaged" / "40-0")
+    assert processes.remains(run, config()) == processes.remains(complete_run, config())
+
+
+@pytest.mark.parametrize("harm", DAMAGES)
+def test_evaluation_refuses_it_unless_told_another(harm: Callable[[Path], None], run: Path):
+    harm(run / "checkpoints" / "40")
+    before = sorted(run.rglob("*"))
+    for step in ("latest", "40", "best"):
+        with pytest.raises(DamagedCheckpointError, match=r"step 40 is damaged.*: 20, 40$"):
+            restoring.restore(run, step)
+    assert restoring.restore(run, "20").step == 20
+    assert sorted(run.rglob("*")) == before
+
+
+def test_where_all_are_damaged_the_run_begins_anew(run: Path, complete_run: Path, capfd):
+    for step in ("20", "40"):
+        flip_a_byte(run / "checkpoints" / step)
+    train_and_evaluate(config(), run)
+    assert len(capfd.readouterr().err.splitlines()) == 2
+    assert processes.remains(run, config()) == processes.remains(complete_run, config())
+
+
+def test_what_does_not_belong_among_the_checkpoints_is_left_alone(run: Path, capfd):
+    folder = run / "checkpoints"
+    foreign = ["notes", "040", "-1", "²", "1.5", "60 (copy)"]
+    for name in foreign:
+        (folder / name).mkdir()
+    (folder / "README").write_text("mine")
+    longer = config()
+    longer.num_train_steps = 60
+    train_and_evaluate(longer, run)
+    assert capfd.readouterr().err == ""
+    assert {path.name for path in folder.iterdir()} == {*foreign, "README", "20", "40", "60"}
+
+
+def test_a_damaged_journal_is_an_error_that_names_the_line(run: Path):
+    path = run / "metrics.jsonl"
+    lines = path.read_text().splitlines(keepends=True)
+    path.write_text("".join([lines[0], lines[1].replace('"', "'"), *lines[2:]]))
+    before = path.read_bytes()
+    with pytest.raises(UserError, match=r"metrics\.jsonl: line 2 is damaged; delete it"):
+        train_and_evaluate(config(), run)
+    assert path.read_bytes() == before
+
+
+@pytest.mark.parametrize("share", [0.02, 0.3, 0.7, 0.99])
+def test_damaged_event_files_are_written_again(share: float, run: Path, complete_run: Path):
+    (path,) = run.glob("events.*")
+    data = bytearray(path.read_bytes())
+    data[int(share * len(data))] ^= 0xFF
+    path.write_bytes(data)
+    train_and_evaluate(config(), run)
+    assert processes.remains(run, config()) == processes.remains(complete_run, config())
+
+
+def test_the_command_says_it_in_one_line(run: Path):
+    flip_a_byte(run / "checkpoints" / "40")
+    ended = processes.run(processes.evaluate_command(run))
+    assert ended.returncode == 1
+    (line,) = ended.stderr.splitlines()
+    assert "the checkpoint of step 40 is damaged" in line
+    ended = processes.run(processes.evaluate_command(run, "--step=20"))
+    assert ended.returncode == 0
+    assert ended.stderr == ""

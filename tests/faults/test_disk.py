@@ -1,0 +1,135 @@
+"""A disk that is full, read-only or out of reach costs one line, and no checkpoint."""
+
+import os
+import shutil
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from clu import metric_writers
+
+from mnist_jax import restoring
+from mnist_jax.errors import WriteError
+from mnist_jax.train_loop import train_and_evaluate
+from tests.faults import processes
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of one megabyte."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(folder)], capture_output=True
+    )
+    if mounted.returncode:
+        pytest.skip(f"mounting a small disk needs root: {mounted.stderr.decode().strip()}")
+    yield folder
+    subprocess.run(["umount", "--lazy", str(folder)], check=True)
+
+
+def remount(folder: Path, options: str) -> None:
+    subprocess.run(["mount", "-o", f"remount,{options}", str(folder)], check=True)
+
+
+def config(**fields):
+    config = processes.short_config()
+    config.update(num_train_steps=200, keep_checkpoints=1000, **fields)
+    return config
+
+
+def check_what_is_left(workdir: Path) -> int:
+    """Returns the newest step; every checkpoint that is there is good."""
+    steps = [
+        int(path.name) for path in (workdir / "checkpoints").iterdir() if path.suffix == ""
+    ]
+    for step in steps:
+        restoring.restore(workdir, str(step))
+    return max(steps)
+
+
+def test_a_disk_that_gets_full_during_the_run(small_disk: Path, tmp_path: Path):
+    fields = processes.SHORT_RUN | {"num_train_steps": 100_000, "keep_checkpoints": 1000}
+    workdir = small_disk / "run"
+    ended = processes.run(processes.train_command(workdir, fields))
+    assert ended.returncode == 1
+    (line,) = ended.stderr.splitlines()
+    assert line.startswith(str(workdir))
+    assert "can't be written to" in line
+    assert "the same command" in line
+    newest = check_what_is_left(workdir)
+
+    remount(small_disk, "size=100m")
+    longer = config()
+    longer.num_train_steps = newest + 40
+    for folder in (workdir, tmp_path / "whole"):
+        train_and_evaluate(longer, folder)
+    actual, expected = (processes.remains(x, longer) for x in (workdir, tmp_path / "whole"))
+    assert actual.without_description() == expected.without_description()
+
+
+@pytest.mark.parametrize("free_kilobytes", [0, 60])
+def test_a_disk_that_was_full_before(small_disk: Path, free_kilobytes: int):
+    available = shutil.disk_usage(small_disk).free
+    (small_disk / "filler").write_bytes(bytes(available - 1024 * free_kilobytes))
+    ended = processes.run(processes.train_command(small_disk / "run", processes.SHORT_RUN))
+    assert ended.returncode == 1
+    (line,) = ended.stderr.splitlines()
+    assert "No space left on device" in line
+
+
+def test_a_disk_that_turns_read_only(small_disk: Path):
+    workdir = small_disk / "run"
+    remount(small_disk, "size=100m")
+    train_and_evaluate(config(), workdir)
+    longer = config()
+    longer.num_train_steps = 400
+    remount(small_disk, "ro")
+    before = sorted(workdir.rglob("*"))
+    ended = processes.run(processes.train_command(workdir, longer.to_dict()))
+    assert ended.returncode == 2
+    assert ended.stderr == f"workdir: {workdir}: Read-only file system; choose another\n"
+    assert sorted(workdir.rglob("*")) == before
+    ended = processes.run(processes.evaluate_command(workdir))
+    assert (ended.returncode, ended.stderr) == (0, "")
+
+
+def test_a_workdir_without_permission(tmp_path: Path):
+    workdir = tmp_path / "locked" / "run"
+    workdir.parent.mkdir()
+    workdir.parent.chmod(0o500)
+    command = processes.train_command(workdir, processes.SHORT_RUN)
+    if os.geteuid() == 0:  # Permissions do not hold root back, unless it gives that up.
+        if not shutil.which("setpriv"):
+            pytest.skip("root, and there is no setpriv")
+        command = ["setpriv", "--bounding-set=-dac_override,-dac_read_search", *command]
+    ended = processes.run(command)
+    assert ended.returncode == 2
+    assert ended.stderr == f"workdir: {workdir}: Permission denied; choose another\n"
+
+
+def test_a_folder_in_the_place_of_the_journal(tmp_path: Path):
+    (tmp_path / "run" / "metrics.jsonl").mkdir(parents=True)
+    with pytest.raises(WriteError, match=r"metrics\.jsonl: .*\(Is a directory\)"):
+        train_and_evaluate(config(), tmp_path / "run")
+
+
+def test_a_file_in_the_place_of_the_checkpoints(tmp_path: Path):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "checkpoints").write_text("a file")
+    with pytest.raises(WriteError, match=r"checkpoints: .*\(File exists\)"):
+        train_and_evaluate(config(), tmp_path / "run")
+
+
+def test_event_files_that_cannot_be_written(tmp_path: Path, monkeypatch):
+    """Told at a later report, at the latest at the end, which saves the last step."""
+
+    def fail(*unused, **also_unused):
+        raise RuntimeError("No space left on device\nand a second line")
+
+    monkeypatch.setattr(metric_writers, "SummaryWriter", fail)
+    with pytest.raises(
+        WriteError, match=r"run: can't be written to \(No space left on device\)"
+    ):
+        train_and_evaluate(config(), tmp_path / "run")

@@ -1,0 +1,58 @@
+"""The rebuilt trainer against the tutorial's program, measured in TensorFlow."""
+
+import jax
+import numpy as np
+import pytest
+
+from mnist_jax import input_pipeline, train_loop
+from mnist_jax.train_step import create_train_state, train_steps
+
+SEEDS = range(10)
+# Mean and sample standard deviation over 12 seeds of the tutorial's program in TensorFlow
+# 2.21's graph mode: accuracy of test, validation, train; loss of test; by completed steps.
+REFERENCE_SEEDS = 12
+REFERENCE = {
+    1000: [(0.8712, 0.0039), (0.8723, 0.0040), (0.8641, 0.0046), (0.502, 0.017)],
+    2000: [(0.9019, 0.0031), (0.9038, 0.0020), (0.8972, 0.0019), (0.3495, 0.0052)],
+}
+REFERENCE_FIRST_LOSS = (2.307, 0.018)
+
+
+def assert_same_mean(name: str, ours: list[float], reference: tuple[float, float]) -> None:
+    """Within two standard errors of the difference, both sides' errors combined."""
+    mean, deviation = reference
+    error = np.sqrt(np.var(ours, ddof=1) / len(ours) + deviation**2 / REFERENCE_SEEDS)
+    z = (np.mean(ours) - mean) / error
+    assert abs(z) < 2, (
+        f"{name}: {np.mean(ours):.4f} against {mean:.4f}: {z:.2f} standard errors"
+    )
+
+
+@pytest.mark.mnist
+@pytest.mark.long
+def test_accuracies_and_losses_are_the_tutorials(mnist_config):
+    dataset = input_pipeline.load(mnist_config)
+    images, labels = jax.device_put(tuple(dataset.train))
+    batches = train_loop.create_eval_batches(dataset, mnist_config.eval_batch_size)
+    tx = create_train_state(mnist_config, 10).tx  # One: every other would be compiled anew.
+    first_losses, results = [], {1000: [], 2000: []}
+    for seed in SEEDS:
+        mnist_config.seed = seed
+        state = create_train_state(mnist_config, 10).replace(tx=tx)
+        for start in range(0, 2000, 100):
+            steps = range(start + 1, start + 101)
+            indices = input_pipeline.batch_indices(seed, steps, 100, len(labels))
+            state, metrics = train_steps(state, images, labels, indices)
+            if start == 0:
+                first_losses.append(float(metrics["loss"][0]))
+            if steps[-1] in results:
+                r = train_loop.evaluate(state.params, state.apply_fn, batches)
+                accuracies = [r[split].accuracy for split in ("test", "validation", "train")]
+                results[steps[-1]].append([*accuracies, r["test"].loss])
+    assert_same_mean("first loss", first_losses, REFERENCE_FIRST_LOSS)
+    names = ("test accuracy", "validation accuracy", "train accuracy", "test loss")
+    for step, rows in results.items():
+        for name, ours, reference in zip(
+            names, zip(*rows, strict=True), REFERENCE[step], strict=True
+        ):
+            assert_same_mean(f"{name} after {step} steps", ours, reference)
