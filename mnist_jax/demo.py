@@ -5,6 +5,7 @@ python -m mnist_jax.demo --workdir DIR [--step latest|best|N] [--port N]
 
 import contextlib
 import json
+import signal
 import sys
 from collections.abc import Callable
 from http import HTTPStatus
@@ -57,6 +58,7 @@ def main() -> None:
         port = server.server_address[1]
         print(f"Step {model.step} of {model.workdir}")
         print(f"Draw at http://127.0.0.1:{port}/ (Ctrl-C ends it)", flush=True)
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # Its proper end.
         with contextlib.suppress(KeyboardInterrupt):
             server.serve_forever()
 
