@@ -60,7 +60,7 @@ def get_config() -> ml_collections.ConfigDict:
     # The first and the last step of a jax.profiler trace, like (200, 210); (): none.
     config.profile_steps = ()
     # At each evaluation: confusion matrix, mistakes, calibration, weights and curves, in
-    # <workdir>/figures and TensorBoard. Drawn beside the training.
+    # <workdir>/figures and TensorBoard. Drawn by a process beside the training.
     config.figures = False
 
     # Checkpoints: the newest `keep_checkpoints`, and the best by validation accuracy.

@@ -20,6 +20,8 @@ from typing import IO, Any
 
 import numpy as np
 
+from mnist_jax.errors import writing_to
+
 WriteImages = Callable[[int, Mapping[str, np.ndarray]], None]
 
 
@@ -37,10 +39,15 @@ class Drawing:
           folder: Of the PNG files; created.
           write_images: Gets step and pictures, `uint8[1, height, width, 3]` by tag, in
             another thread.
+
+        Raises:
+          WriteError: The folder can't be created.
         """
-        folder.mkdir(exist_ok=True)
+        with writing_to(folder):
+            folder.mkdir(exist_ok=True)
+        self._folder = folder
         self._write_images = write_images
-        self._error: BaseException | None = None
+        self._error: Exception | None = None
         self._waiting: queue.Queue[dict[str, Any] | None] = queue.Queue(maxsize=1)
         package = str(Path(__file__).parent.parent)
         path = os.pathsep.join(filter(None, [package, os.environ.get("PYTHONPATH")]))
@@ -58,7 +65,7 @@ class Drawing:
         """Asks for `figures.draw(**arguments)`; returns at once.
 
         Raises:
-          RuntimeError: An earlier one failed.
+          WriteError: The files of an earlier one could not be written.
         """
         self._check()
         self._replace_waiting(arguments)
@@ -70,7 +77,7 @@ class Drawing:
           wait: Where False, what is not drawn yet never is.
 
         Raises:
-          RuntimeError: One of them failed.
+          WriteError: The files of one of them could not be written.
         """
         if not wait:
             self._process.kill()
@@ -87,7 +94,8 @@ class Drawing:
 
     def _check(self) -> None:
         if self._error is not None:
-            raise RuntimeError("the figures could not be drawn") from self._error
+            with writing_to(self._folder):
+                raise self._error
 
     def _serve(self) -> None:
         while (arguments := self._waiting.get()) is not None:
@@ -103,7 +111,10 @@ class Drawing:
         assert self._process.stdout is not None
         pickle.dump(arguments, self._process.stdin)
         self._process.stdin.flush()
-        answer = pickle.load(self._process.stdout)
+        try:
+            answer = pickle.load(self._process.stdout)
+        except EOFError as error:
+            raise OSError("the process that draws was killed") from error
         if isinstance(answer, Exception):
             raise answer
         tagged = {f"figures/{name}": pixels[np.newaxis] for name, pixels in answer.items()}
@@ -112,7 +123,6 @@ class Drawing:
 
 def _main(folder: Path, requests: IO[bytes], answers: IO[bytes]) -> None:
     """Answers each pickled request with the pixels by name, or with the error."""
-    os.nice(10)  # Training comes first.
     logging.getLogger("matplotlib").setLevel(logging.ERROR)  # It would tell of its font cache.
     from mnist_jax import figures
 

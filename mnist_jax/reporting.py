@@ -93,9 +93,6 @@ class Reporter:
         self._written_points = written_points
         self._lines = written_lines
         self._events = EventWriter(workdir)
-        self._drawing = (
-            Drawing(workdir / "figures", self._events.write_images) if config.figures else None
-        )
         if ("config", 0) not in written_points:
             self._describe(config, parameter_table)
         for line in written_lines:
@@ -117,6 +114,9 @@ class Reporter:
             ncols=terminal.columns,
             nrows=terminal.lines,
             leave=False,
+        )
+        self._drawing = (
+            Drawing(workdir / "figures", self._events.write_images) if config.figures else None
         )
         self._last_step, self._last_time = first_step, time.perf_counter()
 

@@ -13,20 +13,17 @@ import sys
 import numpy as np
 import pytest
 
-from mnist_jax.train_loop import train_and_evaluate
-from tests.conftest import ROOT, create_fake_config
+from tests.conftest import ROOT
 from tests.test_digit_images import draw_seven
+from tests.workdirs import save_reader_of_digits
 
 CHROMIUM, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
 
 
 @pytest.fixture(scope="module")
 def workdir(tmp_path_factory):
-    config = create_fake_config()
-    config.update(dataset="mnist_5k", optimizer="adam", learning_rate=0.003)
-    config.update(num_train_steps=200, hidden_sizes=(64,))
     folder = tmp_path_factory.mktemp("demo")
-    train_and_evaluate(config, folder)
+    save_reader_of_digits(folder)
     return folder
 
 

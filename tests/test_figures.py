@@ -13,7 +13,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from mnist_jax import figures
 from mnist_jax.drawing import Drawing
-from mnist_jax.errors import TrainingDivergedError
+from mnist_jax.errors import TrainingDivergedError, WriteError
 from mnist_jax.train_loop import train_and_evaluate
 from tests.conftest import ROOT, create_fake_config
 
@@ -126,11 +126,24 @@ def test_importing_the_loop_does_not_import_matplotlib():
 
 
 class TestDrawing:
-    def test_an_error_is_told_at_the_end(self, tmp_path):
+    def test_what_cannot_be_written_is_told_in_a_line(self, tmp_path):
+        drawing = Drawing(tmp_path / "figures", lambda step, images: None)
+        (tmp_path / "figures").rmdir()
+        drawing.draw(**predictions())
+        with pytest.raises(WriteError, match=r"figures: can't be written to \(No such file"):
+            drawing.close()
+
+    def test_a_bug_is_raised_as_it_is(self, tmp_path):
         drawing = Drawing(tmp_path / "figures", lambda step, images: None)
         drawing.draw(**predictions() | {"kernel": None})
-        with pytest.raises(RuntimeError, match="could not be drawn"):
+        with pytest.raises(AttributeError, match="NoneType"):
             drawing.close()
+
+    def test_close_without_waiting_leaves_no_process(self, tmp_path):
+        drawing = Drawing(tmp_path / "figures", lambda step, images: None)
+        drawing.draw(**predictions())
+        drawing.close(wait=False)
+        assert not list((tmp_path / "figures").glob("*.png"))
 
     def test_the_last_is_drawn_however_many_there_were(self, tmp_path):
         steps = []

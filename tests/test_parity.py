@@ -29,7 +29,6 @@ def assert_same_mean(name: str, ours: list[float], reference: tuple[float, float
 
 
 @pytest.mark.mnist
-@pytest.mark.long
 def test_accuracies_and_losses_are_the_tutorials(mnist_config):
     dataset = input_pipeline.load(mnist_config)
     images, labels = jax.device_put(tuple(dataset.train))

@@ -10,19 +10,15 @@ import pytest
 from PIL import Image
 
 from mnist_jax.predict import format_prediction
-from mnist_jax.train_loop import train_and_evaluate
-from tests.conftest import ROOT, create_fake_config
+from tests.conftest import ROOT
 from tests.test_digit_images import draw_seven
-from tests.workdirs import contents
+from tests.workdirs import contents, save_reader_of_digits
 
 
 @pytest.fixture(scope="module")
 def workdir(tmp_path_factory):
-    config = create_fake_config()
-    config.update(dataset="mnist_5k", optimizer="adam", learning_rate=0.003)
-    config.update(num_train_steps=200, hidden_sizes=(64,))
     folder = tmp_path_factory.mktemp("predict")
-    train_and_evaluate(config, folder)
+    save_reader_of_digits(folder)
     return folder
 
 

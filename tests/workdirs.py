@@ -1,11 +1,17 @@
-"""Reads back what a run wrote."""
+"""Reads back what a run wrote; makes a workdir without running one."""
 
 import json
 from pathlib import Path
 from typing import Any
 
+import jax
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.util.tensor_util import make_ndarray
+
+from configs import default
+from mnist_jax import input_pipeline
+from mnist_jax.checkpointing import Checkpoints
+from mnist_jax.train_step import create_train_state, train_steps
 
 
 def journal(workdir: Path) -> list[dict[str, Any]]:
@@ -29,3 +35,16 @@ def contents(folder: Path) -> dict[str, bytes | None]:
         str(path.relative_to(folder)): path.read_bytes() if path.is_file() else None
         for path in sorted(folder.rglob("*"))
     }
+
+
+def save_reader_of_digits(folder: Path) -> None:
+    """A checkpoint after 200 steps on mnist_5k, without the files that a run writes beside."""
+    config = default.get_config()
+    config.update(dataset="mnist_5k", optimizer="adam", learning_rate=0.003)
+    dataset = input_pipeline.load(config)
+    state = create_train_state(config, dataset.num_classes)
+    images, labels = jax.device_put(tuple(dataset.train))
+    indices = input_pipeline.batch_indices(0, range(1, 201), 100, len(labels))
+    state, _ = train_steps(state, images, labels, indices)
+    with Checkpoints(folder, keep=1) as checkpoints:
+        checkpoints.save(state, config, dataset.num_classes, None)
