@@ -4,6 +4,7 @@ clu's writers import TensorFlow, 3 to 5 s. A worker thread imports it while the 
 then writes what has queued up; nobody waits before the end of the run.
 """
 
+import tempfile
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -50,6 +51,9 @@ class EventWriter:
 
                 if self._is_closed:
                     return
+                # On a full disk TensorFlow would write lines of its own to stderr.
+                with tempfile.NamedTemporaryFile(dir=self._logdir) as probe:
+                    probe.write(bytes(4096))
                 self._writer = metric_writers.SummaryWriter(str(self._logdir))
             write(self._writer)
         except Exception as error:  # TensorFlow's errors are not OSErrors.

@@ -22,7 +22,7 @@ from mnist_jax import config as config_lib
 from mnist_jax import event_files
 from mnist_jax.datasets import Split
 from mnist_jax.drawing import Drawing
-from mnist_jax.errors import UserError, writing_to
+from mnist_jax.errors import UserError, WriteError, writing_to
 from mnist_jax.event_writer import EventWriter
 from mnist_jax.preemption import PreemptedError
 
@@ -130,9 +130,9 @@ class Reporter:
         traceback: TracebackType | None,
     ) -> None:
         self._bar.close()
-        # Asked to stop, there is no time for TensorFlow's import, nor for figures: the next
-        # attempt writes the events that this one did not.
-        is_urgent = isinstance(error, PreemptedError)
+        # Asked to stop, there is no time for TensorFlow's import, nor for figures, and on a
+        # full disk no room: the next attempt writes the events that this one did not.
+        is_urgent = isinstance(error, PreemptedError | WriteError)
         try:
             if self._drawing:
                 self._drawing.close(wait=not is_urgent)
