@@ -2,7 +2,7 @@
 
     python train.py --config configs/adamw.py
 
-TIME on 2 CPU cores; ACCURACY of the test images right.
+22 seconds on 2 CPU cores; 0.9854 of the test images right.
 """
 
 import ml_collections

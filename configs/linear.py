@@ -2,7 +2,7 @@
 
     python train.py --config configs/linear.py
 
-TIME on 2 CPU cores; ACCURACY of the test images right.
+9 seconds on 2 CPU cores; 0.9171 of the test images right.
 """
 
 import ml_collections
