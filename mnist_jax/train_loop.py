@@ -105,6 +105,7 @@ def _resolve(config: ConfigDict, newest: Manifest | None, workdir: Path | None) 
         if newest.config.dataset == config.fallback_dataset:
             # The run fell back when it began, and goes on with what it began with.
             config.dataset = config.fallback_dataset
+        config.fallback_dataset = ""  # Nor is it ever evaluated on another.
         config_lib.check_resumable(config, newest.config, str(workdir))
     return config.lock()
 
