@@ -12,8 +12,12 @@ from mnist_jax.datasets import Dataset, Split
 from mnist_jax.errors import DatasetUnavailableError
 
 
-def load(config: ConfigDict) -> Dataset:
+def load(config: ConfigDict, *, may_fall_back: bool = True) -> Dataset:
     """Loads `config.dataset`, or `config.fallback_dataset` where the former can't be had.
+
+    Args:
+      config: See `configs/default.py`.
+      may_fall_back: False for a run that exists: another dataset will not do for it.
 
     Raises:
       UserError: A file is not what it should be, or there is no such dataset.
@@ -22,7 +26,7 @@ def load(config: ConfigDict) -> Dataset:
     try:
         return _load(config.dataset, config)
     except DatasetUnavailableError as error:
-        if config.fallback_dataset in ("", config.dataset):
+        if not may_fall_back or config.fallback_dataset in ("", config.dataset):
             raise
         _warn_of_fallback(config.dataset, config.fallback_dataset, str(error))
         return _load(config.fallback_dataset, config)

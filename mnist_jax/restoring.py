@@ -86,8 +86,7 @@ def load_dataset(config: ConfigDict) -> Dataset:
       UserError: It can't be had.
     """
     config = ConfigDict(config).unlock()
-    config.fallback_dataset = ""
     for field in ("data_dir", "manual_dir"):
         if not Path(config[field]).is_dir():
             config[field] = ""  # The run was made elsewhere: look where this machine has it.
-    return input_pipeline.load(config.lock())
+    return input_pipeline.load(config.lock(), may_fall_back=False)

@@ -1,5 +1,6 @@
 """The order of events: load, create or restore, then step, report, evaluate, save."""
 
+import contextlib
 import functools
 import math
 import signal
@@ -69,7 +70,7 @@ def train_and_evaluate(
     workdir = None if workdir is None else run_folder.locate(workdir)
     newest = newest_manifest(workdir) if workdir else None
     config = _resolve(config, newest, workdir)
-    dataset = input_pipeline.load(config)
+    dataset = input_pipeline.load(config, may_fall_back=newest is None)
     config.dataset = dataset.name
     config_lib.check_batch_size(config, len(dataset.train.label))
     state = create_train_state(config, dataset.num_classes)
@@ -105,7 +106,6 @@ def _resolve(config: ConfigDict, newest: Manifest | None, workdir: Path | None) 
         if newest.config.dataset == config.fallback_dataset:
             # The run fell back when it began, and goes on with what it began with.
             config.dataset = config.fallback_dataset
-        config.fallback_dataset = ""  # Nor is it ever evaluated on another.
         config_lib.check_resumable(config, newest.config, str(workdir))
     return config.lock()
 
@@ -228,15 +228,17 @@ def _train(
     return state
 
 
-def _open_reporter(config: ConfigDict, workdir: Path, state: TrainState) -> Reporter:
+@contextlib.contextmanager
+def _open_reporter(config: ConfigDict, workdir: Path, state: TrainState) -> Iterator[Reporter]:
+    """Opens what reports the run, with what TensorBoard shows of it before the first step."""
     parameter_table = parameter_overview.get_parameter_overview(
         state.params,
         include_stats=False,  # Of the model, not of the step that this attempt starts from.
     )
-    reporter = Reporter(workdir, config, parameter_table, int(state.step))
-    for tag, (function, *example_args) in graphs(state, config.batch_size).items():
-        reporter.graph(tag, function, *example_args)
-    return reporter
+    with Reporter(workdir, config, parameter_table, int(state.step)) as reporter:
+        for tag, (function, *example_args) in graphs(state, config.batch_size).items():
+            reporter.graph(tag, function, *example_args)
+        yield reporter
 
 
 def graphs(state: TrainState, batch_size: int) -> dict[str, tuple[Any, ...]]:

@@ -4,15 +4,16 @@ import contextlib
 import io
 import json
 import re
+from typing import NoReturn
 
 import numpy as np
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.plugins.hparams import plugin_data_pb2
 
-from mnist_jax import train_loop
+from mnist_jax import datasets, train_loop
 from mnist_jax.checkpointing import Checkpoints
-from mnist_jax.errors import TrainingDivergedError, UserError
+from mnist_jax.errors import DatasetUnavailableError, TrainingDivergedError, UserError
 from mnist_jax.train_loop import device_calls, train_and_evaluate
 from tests.conftest import create_fake_config
 from tests.workdirs import contents, curves, journal
@@ -263,3 +264,20 @@ def test_a_fallback_run_names_what_it_was_trained_on(
         json.loads((tmp_path / "run/metrics.jsonl").read_text().splitlines()[-1])["dataset"]
         == "mnist_5k"
     )
+
+
+def test_a_run_that_exists_never_falls_back(fake_config, tmp_path, monkeypatch, capsys):
+    train_and_evaluate(fake_config, tmp_path / "run")
+    capsys.readouterr()
+    make_fake = datasets.make_fake
+    monkeypatch.setattr(datasets, "make_fake", unavailable)
+    fake_config.fallback_dataset = "mnist_5k"
+    with pytest.raises(DatasetUnavailableError, match="gone since"):
+        train_and_evaluate(fake_config, tmp_path / "run")
+    assert capsys.readouterr() == ("", "")
+    monkeypatch.setattr(datasets, "make_fake", make_fake)
+    train_and_evaluate(fake_config, tmp_path / "run")
+
+
+def unavailable(seed: int) -> NoReturn:
+    raise DatasetUnavailableError("gone since")
