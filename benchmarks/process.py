@@ -1,0 +1,147 @@
+"""Runs a command and measures it whole: time, processor time, memory of all its processes."""
+
+import dataclasses
+import os
+import signal
+import subprocess
+import tempfile
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+_PROC = Path("/proc")
+_TICKS_PER_SECOND = os.sysconf("SC_CLK_TCK")
+
+
+@dataclasses.dataclass(frozen=True)
+class Measurement:
+    """What a command cost.
+
+    Attributes:
+      wall_s: Seconds from its start until the last of its processes was gone.
+      cpu_s: Processor seconds, user and system, of it and the children it waited for.
+      others_cores: Cores that everything else on the machine kept busy meanwhile, on
+        average: how far the other figures can be trusted.
+      peak_rss_mib: Largest resident set of any one of its processes.
+      peak_pss_mib: Largest sum over its processes of proportional set sizes (what two
+        share counts once); None unless it was sampled.
+      stdout: What it printed.
+    """
+
+    wall_s: float
+    cpu_s: float
+    others_cores: float
+    peak_rss_mib: float
+    peak_pss_mib: float | None
+    stdout: str
+
+
+def run(
+    command: Sequence[str],
+    *,
+    env: Mapping[str, str] | None = None,
+    cwd: Path | None = None,
+    sample_memory: bool = False,
+    period_s: float = 0.03,
+) -> Measurement:
+    """Runs a command to its end.
+
+    Its children are known by its session, so one that outlives it is waited for and counted.
+
+    Args:
+      command: The program and its arguments.
+      env: Added to this process's environment; an empty value removes a variable.
+      cwd: Where it runs.
+      sample_memory: Sum its processes' memory every `period_s`. The kernel stops a process
+        to walk its pages, so times measured so are not to be compared.
+      period_s: Seconds between samples.
+
+    Raises:
+      RuntimeError: It failed; the message ends with the end of its stderr.
+    """
+    environment = {**os.environ, **(env or {})}
+    environment = {name: value for name, value in environment.items() if value}
+    with tempfile.TemporaryFile("w+") as stdout, tempfile.TemporaryFile("w+") as stderr:
+        busy, start = _busy_seconds(), time.perf_counter()
+        process = subprocess.Popen(
+            command,
+            stdout=stdout,
+            stderr=stderr,
+            env=environment,
+            cwd=cwd,
+            start_new_session=True,
+        )
+        peak_pss_kib = 0
+        ended = threading.Event()
+
+        def sample() -> None:
+            nonlocal peak_pss_kib
+            while not ended.wait(period_s):
+                peak_pss_kib = max(peak_pss_kib, sum(map(_pss_kib, _session(process.pid))))
+
+        sampler = threading.Thread(target=sample)
+        if sample_memory:
+            sampler.start()
+        try:
+            _, status, usage = os.wait4(process.pid, 0)
+            process.returncode = os.waitstatus_to_exitcode(status)
+            while _session(process.pid):
+                time.sleep(0.005)
+        except BaseException:
+            os.killpg(process.pid, signal.SIGKILL)
+            raise
+        finally:
+            ended.set()
+            if sample_memory:
+                sampler.join()
+        wall_s = time.perf_counter() - start
+        busy = _busy_seconds() - busy
+        stdout.seek(0)
+        stderr.seek(0)
+        if process.returncode:
+            raise RuntimeError(
+                f"{' '.join(command)}: exit code {process.returncode}\n{stderr.read()[-2000:]}"
+            )
+        cpu_s = usage.ru_utime + usage.ru_stime
+        return Measurement(
+            wall_s=wall_s,
+            cpu_s=cpu_s,
+            others_cores=max(0.0, busy - cpu_s) / wall_s,
+            peak_rss_mib=usage.ru_maxrss / 1024,
+            peak_pss_mib=peak_pss_kib / 1024 if sample_memory else None,
+            stdout=stdout.read(),
+        )
+
+
+def _busy_seconds() -> float:
+    """Returns the machine's processor seconds in use so far, all cores together."""
+    user, nice, system, _, _, irq, softirq = map(
+        int, (_PROC / "stat").read_text().split("\n", 1)[0].split()[1:8]
+    )
+    return (user + nice + system + irq + softirq) / _TICKS_PER_SECOND
+
+
+def _session(leader: int) -> list[int]:
+    """Returns the living processes of the session that `leader` began."""
+    members = []
+    for entry in os.listdir(_PROC):
+        if not entry.isdigit():
+            continue
+        try:
+            # After the name, which may hold blanks: state, parent, group, session.
+            fields = (_PROC / entry / "stat").read_text().rpartition(")")[2].split()
+        except OSError:  # It has gone.
+            continue
+        if fields[3] == str(leader) and fields[0] != "Z":
+            members.append(int(entry))
+    return members
+
+
+def _pss_kib(pid: int) -> int:
+    """Returns a process's proportional set size, 0 where it has gone."""
+    try:
+        text = (_PROC / str(pid) / "smaps_rollup").read_text()
+    except OSError:
+        return 0
+    return next((int(line.split()[1]) for line in text.splitlines() if line[:4] == "Pss:"), 0)
