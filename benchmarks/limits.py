@@ -11,6 +11,7 @@ import json
 import statistics
 import time
 from collections.abc import Callable
+from itertools import pairwise
 
 import numpy as np
 
@@ -31,7 +32,7 @@ def step_products(batch_size: int, widths: tuple[int, ...]) -> Callable[[], None
         return rng.standard_normal(shape, np.float32)
 
     activations = [array(batch_size, width) for width in widths]
-    kernels = [array(*shape) for shape in zip(widths, widths[1:], strict=False)]
+    kernels = [array(*shape) for shape in pairwise(widths)]
     products = []
     for number, kernel in enumerate(kernels):
         inputs, outputs = activations[number : number + 2]

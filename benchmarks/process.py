@@ -125,16 +125,16 @@ def _busy_seconds() -> float:
 def _session(leader: int) -> list[int]:
     """Returns the living processes of the session that `leader` began."""
     members = []
-    for entry in os.listdir(_PROC):
-        if not entry.isdigit():
+    for folder in _PROC.iterdir():
+        if not folder.name.isdigit():
             continue
         try:
             # After the name, which may hold blanks: state, parent, group, session.
-            fields = (_PROC / entry / "stat").read_text().rpartition(")")[2].split()
+            fields = (folder / "stat").read_text().rpartition(")")[2].split()
         except OSError:  # It has gone.
             continue
         if fields[3] == str(leader) and fields[0] != "Z":
-            members.append(int(entry))
+            members.append(int(folder.name))
     return members
 
 

@@ -16,6 +16,7 @@ from benchmarks.results import BARS, Bar, Runs, summarize, void_reason
 
 # Of the Okabe-Ito palette, told apart by the colour-blind and in grey.
 _OURS_COLOR, _PEERS_COLOR, _LIMITS_COLOR = "#0072b2", "#e69f00", "#999999"
+_NONE = ""  # Of a cell where there is nothing to tell.
 _PLOT = Path("images") / "compare.png"
 _SPEED = "steps_per_second"
 _PANELS = (
@@ -52,7 +53,14 @@ def write(results: Mapping[str, Any], path: Path, titles: Mapping[str, str]) -> 
 
 def contestants_table(runs: Runs, titles: Mapping[str, str]) -> str:
     """Returns each contestant's figures as a markdown table."""
-    header = ["", "test accuracy", "steps/s", "ours ×", "whole command, s", "ours ×"]
+    header = [
+        "",
+        "test accuracy",
+        "steps/s",
+        "ours over it",
+        "whole command, s",
+        "ours over it",
+    ]
     header += ["CPU, s", "peak memory, MiB", "largest process, MiB", "others' cores"]
     rows = []
     for name, title in titles.items():
@@ -60,7 +68,7 @@ def contestants_table(runs: Runs, titles: Mapping[str, str]) -> str:
         if not each or name in ("loop", "ours-evaluation"):
             continue
         if reason := void_reason(each):
-            rows.append([title, f"void: {reason}", *["–"] * (len(header) - 2)])
+            rows.append([title, f"void: {reason}", *[_NONE] * (len(header) - 2)])
             continue
         # The limits on steps/s are no commands whose time would mean something.
         is_command = not name.startswith("products")
@@ -70,9 +78,9 @@ def contestants_table(runs: Runs, titles: Mapping[str, str]) -> str:
             _cell(runs, name, _SPEED, ",.0f"),
         ]
         row.append(_ratio(runs, name, _SPEED))
-        row.append(_cell(runs, name, "wall_s", ".2f") if is_command else "–")
-        row.append(_ratio(runs, name, "wall_s") if is_command else "–")
-        row.append(_cell(runs, name, "cpu_s", ".1f", spread=False) if is_command else "–")
+        row.append(_cell(runs, name, "wall_s", ".2f") if is_command else _NONE)
+        row.append(_ratio(runs, name, "wall_s") if is_command else _NONE)
+        row.append(_cell(runs, name, "cpu_s", ".1f", spread=False) if is_command else _NONE)
         for figure in ("peak_pss_mib", "peak_rss_mib"):
             row.append(_cell(runs, name, figure, ",.0f", spread=False))
         row.append(_cell(runs, name, "others_cores", ".2f", spread=False))
@@ -81,8 +89,8 @@ def contestants_table(runs: Runs, titles: Mapping[str, str]) -> str:
     for name, cores in (("products", "both cores"), ("products-1-core", "one core")):
         if peak := summarize(runs.get(name, ()), "gflops"):
             lines.append(
-                f"Peak of a large float32 product in NumPy, {cores}: {peak.median:,.0f} GFLOP/s "
-                f"({peak.minimum:,.0f} to {peak.maximum:,.0f}).\n"
+                f"Peak of a large float32 product in NumPy, {cores}: {peak.median:,.0f} "
+                f"GFLOP/s ({peak.minimum:,.0f} to {peak.maximum:,.0f}).\n"
             )
     evaluation = runs.get("ours-evaluation", ())
     first, later = (summarize(evaluation, f"{kind}evaluation_s") for kind in ("first_", ""))
@@ -109,21 +117,21 @@ def bars_table(runs: Runs) -> str:
 
 def _verdict(bar: Bar, value: float | None) -> str:
     if value is None:
-        return "–"
+        return _NONE
     return f"{value:.3g} {'met' if bar.is_met(value) else '**missed**'}"
 
 
 def _cell(runs: Runs, name: str, figure: str, spec: str, *, spread: bool = True) -> str:
     summary = summarize(runs[name], figure)
     if summary is None:
-        return "–"
+        return _NONE
     median, minimum, maximum = (format(value, spec) for value in summary)
     return f"{median} ({minimum} to {maximum})" if spread else median
 
 
 def _ratio(runs: Runs, name: str, figure: str) -> str:
     value = results_lib.ratio(runs, "ours", name, figure)
-    return "–" if value is None else f"{value:.2f}"
+    return _NONE if value is None else f"{value:.2f}"
 
 
 def plot(runs: Runs, titles: Mapping[str, str], path: Path) -> None:

@@ -1,4 +1,4 @@
-"""How every contestant's training speed is measured: alike, and without what is not training."""
+"""How every peer's training speed is measured: alike, and without what is not training."""
 
 import json
 import statistics
