@@ -204,7 +204,7 @@ def main() -> None:
             names, pythons, args.mnist, args.results, max_others=args.max_others, **rounds
         )
 
-    from benchmarks import report  # With matplotlib: children inherit a parent's peak memory.
+    from benchmarks import report  # Late: matplotlib has no part in the measurement.
 
     print(report.write(results, args.document, {n: c.title for n, c in CONTESTANTS.items()}))
 

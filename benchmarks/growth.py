@@ -86,6 +86,8 @@ def measure(
       `batch_size`, `width`, `steps_per_call`: lists of points, each its `value`,
       `seconds_per_step`, `batch` and `widths`; `examples`: `value` and `peak_mib`.
     """
+    # First: a process starts with the peak of the one that started it, still small here.
+    memory = [{"value": n, "peak_mib": _peak_memory_of_a_process(n)} for n in examples]
     from benchmarks import throughput
 
     tutorial = throughput.tutorial_config()
@@ -105,6 +107,7 @@ def measure(
         points[key] = (config.steps_per_call, config.batch_size, shape)
     times = throughput.seconds_per_call(functions, rounds=rounds, seconds=seconds)
     results: dict[str, Any] = {
+        "examples": memory,
         "peak_flops": throughput.product_flops_per_second(product_size),
         "peak_bytes": throughput.bytes_per_second(array_bytes),
     }
@@ -118,9 +121,6 @@ def measure(
                 "widths": shape,
             }
         )
-    results["examples"] = [
-        {"value": count, "peak_mib": _peak_memory_of_a_process(count)} for count in examples
-    ]
     return results
 
 
@@ -152,7 +152,7 @@ def report(results: Mapping[str, Any], folder: Path) -> str:
     peak_flops, peak_bytes = results["peak_flops"], results["peak_bytes"]
     parts = [
         f"Measured peaks of XLA on this machine: {peak_flops / 1e9:,.0f} GFLOP/s (a float32 "
-        f"product of 2,048 x 2,048), {peak_bytes / 1e9:,.1f} GB/s (an array read, another "
+        f"product of 2,048 x 2,048), {peak_bytes / 1e9:,.1f} GB/s (an array read and "
         "written).\n"
     ]
     titles = {
@@ -218,30 +218,45 @@ def _plot(results: Mapping[str, Any], folder: Path) -> None:
         panel.set_xlabel(kind.replace("_", " "))
         panel.set_ylabel("µs per step")
         panel.grid(alpha=0.3)
+    panels[-1].set_yscale("linear")
+    panels[-1].set_ylim(bottom=0)
     figure.savefig(folder / "growth.png", dpi=120)
     plt.close(figure)
 
     peak_flops, peak_bytes = results["peak_flops"], results["peak_bytes"]
     figure, panel = plt.subplots(figsize=(8, 5), layout="constrained")
-    for kind, color, marker in zip(kinds[:2], _COLORS, "os", strict=False):
-        for number, point in enumerate(results[kind]):
-            shape = (point["batch"], point["widths"])
-            work = step_cost.flops(*shape)
-            intensity = work / step_cost.bytes_moved(*shape)
-            speed = work / point["seconds_per_step"] / 1e9
-            label = kind.replace("_", " ") if not number else None
-            panel.loglog(intensity, speed, marker, color=color, label=label)
+    # Labels below and above: the curves lie close together.
+    for kind, color, style, side in (
+        ("batch_size", _COLORS[0], "o-", -13),
+        ("width", _COLORS[1], "s--", 7),
+    ):
+        shapes = [(point["batch"], point["widths"]) for point in results[kind]]
+        work = [step_cost.flops(*shape) for shape in shapes]
+        intensities = [
+            flops / step_cost.bytes_moved(*shape)
+            for flops, shape in zip(work, shapes, strict=True)
+        ]
+        speeds = [
+            flops / point["seconds_per_step"] / 1e9
+            for flops, point in zip(work, results[kind], strict=True)
+        ]
+        panel.loglog(intensities, speeds, style, color=color, label=kind.replace("_", " "))
+        for point, *place in zip(results[kind], intensities, speeds, strict=True):
             panel.annotate(
                 f"{point['value']:,}",
-                (intensity, speed),
-                xytext=(5, -9),
+                place,
+                xytext=(0, side),
                 textcoords="offset points",
+                ha="center",
                 fontsize=8,
+                color=color,
             )
     left, right = panel.get_xlim()
     ridge = peak_flops / peak_bytes
     xs = [left, ridge, max(right, 2 * ridge)]
-    panel.plot(xs, [min(x * peak_bytes, peak_flops) / 1e9 for x in xs], color="black")
+    panel.plot(
+        xs, [min(x * peak_bytes, peak_flops) / 1e9 for x in xs], "k", label="measured peaks"
+    )
     panel.set_xlim(left, xs[-1])
     panel.set_xlabel("arithmetic intensity, FLOP per byte")
     panel.set_ylabel("GFLOP/s")

@@ -23,17 +23,17 @@ class Measurement:
       cpu_s: Processor seconds, user and system, of it and the children it waited for.
       others_cores: Cores that everything else on the machine kept busy meanwhile, on
         average: how far the other figures can be trusted.
-      peak_rss_mib: Largest resident set of any one of its processes.
       peak_pss_mib: Largest sum over its processes of proportional set sizes (what two
         share counts once); None unless it was sampled.
+      peak_rss_mib: Largest resident set that one of its processes had; None likewise.
       stdout: What it printed.
     """
 
     wall_s: float
     cpu_s: float
     others_cores: float
-    peak_rss_mib: float
     peak_pss_mib: float | None
+    peak_rss_mib: float | None
     stdout: str
 
 
@@ -72,13 +72,19 @@ def run(
             cwd=cwd,
             start_new_session=True,
         )
-        peak_pss_kib = 0
+        peak_pss_kib = peak_rss_kib = 0
         ended = threading.Event()
 
         def sample() -> None:
-            nonlocal peak_pss_kib
+            nonlocal peak_pss_kib, peak_rss_kib
             while not ended.wait(period_s):
-                peak_pss_kib = max(peak_pss_kib, sum(map(_pss_kib, _session(process.pid))))
+                members = _session(process.pid)
+                pss = sum(_kib(pid, "smaps_rollup", "Pss:") for pid in members)
+                peak_pss_kib = max(peak_pss_kib, pss)
+                # The kernel keeps this peak itself. Not rusage's, which begins with the
+                # peak of the process that started it.
+                peaks = (_kib(pid, "status", "VmHWM:") for pid in members)
+                peak_rss_kib = max(peak_rss_kib, *peaks, 0)
 
         sampler = threading.Thread(target=sample)
         if sample_memory:
@@ -108,8 +114,8 @@ def run(
             wall_s=wall_s,
             cpu_s=cpu_s,
             others_cores=max(0.0, busy - cpu_s) / wall_s,
-            peak_rss_mib=usage.ru_maxrss / 1024,
             peak_pss_mib=peak_pss_kib / 1024 if sample_memory else None,
+            peak_rss_mib=peak_rss_kib / 1024 if sample_memory else None,
             stdout=stdout.read(),
         )
 
@@ -138,10 +144,10 @@ def _session(leader: int) -> list[int]:
     return members
 
 
-def _pss_kib(pid: int) -> int:
-    """Returns a process's proportional set size, 0 where it has gone."""
+def _kib(pid: int, file: str, field: str) -> int:
+    """Returns a figure of a process's file in /proc, 0 where the process has gone."""
     try:
-        text = (_PROC / str(pid) / "smaps_rollup").read_text()
+        lines = (_PROC / str(pid) / file).read_text().splitlines()
     except OSError:
         return 0
-    return next((int(line.split()[1]) for line in text.splitlines() if line[:4] == "Pss:"), 0)
+    return next((int(line.split()[1]) for line in lines if line.startswith(field)), 0)

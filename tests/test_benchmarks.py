@@ -135,7 +135,7 @@ def test_memory_is_that_of_all_processes_together():
         f"subprocess.run([sys.executable, '-c', {child!r}])"
     )
     measured = process.run([sys.executable, "-c", parent], sample_memory=True, period_s=0.01)
-    assert 128 < measured.peak_pss_mib < 256
+    assert measured.peak_pss_mib > 128 > measured.peak_rss_mib > 64
 
 
 def test_a_command_that_fails_tells_its_last_words():
@@ -194,16 +194,19 @@ def test_growth_is_measured_and_reported(tmp_path):
     path = tmp_path / "performance.md"
     path.write_text(REPORTED)
     results = growth.measure(
-        1,
-        1e-3,
+        rounds=1,
+        seconds=1e-3,
         batch_sizes=(8,),
-        widths=(4,),
-        steps_per_call=(1,),
+        widths=(),
+        steps_per_call=(),
         examples=(),
         num_examples=1000,
         product_size=64,
         array_bytes=1 << 12,
     )
+    (point,) = results["batch_size"]
+    assert point["seconds_per_step"] > 0
+    results |= {"width": [point], "steps_per_call": [point | {"value": 1}]}
     results["examples"] = [{"value": 1000, "peak_mib": 300.0}]
     content = growth.report(json.loads(json.dumps(results)), tmp_path)
     assert content.count("\n| 1 |") == 1
