@@ -300,7 +300,7 @@ def prepare_data(mnist: Path, path: Path) -> None:
     for kind in ("image", "label"):
         whole = arrays[f"train_{kind}"]
         arrays[f"validation_{kind}"], arrays[f"train_{kind}"] = whole[:5000], whole[5000:]
-    np.savez(path, **arrays)
+    np.savez(path, **arrays)  # type: ignore[arg-type]
 
 
 def describe_machine(pythons: Mapping[str, str], names: list[str]) -> dict[str, str]:

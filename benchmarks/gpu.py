@@ -24,6 +24,7 @@ os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.extend import backend
 
 from benchmarks import document, step_cost, throughput
 from benchmarks.throughput import Repeat
@@ -68,7 +69,7 @@ def main() -> None:
 
 
 def _describe(device: jax.Device) -> str:
-    versions = f"jax {jax.__version__}, {jax.extend.backend.get_backend().platform_version}"
+    versions = f"jax {jax.__version__}, {backend.get_backend().platform_version}"
     torch = _import_torch()
     versions += f"; torch {torch.__version__}" if torch else "; no PyTorch with this GPU"
     return f"{device.device_kind}; {' '.join(versions.split())}.\n"
@@ -78,8 +79,7 @@ def _import_torch() -> Any:
     """Returns PyTorch where it is installed and sees a GPU, else None."""
     if importlib.util.find_spec("torch") is None:
         return None
-    import torch
-
+    torch = importlib.import_module("torch")
     return torch if torch.cuda.is_available() else None
 
 

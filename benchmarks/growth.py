@@ -91,8 +91,9 @@ def measure(
     from benchmarks import throughput
 
     tutorial = throughput.tutorial_config()
-    # As many calls a second for large steps as for small ones would take for ever.
-    jobs = {("batch_size", size): {"batch_size": size} for size in batch_sizes}
+    jobs: dict[tuple[str, int], dict[str, Any]] = {
+        ("batch_size", size): {"batch_size": size} for size in batch_sizes
+    }
     jobs |= {("width", width): {"hidden_sizes": (width, width)} for width in widths}
     jobs |= {("steps_per_call", steps): {"steps_per_call": steps} for steps in steps_per_call}
     images, labels = throughput.random_examples(num_examples)
@@ -101,6 +102,7 @@ def measure(
         config = throughput.tutorial_config(**fields)
         shape = (784, *config.hidden_sizes, 10)
         if "steps_per_call" not in fields:
+            # Fewer of the large steps, whose calls would take seconds.
             work = step_cost.flops(config.batch_size, shape)
             config.steps_per_call = max(1, min(tutorial.steps_per_call, int(1e10 / work)))
         functions[key] = throughput.repeat_training(config, images, labels)
@@ -241,10 +243,10 @@ def _plot(results: Mapping[str, Any], folder: Path) -> None:
             for flops, point in zip(work, results[kind], strict=True)
         ]
         panel.loglog(intensities, speeds, style, color=color, label=kind.replace("_", " "))
-        for point, *place in zip(results[kind], intensities, speeds, strict=True):
+        for point, x, y in zip(results[kind], intensities, speeds, strict=True):
             panel.annotate(
                 f"{point['value']:,}",
-                place,
+                (x, y),
                 xytext=(0, side),
                 textcoords="offset points",
                 ha="center",

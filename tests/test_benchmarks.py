@@ -14,6 +14,7 @@ from benchmarks import results as results_lib
 from benchmarks.contestants.stopwatch import Stopwatch
 from tests.conftest import ROOT
 
+needs_proc = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 TUTORIAL = (784, 128, 32, 10)
 REPORTED = "".join(
     f"<!-- {name} -->\nold\n<!-- /{name} -->\n"
@@ -118,6 +119,7 @@ def test_the_stopwatch_leaves_out_the_first_lap_and_what_is_between():
     }
 
 
+@needs_proc
 def test_a_command_is_measured_until_the_last_of_its_processes_is_gone(tmp_path):
     child = f"import time; time.sleep(0.3); open({str(tmp_path / 'done')!r}, 'w')"
     parent = f"import subprocess, sys; subprocess.Popen([sys.executable, '-c', {child!r}])"
@@ -127,7 +129,7 @@ def test_a_command_is_measured_until_the_last_of_its_processes_is_gone(tmp_path)
     assert measured.peak_pss_mib is None
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+@needs_proc
 def test_memory_is_that_of_all_processes_together():
     child = "x = b'1' * 2**26; import time; time.sleep(0.3)"
     parent = (
@@ -138,6 +140,7 @@ def test_memory_is_that_of_all_processes_together():
     assert measured.peak_pss_mib > 128 > measured.peak_rss_mib > 64
 
 
+@needs_proc
 def test_a_command_that_fails_tells_its_last_words():
     with pytest.raises(RuntimeError, match="exit code 3\nwords"):
         process.run(

@@ -54,7 +54,7 @@ def loss_fn(model: MLP, batch: Batch) -> tuple[jax.Array, jax.Array]:
 
 @nnx.jit
 def train_step(
-    model: MLP, optimizer: nnx.Optimizer, metrics: nnx.MultiMetric, batch: Batch
+    model: MLP, optimizer: "nnx.Optimizer[MLP]", metrics: nnx.MultiMetric, batch: Batch
 ) -> None:
     """One update."""
     (loss, logits), grads = nnx.value_and_grad(loss_fn, has_aux=True)(model, batch)
