@@ -11,7 +11,7 @@ if __name__ == "__main__":
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 
-from mnist_jax import commands
+from mnist_jax import commands, event_writer
 from mnist_jax import config as config_lib
 from mnist_jax.errors import UserError
 
@@ -31,6 +31,7 @@ def main() -> None:
     # What the imports allocate stays: to walk it for garbage over and over would take a
     # fifth of a short run's time.
     gc.disable()
+    event_writer.start()
     from mnist_jax import train_loop
 
     gc.freeze()

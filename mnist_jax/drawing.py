@@ -1,26 +1,22 @@
 """Draws a run's figures off the way of training, in a process of its own.
 
-matplotlib is nearly all Python: in a thread it would hold up the training's own Python, and
-wait for the import of TensorFlow, which the event writer's thread is at. The process is this
-module run as a program; it ends when its stdin does, so also when the run is killed.
+The process is this module run as a program; see `worker_process`.
 """
 
 import contextlib
 import gc
 import logging
-import os
-import pickle
 import queue
-import subprocess
-import sys
 import threading
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 
+from mnist_jax import worker_process
 from mnist_jax.errors import writing_to
+from mnist_jax.worker_process import WorkerProcess
 
 WriteImages = Callable[[int, Mapping[str, np.ndarray]], None]
 
@@ -49,15 +45,7 @@ class Drawing:
         self._write_images = write_images
         self._error: Exception | None = None
         self._waiting: queue.Queue[dict[str, Any] | None] = queue.Queue(maxsize=1)
-        package = str(Path(__file__).parent.parent)
-        path = os.pathsep.join(filter(None, [package, os.environ.get("PYTHONPATH")]))
-        self._process = subprocess.Popen(
-            [sys.executable, "-m", "mnist_jax.drawing", str(folder)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            env=os.environ | {"PYTHONPATH": path},
-            start_new_session=True,  # Ctrl-C is for the run, which still wants its figures.
-        )
+        self._worker = WorkerProcess("mnist_jax.drawing")
         self._thread = threading.Thread(target=self._serve, name="drawing")
         self._thread.start()
 
@@ -80,10 +68,10 @@ class Drawing:
           WriteError: The files of one of them could not be written.
         """
         if not wait:
-            self._process.kill()
+            self._worker.kill()
         self._waiting.put(None)
         self._thread.join()
-        self._process.communicate()
+        self._worker.close()
         if wait:
             self._check()
 
@@ -98,48 +86,44 @@ class Drawing:
                 raise self._error
 
     def _serve(self) -> None:
+        is_ready = False
         while (arguments := self._waiting.get()) is not None:
             if self._error is not None:
                 continue
             try:
+                if not is_ready:
+                    is_ready = self._worker.receive() is None
                 self._request(arguments)
             except Exception as error:
                 self._error = error
 
     def _request(self, arguments: dict[str, Any]) -> None:
-        assert self._process.stdin is not None
-        assert self._process.stdout is not None
-        pickle.dump(arguments, self._process.stdin)
-        self._process.stdin.flush()
-        try:
-            answer = pickle.load(self._process.stdout)
-        except EOFError as error:
-            raise OSError("the process that draws was killed") from error
+        self._worker.send((self._folder, arguments))
+        answer = self._worker.receive()
         if isinstance(answer, Exception):
             raise answer
         tagged = {f"figures/{name}": pixels[np.newaxis] for name, pixels in answer.items()}
         self._write_images(arguments["step"], tagged)
 
 
-def _main(folder: Path, requests: IO[bytes], answers: IO[bytes]) -> None:
-    """Answers each pickled request with the pixels by name, or with the error."""
+def _prepare() -> Callable[[Any], dict[str, np.ndarray] | Exception]:
+    gc.disable()
     logging.getLogger("matplotlib").setLevel(logging.ERROR)  # It would tell of its font cache.
     from mnist_jax import figures
 
     gc.freeze()  # What is imported stays: no collection needs to walk over it.
-    while True:
+    gc.enable()
+
+    def respond(request: tuple[Path, dict[str, Any]]) -> dict[str, np.ndarray] | Exception:
+        """Returns the pixels by name, or the error that it came to."""
+        folder, arguments = request
         try:
-            arguments = pickle.load(requests)
-        except EOFError:
-            return
-        answer: dict[str, np.ndarray] | Exception
-        try:
-            answer = figures.save_all(folder, figures.draw(**arguments))
+            return figures.save_all(folder, figures.draw(**arguments))
         except Exception as error:
-            answer = error
-        pickle.dump(answer, answers)
-        answers.flush()
+            return error
+
+    return respond
 
 
 if __name__ == "__main__":
-    _main(Path(sys.argv[1]), sys.stdin.buffer, sys.stdout.buffer)
+    worker_process.serve(_prepare)

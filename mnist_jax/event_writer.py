@@ -1,10 +1,13 @@
 """TensorBoard's event files, by clu's writer, off the way of training.
 
-clu's writers import TensorFlow, 3 to 5 s. A worker thread imports it while the steps run,
-then writes what has queued up; nobody waits before the end of the run.
+clu's writers import TensorFlow: 3 to 5 s of a core, several times what a short run computes.
+So they work in a process of their own, `mnist_jax.event_process`, one for all the runs of this
+process: it imports beside the training, then writes what has queued up; nobody waits before
+the end of a run.
 """
 
-import tempfile
+import atexit
+import importlib.util
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -13,51 +16,97 @@ from typing import Any
 import numpy as np
 
 from mnist_jax.errors import writing_to
-from mnist_jax.tensorflow_import import import_tensorflow
+from mnist_jax.worker_process import WorkerProcess
+
+
+class _EventProcess:
+    """The process, and the thread that talks with it."""
+
+    def __init__(self) -> None:
+        self._worker = WorkerProcess("mnist_jax.event_process")
+        self.thread = ThreadPoolExecutor(1, thread_name_prefix="event_writer")
+        self._imported = self.thread.submit(self._worker.receive)
+        atexit.register(self.kill)
+
+    def is_ready(self) -> bool:
+        return self._imported.done()
+
+    def has_ended(self) -> bool:
+        return self._worker.has_ended()
+
+    def call(self, *request: Any) -> None:
+        """Has the request served; in the thread, once TensorFlow is imported."""
+        self._imported.result()
+        self._worker.send(request)
+        error = self._worker.receive()
+        if error:
+            raise OSError(error)
+
+    def kill(self) -> None:
+        self._worker.kill()
+        self.thread.shutdown(cancel_futures=True)
+        self._worker.close()
+        atexit.unregister(self.kill)
+
+
+_event_process: _EventProcess | None = None
+
+
+def is_available() -> bool:
+    """Returns whether TensorFlow is installed; without it no event files are written."""
+    return importlib.util.find_spec("tensorflow") is not None
+
+
+def start() -> None:
+    """Begins the import of TensorFlow, which else the first `EventWriter` does."""
+    global _event_process
+    if _event_process and _event_process.has_ended():
+        stop()
+    if _event_process is None and is_available():
+        _event_process = _EventProcess()
+
+
+def stop() -> None:
+    """Ends the process at once, whatever is still to be written."""
+    global _event_process
+    if _event_process:
+        _event_process.kill()
+        _event_process = None
 
 
 class EventWriter:
     """A `clu.metric_writers.SummaryWriter` whose calls return at once.
 
-    A WriteError of the worker is raised by a later call, at the latest by `close`.
+    An error of the process is raised by a later call, at the latest by `close`.
     """
 
     def __init__(self, logdir: Path):
-        """Does nothing yet: the first call starts the import of TensorFlow.
+        """Writes nothing yet.
 
-        Make that call only once jax, flax and orbax are imported: beside them the import of
-        TensorFlow can fail.
+        Args:
+          logdir: Folder of the event files.
         """
         self._logdir = logdir
-        self._writer: Any = None
+        start()
+        self._process = _event_process
         self._error: Exception | None = None
-        self._is_used = False
-        self._is_closed = False
-        # Not clu's asynclib, which logs an error with its traceback before it raises it.
-        self._worker = ThreadPoolExecutor(1, thread_name_prefix="event_writer")
 
-    def _submit(self, write: Callable[[Any], None]) -> None:
+    def _call(self, method: str, *arguments: Any) -> None:
+        if self._process:
+            self._submit(self._process.call, str(self._logdir), method, arguments)
+
+    def _submit(self, write: Callable[..., None], *arguments: Any) -> None:
         self._raise_error()
-        self._is_used = True
-        self._worker.submit(self._run, write)
+        assert self._process
+        self._process.thread.submit(self._run, write, arguments)
 
-    def _run(self, write: Callable[[Any], None]) -> None:
+    def _run(self, write: Callable[..., None], arguments: tuple[Any, ...]) -> None:
         if self._error:
             return
         try:
-            if self._writer is None:
-                import_tensorflow()
-                from clu import metric_writers
-
-                if self._is_closed:
-                    return
-                # On a full disk TensorFlow would write lines of its own to stderr.
-                with tempfile.NamedTemporaryFile(dir=self._logdir) as probe:
-                    probe.write(bytes(4096))
-                self._writer = metric_writers.SummaryWriter(str(self._logdir))
-            write(self._writer)
-        except Exception as error:  # TensorFlow's errors are not OSErrors.
-            self._error = self._error or error
+            write(*arguments)
+        except Exception as error:
+            self._error = error
 
     def _raise_error(self) -> None:
         if self._error:
@@ -66,37 +115,38 @@ class EventWriter:
 
     def write_scalars(self, step: int, scalars: Mapping[str, float]) -> None:
         """Writes each number under its tag."""
-        self._submit(lambda writer: writer.write_scalars(step, scalars))
+        self._call("write_scalars", step, scalars)
 
     def write_texts(self, step: int, texts: Mapping[str, str]) -> None:
         """Writes each text (Markdown) under its tag."""
-        self._submit(lambda writer: writer.write_texts(step, texts))
+        self._call("write_texts", step, texts)
 
     def write_images(self, step: int, images: Mapping[str, np.ndarray]) -> None:
         """Writes each `[n, height, width, channels]` under its tag."""
-        self._submit(lambda writer: writer.write_images(step, images))
+        self._call("write_images", step, images)
 
     def write_histograms(self, step: int, arrays: Mapping[str, np.ndarray]) -> None:
         """Writes the distribution of each array's numbers under its tag."""
-        self._submit(lambda writer: writer.write_histograms(step, arrays))
+        self._call("write_histograms", step, arrays)
 
     def write_hparams(self, hparams: Mapping[str, Any]) -> None:
         """Writes the row of this run in the HParams tab."""
-        self._submit(lambda writer: writer.write_hparams(hparams))
+        self._call("write_hparams", hparams)
 
     def write_graph(self, tag: str, function: Callable[..., Any], *example_args: Any) -> None:
         """Writes the graph of a function; see `graph.write_graph`."""
 
-        def write(writer: Any) -> None:
+        def write() -> None:
             from mnist_jax import graph  # TensorBoard's protocol buffers: a tenth of a second.
 
             graph.write_graph(self._logdir, function, *example_args, tag=tag)
 
-        self._submit(write)
+        if self._process:
+            self._submit(write)
 
     def flush(self) -> None:
         """Asks for everything so far to be on disk soon; does not wait."""
-        self._submit(lambda writer: writer.flush())
+        self._call("flush")
 
     def close(self, *, wait_for_import: bool = True) -> None:
         """Waits until everything is written.
@@ -108,11 +158,11 @@ class EventWriter:
         Raises:
           WriteError: A write failed.
         """
-        if self._writer is None and not wait_for_import:
-            self._is_closed = True
-            self._worker.shutdown(wait=False, cancel_futures=True)
+        if not self._process:
             return
-        if self._is_used:
-            self._worker.submit(self._run, lambda writer: writer.close())
-        self._worker.shutdown()
+        if not self._process.is_ready() and not wait_for_import:
+            stop()
+            return
+        call = self._process.call, (str(self._logdir), "close", ())
+        self._process.thread.submit(self._run, *call).result()
         self._raise_error()

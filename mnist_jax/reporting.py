@@ -19,7 +19,7 @@ import tqdm
 from ml_collections import ConfigDict
 
 from mnist_jax import config as config_lib
-from mnist_jax import event_files
+from mnist_jax import event_files, event_writer
 from mnist_jax.datasets import Split
 from mnist_jax.drawing import Drawing
 from mnist_jax.errors import UserError, WriteError, writing_to
@@ -93,6 +93,13 @@ class Reporter:
         self._written_points = written_points
         self._lines = written_lines
         self._events = EventWriter(workdir)
+        if not event_writer.is_available():
+            print(
+                f"WARNING: TensorFlow is not installed, so there will be no TensorBoard event "
+                f"files; {_JOURNAL} has every number",
+                file=sys.stderr,
+                flush=True,
+            )
         if ("config", 0) not in written_points:
             self._describe(config, parameter_table)
         for line in written_lines:
@@ -251,9 +258,13 @@ def is_whole(workdir: Path, last_step: int, graphs: Collection[str]) -> bool:
     if not path.exists():
         return False
     lines, size = _read_journal(path, last_step)
+    if size < path.stat().st_size:
+        return False
+    if not event_writer.is_available():
+        return True
     wanted = {(tag, line["step"]) for line in lines for tag in _scalars(line)}
     wanted |= {(tag, 0) for tag in ("config", *graphs)}
-    return size == path.stat().st_size and wanted <= event_files.points(workdir)
+    return wanted <= event_files.points(workdir)
 
 
 def _cut_journal(path: Path, last_step: int) -> list[dict[str, Any]]:

@@ -2,15 +2,16 @@
 
 import os
 import shutil
+import signal
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from clu import metric_writers
 
-from mnist_jax import restoring
+from mnist_jax import event_files, restoring
 from mnist_jax.errors import WriteError
+from mnist_jax.event_writer import EventWriter
 from mnist_jax.train_loop import train_and_evaluate
 from tests.faults import processes
 
@@ -124,14 +125,36 @@ def test_a_file_in_the_place_of_the_checkpoints(tmp_path: Path):
         train_and_evaluate(config(), tmp_path / "run")
 
 
-def test_event_files_that_cannot_be_written(tmp_path: Path, monkeypatch):
+def test_event_files_that_cannot_be_written(tmp_path: Path):
     """Told at a later report, at the latest at the end, which saves the last step."""
+    (tmp_path / "logdir").write_text("a file")
+    writer = EventWriter(tmp_path / "logdir")
+    writer.write_scalars(1, {"train/loss": 1.0})
+    with pytest.raises(WriteError, match=r"logdir: can't be written to \(.+\)"):
+        writer.close()
 
-    def fail(*unused, **also_unused):
-        raise RuntimeError("No space left on device\nand a second line")
 
-    monkeypatch.setattr(metric_writers, "SummaryWriter", fail)
-    with pytest.raises(
-        WriteError, match=r"run: can't be written to \(No space left on device\)"
-    ):
-        train_and_evaluate(config(), tmp_path / "run")
+def test_event_files_whose_process_is_killed(tmp_path: Path):
+    writer = EventWriter(tmp_path)
+    writer.write_scalars(1, {"train/loss": 1.0})
+    (pid,) = event_processes()
+    os.kill(pid, signal.SIGKILL)
+    with pytest.raises(WriteError, match="the process that writes it ended with -9"):
+        writer.close()
+    writer = EventWriter(tmp_path)  # Of another process.
+    writer.write_scalars(1, {"train/loss": 1.0})
+    writer.close()
+    assert ("train/loss", 1) in event_files.points(tmp_path)
+
+
+def event_processes() -> list[int]:
+    children = [
+        int(pid)
+        for path in Path("/proc/self/task").glob("*/children")
+        for pid in path.read_text().split()
+    ]
+    return [
+        pid
+        for pid in children
+        if "mnist_jax.event_process" in Path(f"/proc/{pid}/cmdline").read_text()
+    ]

@@ -1,0 +1,46 @@
+"""The program of the process that writes event files; see `event_writer`."""
+
+import gc
+import sys
+from collections.abc import Callable
+from typing import Any
+
+from mnist_jax import worker_process
+from mnist_jax.errors import first_line
+from mnist_jax.tensorflow_import import import_tensorflow
+
+# TensorFlow imports Keras, which imports these, where they are installed, to support them: a
+# third of the time, and 150 MB. Not in this process.
+_UNUSED_PACKAGES = ("IPython", "matplotlib", "pandas", "sklearn")
+
+
+def _prepare() -> Callable[[Any], str | None]:
+    gc.disable()  # To walk over what the imports allocate would take as long as they do.
+    for package in _UNUSED_PACKAGES:
+        sys.modules[package] = None  # type: ignore[assignment]  # As if not installed.
+    import_tensorflow()
+    from clu import metric_writers
+
+    gc.freeze()
+    gc.enable()
+    writers: dict[str, Any] = {}
+
+    def respond(request: tuple[str, str, tuple[Any, ...]]) -> str | None:
+        """Calls a method of the folder's writer; returns the error, if it comes to one."""
+        logdir, method, arguments = request
+        try:
+            if logdir not in writers:
+                writers[logdir] = metric_writers.SummaryWriter(logdir)
+            getattr(writers[logdir], method)(*arguments)
+            if method == "close":
+                del writers[logdir]
+        except Exception as error:  # TensorFlow's errors are not OSErrors.
+            writers.pop(logdir, None)
+            return first_line(error)
+        return None
+
+    return respond
+
+
+if __name__ == "__main__":
+    worker_process.serve(_prepare)

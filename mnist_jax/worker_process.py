@@ -1,0 +1,93 @@
+"""A process beside the training that is given work through a pipe, and its end of the pipe.
+
+TensorFlow and matplotlib are imported and used in such processes: in a thread they would hold
+up the training's own Python. The process is one of this package's modules, run as a program;
+it ends when its parent does, also when that is killed.
+"""
+
+import os
+import pickle
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+
+class WorkerProcess:
+    """Runs `python -m MODULE PARENT`, a program that calls `serve`."""
+
+    def __init__(self, module: str):
+        package = str(Path(__file__).parent.parent)
+        path = os.pathsep.join(filter(None, [package, os.environ.get("PYTHONPATH")]))
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", module, str(os.getpid())],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            # What goes wrong is answered; what libraries say beside would break our lines.
+            stderr=subprocess.DEVNULL,
+            # If it imports jax, then never to compute: an accelerator is the parent's.
+            env=os.environ | {"PYTHONPATH": path, "JAX_PLATFORMS": "cpu"},
+            start_new_session=True,  # Ctrl-C is for the run, which still wants its reports.
+        )
+
+    def send(self, request: Any) -> None:
+        """Hands over a request; returns once it fits into the pipe.
+
+        Raises:
+          OSError: The process is gone.
+        """
+        assert self._process.stdin is not None
+        pickle.dump(request, self._process.stdin)
+        self._process.stdin.flush()
+
+    def receive(self) -> Any:
+        """Waits for the next answer.
+
+        Raises:
+          OSError: The process is gone.
+        """
+        assert self._process.stdout is not None
+        try:
+            return pickle.load(self._process.stdout)
+        except EOFError as error:
+            code = self._process.wait()
+            raise OSError(f"the process that writes it ended with {code}") from error
+
+    def has_ended(self) -> bool:
+        """Returns whether it has, which it should not before `close`."""
+        return self._process.poll() is not None
+
+    def close(self) -> None:
+        """Waits until it has served all that was sent."""
+        self._process.communicate()
+
+    def kill(self) -> None:
+        """Ends it at once; who waits in `receive` gets an OSError. Then `close`."""
+        self._process.kill()
+
+
+def serve(prepare: Callable[[], Callable[[Any], Any]]) -> None:
+    """Answers the requests of the parent, as long as there is one.
+
+    Args:
+      prepare: Imports what is needed, and returns what turns a request into its answer. The
+        first answer, None, says that this is done.
+    """
+    parent = int(sys.argv[1])
+    requests = sys.stdin.buffer
+    answers = os.fdopen(os.dup(1), "wb")
+    os.dup2(2, 1)  # What libraries print is no answer.
+    respond = prepare()
+    answer = None
+    while True:
+        pickle.dump(answer, answers)
+        answers.flush()
+        try:
+            request = pickle.load(requests)
+        except EOFError:
+            return
+        if os.getppid() != parent:
+            # It was killed, and the next attempt at the run may already be under way.
+            return
+        answer = respond(request)
