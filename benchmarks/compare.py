@@ -79,7 +79,8 @@ def _read_journal(stdout: str, workdir: Path) -> dict[str, Any]:
 
 
 def _read_evaluations(stdout: str, workdir: Path) -> dict[str, Any]:
-    first, *later = json.loads(stdout.splitlines()[-1])["evaluation_s"]
+    lines = (json.loads(line) for line in stdout.splitlines() if line.startswith("{"))
+    first, *later = (line["evaluation_s"] for line in lines)
     return {"evaluation_s": statistics.median(later), "first_evaluation_s": first}
 
 
@@ -90,9 +91,11 @@ def _peer(title: str, program: str, *arguments: str, **kwargs: Any) -> Contestan
 
 
 _OURS = (*_TRAIN, "--config.seed={seed}", "--workdir", "{workdir}")
+# The trainer's own, which is on by default and lies in the user's folder for caches.
 _WARM = {
-    "JAX_COMPILATION_CACHE_DIR": "{caches}/jax",
-    "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+    "JAX_COMPILATION_CACHE_DIR": "",
+    "JAX_ENABLE_COMPILATION_CACHE": "",
+    "XDG_CACHE_HOME": "{caches}",
 }
 _INDUCTOR_COLD = {"TORCHINDUCTOR_CACHE_DIR": "{workdir}/inductor"}
 _INDUCTOR_WARM = {"TORCHINDUCTOR_CACHE_DIR": "{caches}/inductor"}

@@ -7,10 +7,12 @@ import subprocess
 import tempfile
 import threading
 import time
+import uuid
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 _PROC = Path("/proc")
+_MARK = "MNIST_JAX_BENCHMARK_RUN"
 _TICKS_PER_SECOND = os.sysconf("SC_CLK_TCK")
 
 
@@ -47,7 +49,8 @@ def run(
 ) -> Measurement:
     """Runs a command to its end.
 
-    Its children are known by its session, so one that outlives it is waited for and counted.
+    Its children are known by a variable in their environment, so one that outlives it, or has
+    a session of its own, is waited for and counted too.
 
     Args:
       command: The program and its arguments.
@@ -60,7 +63,8 @@ def run(
     Raises:
       RuntimeError: It failed; the message ends with the end of its stderr.
     """
-    environment = {**os.environ, **(env or {})}
+    mark = uuid.uuid4().hex
+    environment = {**os.environ, **(env or {}), _MARK: mark}
     environment = {name: value for name, value in environment.items() if value}
     with tempfile.TemporaryFile("w+") as stdout, tempfile.TemporaryFile("w+") as stderr:
         busy, start = _busy_seconds(), time.perf_counter()
@@ -74,11 +78,12 @@ def run(
         )
         peak_pss_kib = peak_rss_kib = 0
         ended = threading.Event()
+        family = _Family(f"{_MARK}={mark}")
 
         def sample() -> None:
             nonlocal peak_pss_kib, peak_rss_kib
             while not ended.wait(period_s):
-                members = _session(process.pid)
+                members = family.members()
                 pss = sum(_kib(pid, "smaps_rollup", "Pss:") for pid in members)
                 peak_pss_kib = max(peak_pss_kib, pss)
                 # The kernel keeps this peak itself. Not rusage's, which begins with the
@@ -92,7 +97,7 @@ def run(
         try:
             _, status, usage = os.wait4(process.pid, 0)
             process.returncode = os.waitstatus_to_exitcode(status)
-            while _session(process.pid):
+            while family.members():
                 time.sleep(0.005)
         except BaseException:
             os.killpg(process.pid, signal.SIGKILL)
@@ -128,20 +133,31 @@ def _busy_seconds() -> float:
     return (user + nice + system + irq + softirq) / _TICKS_PER_SECOND
 
 
-def _session(leader: int) -> list[int]:
-    """Returns the living processes of the session that `leader` began."""
-    members = []
-    for folder in _PROC.iterdir():
-        if not folder.name.isdigit():
-            continue
-        try:
-            # After the name, which may hold blanks: state, parent, group, session.
-            fields = (folder / "stat").read_text().rpartition(")")[2].split()
-        except OSError:  # It has gone.
-            continue
-        if fields[3] == str(leader) and fields[0] != "Z":
-            members.append(int(folder.name))
-    return members
+class _Family:
+    """The processes that have a mark in their environment."""
+
+    def __init__(self, mark: str):
+        self._mark = mark.encode()
+        self._strangers: set[str] = set()
+
+    def members(self) -> list[int]:
+        """Returns those that live now."""
+        members = []
+        for folder in _PROC.iterdir():
+            if not folder.name.isdigit() or folder.name in self._strangers:
+                continue
+            try:
+                environment = (folder / "environ").read_bytes().split(b"\0")
+            except PermissionError:  # Another user's.
+                self._strangers.add(folder.name)
+                continue
+            except OSError:  # It has gone.
+                continue
+            if self._mark in environment:
+                members.append(int(folder.name))
+            elif environment != [b""]:  # A zombie's, and for a moment one's that begins.
+                self._strangers.add(folder.name)
+        return members
 
 
 def _kib(pid: int, file: str, field: str) -> int:

@@ -92,7 +92,7 @@ def _speed_over_products(runs: Runs, ours: str) -> float | None:
 
 def _evaluation_share(runs: Runs, ours: str) -> float | None:
     """The later evaluations' time, which do not compile, over the command's."""
-    evaluation = summarize(runs.get(f"{ours}-evaluation", ()), "evaluation_s")
+    evaluation = summarize(runs.get("ours-evaluation", ()), "evaluation_s")
     wall = summarize(runs.get(ours, ()), "wall_s")
     return evaluation.median / wall.median if evaluation and wall else None
 

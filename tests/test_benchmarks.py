@@ -122,7 +122,10 @@ def test_the_stopwatch_leaves_out_the_first_lap_and_what_is_between():
 @needs_proc
 def test_a_command_is_measured_until_the_last_of_its_processes_is_gone(tmp_path):
     child = f"import time; time.sleep(0.3); open({str(tmp_path / 'done')!r}, 'w')"
-    parent = f"import subprocess, sys; subprocess.Popen([sys.executable, '-c', {child!r}])"
+    parent = (
+        "import subprocess, sys; "
+        f"subprocess.Popen([sys.executable, '-c', {child!r}], start_new_session=True)"
+    )
     measured = process.run([sys.executable, "-c", f"print('out'); {parent}"])
     assert (tmp_path / "done").exists()
     assert measured.stdout == "out\n"
