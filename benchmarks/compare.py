@@ -1,0 +1,333 @@
+"""The tutorial's job in this trainer and in its peers, side by side.
+
+    python -m benchmarks.compare [--runs 5] [--only NAME ...] [--from RESULTS]
+
+Runs each contestant once a round, so that what the machine does besides falls on all alike;
+each run is a fresh process. Memory is measured in rounds of its own, since that slows a
+process down. Writes the figures to a file of JSON, and from it the table, the bars and the
+plot into docs/performance.md. See README.md here.
+"""
+
+import argparse
+import dataclasses
+import gzip
+import json
+import os
+import platform
+import signal
+import statistics
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Mapping
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmarks import process
+
+_HERE = Path(__file__).parent
+_ROOT = _HERE.parent
+_TRAIN = ("train.py", "--config", "configs/default.py", "--config.fallback_dataset=")
+# Whatever cache a user has set up, and whatever one the trainer has by default.
+_NO_CACHE = {"JAX_COMPILATION_CACHE_DIR": "", "JAX_ENABLE_COMPILATION_CACHE": "false"}
+_FILES = {
+    "train": ("train-images-idx3-ubyte.gz", "train-labels-idx1-ubyte.gz"),
+    "test": ("t10k-images-idx3-ubyte.gz", "t10k-labels-idx1-ubyte.gz"),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Contestant:
+    """A program to be run and measured.
+
+    Attributes:
+      title: What the table calls it.
+      arguments: Of its interpreter; `{data}`, `{workdir}`, `{seed}` are filled in.
+      env: Added to its environment; `{caches}` is filled in; empty values remove.
+      python: Which interpreter: `project` or `torch`.
+      read: Takes its stdout and its workdir; returns its own figures.
+      fills_cache: Whether it is run once before, unmeasured.
+      measures_memory: Whether it takes part in the rounds that sample memory.
+    """
+
+    title: str
+    arguments: tuple[str, ...]
+    env: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    python: str = "project"
+    read: Callable[[str, Path], dict[str, Any]] = lambda stdout, workdir: json.loads(
+        stdout.splitlines()[-1]
+    )
+    fills_cache: bool = False
+    measures_memory: bool = True
+
+
+def _read_journal(stdout: str, workdir: Path) -> dict[str, Any]:
+    """Reads our trainer's figures where it writes them, the speed as `Stopwatch` has it."""
+    with (workdir / "metrics.jsonl").open() as file:
+        lines = [json.loads(line) for line in file]
+    speeds = [
+        line["train/steps_per_second"] for line in lines if "train/steps_per_second" in line
+    ]
+    accuracies = [line["test/accuracy"] for line in lines if "test/accuracy" in line]
+    return {
+        "test_accuracy": accuracies[-1],
+        "steps_per_second": statistics.median(speeds[1:]),
+    }
+
+
+def _read_evaluations(stdout: str, workdir: Path) -> dict[str, Any]:
+    lines = (json.loads(line) for line in stdout.splitlines() if line.startswith("{"))
+    first, *later = (line["evaluation_s"] for line in lines)
+    return {"evaluation_s": statistics.median(later), "first_evaluation_s": first}
+
+
+def _peer(title: str, program: str, *arguments: str, **kwargs: Any) -> Contestant:
+    arguments = ("--data", "{data}", "--workdir", "{workdir}", "--seed", "{seed}", *arguments)
+    kwargs.setdefault("env", _NO_CACHE)
+    return Contestant(title, (f"benchmarks/contestants/{program}", *arguments), **kwargs)
+
+
+_OURS = (*_TRAIN, "--config.seed={seed}", "--workdir", "{workdir}")
+# The trainer's own, which is on by default and lies in the user's folder for caches.
+_WARM = {
+    "JAX_COMPILATION_CACHE_DIR": "",
+    "JAX_ENABLE_COMPILATION_CACHE": "",
+    "XDG_CACHE_HOME": "{caches}",
+}
+_INDUCTOR_COLD = {"TORCHINDUCTOR_CACHE_DIR": "{workdir}/inductor"}
+_INDUCTOR_WARM = {"TORCHINDUCTOR_CACHE_DIR": "{caches}/inductor"}
+
+CONTESTANTS = {
+    "ours": Contestant("**mnist_jax**", _OURS, _NO_CACHE, read=_read_journal),
+    "ours-warm": Contestant(
+        "**mnist_jax**, warm compile cache", _OURS, _WARM, read=_read_journal, fills_cache=True
+    ),
+    "tf1": _peer("tf.compat.v1, feed_dict", "tf1_graph.py"),
+    "torch": _peer("PyTorch, eager", "pytorch.py", python="torch"),
+    "torch-compile": _peer(
+        "PyTorch, torch.compile", "pytorch.py", "--compile", env=_INDUCTOR_COLD, python="torch"
+    ),
+    "torch-compile-warm": _peer(
+        "PyTorch, torch.compile, warm compile cache",
+        "pytorch.py",
+        "--compile",
+        env=_INDUCTOR_WARM,
+        python="torch",
+        fills_cache=True,
+    ),
+    "flax-nnx": _peer("Flax NNX, as in its example", "flax_nnx.py"),
+    "keras": _peer("Keras 3 on JAX, fit", "keras_fit.py"),
+    "products": Contestant(
+        "limit: a step's 8 products in NumPy",
+        ("-m", "benchmarks.limits"),
+        measures_memory=False,
+    ),
+    "products-1-core": Contestant(
+        "limit: the same on one core",
+        ("-m", "benchmarks.limits"),
+        {"OPENBLAS_NUM_THREADS": "1"},
+        measures_memory=False,
+    ),
+    "import": Contestant(
+        "limit: import jax, flax, orbax",
+        ("-c", "import jax, flax, orbax.checkpoint"),
+        read=lambda stdout, workdir: {},
+    ),
+    "ours-evaluation": Contestant(
+        "mnist_jax, its evaluations timed",
+        ("-m", "benchmarks.evaluation_time", *_OURS[1:]),
+        _NO_CACHE,
+        read=_read_evaluations,
+        measures_memory=False,
+    ),
+    "loop": Contestant(
+        "mnist_jax, its loop against `train_steps`",
+        ("-m", "benchmarks.loop_overhead"),
+        _NO_CACHE,
+        measures_memory=False,
+    ),
+}
+
+
+def main() -> None:
+    """Measures, or reads what was measured, and writes the report."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.compare", description=__doc__)
+    parser.add_argument("--runs", type=int, default=5, help="rounds of timed runs")
+    parser.add_argument("--memory-runs", type=int, default=1, help="rounds that sample memory")
+    parser.add_argument(
+        "--max-others",
+        type=float,
+        default=0.25,
+        help="a run while others kept more cores than this busy is done again, twice at most",
+    )
+    parser.add_argument("--only", nargs="+", metavar="NAME", choices=CONTESTANTS)
+    parser.add_argument(
+        "--mnist",
+        type=Path,
+        default=os.environ.get("MNIST_JAX_MANUAL_DIR"),
+        help="the folder of MNIST's four original files; by default $MNIST_JAX_MANUAL_DIR",
+    )
+    parser.add_argument(
+        "--torch-python",
+        type=Path,
+        default=_HERE / ".venv" / "bin" / "python",
+        help="the interpreter of the environment that has PyTorch",
+    )
+    parser.add_argument(
+        "--results", type=Path, default=_HERE / "results" / "compare.json", help="to write"
+    )
+    parser.add_argument("--from", dest="source", type=Path, help="report these results instead")
+    parser.add_argument(
+        "--document", type=Path, default=_ROOT / "docs" / "performance.md", help="to write into"
+    )
+    args = parser.parse_args()
+    # As Ctrl-C does, so that the run under way is ended too.
+    signal.signal(signal.SIGTERM, lambda signum, frame: sys.exit(128 + signum))
+
+    if args.source:
+        results = json.loads(args.source.read_text())
+    else:
+        names = args.only or list(CONTESTANTS)
+        pythons = {"project": sys.executable, "torch": str(args.torch_python.absolute())}
+        needs_torch = any(CONTESTANTS[name].python == "torch" for name in names)
+        if needs_torch and not args.torch_python.is_file():
+            parser.error(
+                f"--torch-python: {args.torch_python}: no such file; make PyTorch's "
+                "environment as benchmarks/README.md says, or leave it out with --only"
+            )
+        if not args.mnist or not all(
+            (args.mnist / file).is_file() for files in _FILES.values() for file in files
+        ):
+            parser.error("--mnist: which folder holds MNIST's four original files?")
+        rounds = {"num_runs": args.runs, "num_memory_runs": args.memory_runs}
+        results = measure(
+            names, pythons, args.mnist, args.results, max_others=args.max_others, **rounds
+        )
+
+    from benchmarks import report  # Late: matplotlib has no part in the measurement.
+
+    print(report.write(results, args.document, {n: c.title for n, c in CONTESTANTS.items()}))
+
+
+def measure(
+    names: list[str],
+    pythons: Mapping[str, str],
+    mnist: Path,
+    path: Path,
+    *,
+    num_runs: int,
+    num_memory_runs: int,
+    max_others: float,
+) -> dict[str, Any]:
+    """Runs the contestants in rounds.
+
+    Args:
+      names: Of the contestants.
+      pythons: The interpreters by the names that contestants have for them.
+      mnist: The folder of MNIST's four original files.
+      path: Where the results go, anew after each run.
+      num_runs: Rounds of timed runs.
+      num_memory_runs: Rounds that sample memory.
+      max_others: A run while others kept more cores than this busy is done again, and of
+        three the least disturbed is kept.
+
+    Returns:
+      The results: `machine`, and `runs`, the figures of every run by contestant. Figures of
+      rounds that sample memory are that alone.
+    """
+    results: dict[str, Any] = {"machine": describe_machine(pythons, names), "runs": {}}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix="compare_") as folder:
+        data, caches = Path(folder) / "mnist.npz", Path(folder) / "caches"
+        prepare_data(mnist, data)
+
+        def run(name: str, seed: int, sample_memory: bool) -> dict[str, Any]:
+            contestant = CONTESTANTS[name]
+            with tempfile.TemporaryDirectory(dir=folder) as workdir:
+                places = {"data": data, "workdir": workdir, "caches": caches, "seed": seed}
+                command = [argument.format(**places) for argument in contestant.arguments]
+                try:
+                    measured = process.run(
+                        [pythons[contestant.python], *command],
+                        env={
+                            key: text.format(**places) for key, text in contestant.env.items()
+                        },
+                        cwd=_ROOT,
+                        sample_memory=sample_memory,
+                    )
+                    figures = contestant.read(measured.stdout, Path(workdir))
+                except (RuntimeError, ValueError, LookupError, OSError) as error:
+                    return {"error": f"{type(error).__name__}: {error}"}
+            if sample_memory:
+                kept = ("peak_rss_mib", "peak_pss_mib")
+                return {figure: getattr(measured, figure) for figure in kept}
+            whole = dataclasses.asdict(measured)
+            del whole["stdout"], whole["peak_pss_mib"], whole["peak_rss_mib"]
+            return {**whole, **figures, "seed": seed}
+
+        for name in names:
+            if CONTESTANTS[name].fills_cache or name == names[0]:  # The first: the data's.
+                print(f"{name}: unmeasured", file=sys.stderr)
+                run(name, seed=0, sample_memory=False)
+        for number in range(num_runs + num_memory_runs):
+            sample_memory = number >= num_runs
+            for name in names:
+                if sample_memory and not CONTESTANTS[name].measures_memory:
+                    continue
+                figures = run(name, number, sample_memory)
+                for _ in range(2):
+                    if figures.get("others_cores", 0) <= max_others:
+                        break
+                    again = run(name, number, sample_memory)
+                    figures = min(figures, again, key=lambda each: each.get("others_cores", 0))
+                print(f"round {number + 1}, {name}: {figures}", file=sys.stderr, flush=True)
+                results["runs"].setdefault(name, []).append(figures)
+                path.write_text(json.dumps(results, indent=1))
+    return results
+
+
+def prepare_data(mnist: Path, path: Path) -> None:
+    """Writes MNIST's splits, cut as the tutorial does, uncompressed into one `.npz` file."""
+
+    def read(name: str, header_bytes: int) -> np.ndarray:
+        with gzip.open(mnist / name) as file:
+            return np.frombuffer(file.read(), np.uint8, offset=header_bytes)
+
+    arrays = {}
+    for split, (images, labels) in _FILES.items():
+        arrays[f"{split}_image"] = read(images, 16).reshape(-1, 28, 28)
+        arrays[f"{split}_label"] = read(labels, 8)
+    for kind in ("image", "label"):
+        whole = arrays[f"train_{kind}"]
+        arrays[f"validation_{kind}"], arrays[f"train_{kind}"] = whole[:5000], whole[5000:]
+    np.savez(path, **arrays)  # type: ignore[arg-type]
+
+
+def describe_machine(pythons: Mapping[str, str], names: list[str]) -> dict[str, str]:
+    """Returns processor, cores, Python, and the versions of what is compared."""
+    cpuinfo = Path("/proc/cpuinfo")
+    model = [
+        line.partition(":")[2].strip()
+        for line in (cpuinfo.read_text().splitlines() if cpuinfo.exists() else ())
+        if line.startswith("model name")
+    ]
+    packages = ("jax", "flax", "optax", "orbax-checkpoint", "numpy", "tensorflow-cpu", "keras")
+    versions = {name: metadata.version(name) for name in packages}
+    if any(CONTESTANTS[name].python == "torch" for name in names):
+        command = "from importlib import metadata; print(metadata.version('torch'))"
+        versions["torch"] = subprocess.run(
+            [pythons["torch"], "-c", command], capture_output=True, text=True, check=True
+        ).stdout.strip()
+    return {
+        "processor": model[0] if model else platform.processor() or platform.machine(),
+        "cores": str(len(os.sched_getaffinity(0))),
+        "python": platform.python_version(),
+        **versions,
+    }
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,100 @@
+"""What the loop costs: steps/s inside it, over those of `train_steps` alone.
+
+    python -m benchmarks.loop_overhead
+
+One run of the loop, logging each call; after every block of calls the loop is held up, and a
+block of the same calls is timed without it, waiting for each as the loop does. So the two are
+measured half a second apart and in turns, and their ratio is little moved by what else the
+machine does. Ends with a line of JSON.
+"""
+
+import argparse
+import json
+import statistics
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from unittest import mock
+
+import jax
+import numpy as np
+from ml_collections import ConfigDict
+
+from configs import default
+from mnist_jax import input_pipeline, train_loop
+from mnist_jax.train_step import create_train_state, train_steps
+
+_UNSTEADY = 2  # Calls at the start of a block that still see what was before it.
+
+
+def measure(config: ConfigDict, calls_per_block: int) -> list[float]:
+    """Returns the ratio of each block in the loop to the block without it before.
+
+    Args:
+      config: The job; what it evaluates and saves should come at its end only.
+      calls_per_block: Device calls, each of `config.steps_per_call` steps.
+    """
+    dataset = input_pipeline.load(config)
+    images, labels = jax.device_put(tuple(dataset.train))
+    state = create_train_state(config, dataset.num_classes)
+    steps = range(1, config.steps_per_call + 1)
+    indices = input_pipeline.batch_indices(config.seed, steps, config.batch_size, len(labels))
+
+    def alone() -> float:
+        """Returns the median steps/s of a block of calls."""
+        nonlocal state
+        times, unread = [], None
+        for _ in range(calls_per_block + _UNSTEADY):
+            state, metrics = train_steps(state, images, labels, indices)
+            if unread is not None:
+                np.asarray(unread)
+                times.append(time.perf_counter())
+            unread = metrics["loss"]
+        laps = np.diff(times)[_UNSTEADY - 1 :]
+        return config.steps_per_call / float(np.median(laps))
+
+    alone()  # Compiled.
+    blocks: list[tuple[range, float]] = []  # Steps of the loop's next block; speed before it.
+    device_calls = train_loop.device_calls
+
+    def interrupted_calls(config: ConfigDict, first_step: int) -> Iterator[range]:
+        for number, steps in enumerate(device_calls(config, first_step)):
+            if number and number % calls_per_block == 0:
+                size = config.steps_per_call * calls_per_block
+                blocks.append((range(steps[0], steps[0] + size), alone()))
+            yield steps
+
+    with tempfile.TemporaryDirectory() as folder:
+        with mock.patch.object(train_loop, "device_calls", interrupted_calls):
+            train_loop.train_and_evaluate(config, Path(folder) / "run")
+        lines = (Path(folder) / "run" / "metrics.jsonl").read_text().splitlines()
+    speeds = {
+        line["step"]: line["train/steps_per_second"]
+        for line in map(json.loads, lines)
+        if "train/steps_per_second" in line
+    }
+    ratios = []
+    for steps, speed_alone in blocks:
+        ends = steps[config.steps_per_call - 1 :: config.steps_per_call]
+        inside = [speeds[end] for end in ends[_UNSTEADY:-1] if end in speeds]
+        ratios.append(statistics.median(inside) / speed_alone)
+    return ratios
+
+
+def main() -> None:
+    """Measures, and prints the JSON."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--blocks", type=int, default=12)
+    parser.add_argument("--calls-per-block", type=int, default=10)
+    args = parser.parse_args()
+    config = default.get_config()
+    calls = args.calls_per_block * (args.blocks + 1)
+    config.num_train_steps = config.steps_per_call * calls
+    config.eval_every_steps = config.checkpoint_every_steps = config.num_train_steps
+    ratios = measure(config, args.calls_per_block)
+    print(json.dumps({"ratio": statistics.median(ratios), "ratios": ratios}))
+
+
+if __name__ == "__main__":
+    main()
