@@ -61,9 +61,9 @@ def create_train_state(config: ConfigDict, num_classes: int) -> TrainState:
     tx = optimizers.create_optimizer(config)
 
     @jax.jit
-    def init() -> TrainState:
+    def init(seed: jax.Array) -> TrainState:
         # The other half is free for randomness in the steps: fold_in(key, step).
-        _, init_key = jax.random.split(jax.random.key(config.seed))
+        _, init_key = jax.random.split(jax.random.key(seed))
         params = model.init(init_key, jnp.zeros((1, 28, 28), jnp.uint8))["params"]
         state = _TrainState.create(
             apply_fn=model.apply, params=params, tx=tx, optimizer=config.optimizer
@@ -71,7 +71,7 @@ def create_train_state(config: ConfigDict, num_classes: int) -> TrainState:
         # A strongly typed counter: a weak one would compile every function twice.
         return state.replace(step=jnp.zeros((), jnp.int32))
 
-    return init()
+    return init(jnp.uint32(config.seed))  # An argument: compiled once for all seeds.
 
 
 def loss_fn(params: Params, apply_fn: ApplyFn, batch: Batch) -> jax.Array:
