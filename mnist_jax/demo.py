@@ -1,6 +1,10 @@
 """A page to draw a digit on: what the network sees of it, and takes it for, as one draws.
 
-python -m mnist_jax.demo --workdir DIR [--step latest|best|N] [--port N]
+    python -m mnist_jax.demo --workdir DIR [--step latest|best|N] [--port N]
+
+Examples:
+    python -m mnist_jax.demo --workdir runs/mine
+    python -m mnist_jax.demo --workdir runs/mine --step best --port 8123
 """
 
 import contextlib

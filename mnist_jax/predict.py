@@ -1,6 +1,11 @@
 """Reads digits off image files, with a checkpoint's parameters.
 
-python -m mnist_jax.predict --workdir DIR [--step latest|best|N] [--json] [--show] IMAGE...
+    python -m mnist_jax.predict --workdir DIR [--step latest|best|N] [--json] [--show] IMAGE...
+
+Examples:
+    python -m mnist_jax.predict --workdir runs/mine photo.jpg
+    python -m mnist_jax.predict --workdir runs/mine --show one.png two.png
+    python -m mnist_jax.predict --workdir runs/mine --step best --json *.png
 """
 
 import json
@@ -12,7 +17,7 @@ from pathlib import Path
 import numpy as np
 from absl import flags
 
-from mnist_jax import commands
+from mnist_jax import commands, terminal
 from mnist_jax.errors import UserError
 
 _WORKDIR = flags.DEFINE_string("workdir", None, "The run's folder.", required=True)
@@ -43,7 +48,7 @@ def main(files: Sequence[str]) -> None:
             pictures[file] = pixels
         except digit_images.UnreadableImageError as error:
             errors[file] = str(error)
-            print(f"{file}: {error}", file=sys.stderr)
+            terminal.print_error(f"{file}: {error}")
 
     probabilities = np.zeros((0, 0), np.float32)
     if digits:
