@@ -36,7 +36,6 @@ Predict = Callable[[np.ndarray], dict[str, object]]
 def main() -> None:
     """Serves the page until Ctrl-C."""
     from mnist_jax import digit_images, restoring
-    from mnist_jax.train_step import predict_step
 
     model = restoring.restore(_WORKDIR.value, _STEP.value)
 
@@ -45,10 +44,7 @@ def main() -> None:
             image = digit_images.normalize(grey[:, :, np.newaxis] / 255)
         except digit_images.UnreadableImageError:
             return {"digit": None, "image": None, "probabilities": None}
-        log_probabilities = predict_step(
-            model.params, image[np.newaxis], apply_fn=model.apply_fn
-        )
-        probabilities = np.exp(np.asarray(log_probabilities[0]))
+        (probabilities,) = model.predict(image[np.newaxis])
         return {
             "digit": int(probabilities.argmax()),
             "image": image.ravel().tolist(),

@@ -110,7 +110,8 @@ def _reduce(pixels: np.ndarray) -> np.ndarray:
         return pixels
     size = max(1, round(width * scale)), max(1, round(height * scale))
     box = (0.0, 0.0, float(width), float(height))
-    return np.stack([_resize(c, size, box) for c in np.moveaxis(pixels, 2, 0)], axis=2)
+    reduced = np.stack([_resize(c, size, box) for c in np.moveaxis(pixels, 2, 0)], axis=2)
+    return np.clip(reduced, 0, 1)  # Bicubic overshoots at edges.
 
 
 def normalize(pixels: np.ndarray) -> np.ndarray:

@@ -21,6 +21,7 @@ from PIL import Image
 _BLUE, _ORANGE, _GREY = "#0072B2", "#D55E00", "#777777"
 _SPLITS = {"train": (_GREY, ":"), "validation": (_ORANGE, "--"), "test": (_BLUE, "-")}
 _NUM_BINS = 10
+_ROWS, _COLUMNS = 4, 5  # Of a sheet of images.
 
 # TensorBoard's Images tab scales a picture to 350 pixels in width. At 100 dots an inch these
 # are 3.5 inches, so a font of 8 points looks there as it should; twice the dots keep what is
@@ -87,14 +88,20 @@ def confusion_matrix(counts: np.ndarray, title: str) -> Figure:
     return figure
 
 
+def examples(images: np.ndarray, labels: np.ndarray, title: str) -> Figure:
+    """Draws the first images of a split, with their labels.
+
+    Args:
+      images: `uint8[n, 28, 28]`.
+      labels: `int[n]`.
+      title: Names the dataset.
+    """
+    captions = [str(label) for label in labels[: _ROWS * _COLUMNS]]
+    return _sheet(images[: len(captions)], captions, title)
+
+
 def mistakes(
-    images: np.ndarray,
-    labels: np.ndarray,
-    probabilities: np.ndarray,
-    title: str,
-    *,
-    rows: int = 4,
-    columns: int = 5,
+    images: np.ndarray, labels: np.ndarray, probabilities: np.ndarray, title: str
 ) -> Figure:
     """Draws the wrong images that the model was surest of, the surest first.
 
@@ -103,37 +110,30 @@ def mistakes(
       labels: `int[n]`.
       probabilities: `float[n, num_classes]`.
       title: Names the dataset and the step.
-      rows: At most.
-      columns: Likewise.
     """
     predicted, confidence = probabilities.argmax(axis=1), probabilities.max(axis=1)
     wrong = np.flatnonzero(predicted != labels)
-    chosen = wrong[np.argsort(-confidence[wrong], kind="stable")[: rows * columns]]
-    figure = _figure(
-        _WIDTH * rows / columns * (38 / 32) + 0.4,
-        f"{title}\nmost confidently wrong: true → predicted",
-    )
+    chosen = wrong[np.argsort(-confidence[wrong], kind="stable")[: _ROWS * _COLUMNS]]
+    captions = [f"{labels[i]} → {predicted[i]} ({confidence[i]:.0%})" for i in chosen]
+    what = "most confidently wrong: true → predicted" if len(chosen) else "none is wrong"
+    return _sheet(images[chosen], captions, f"{title}\n{what}")
+
+
+def _sheet(images: np.ndarray, captions: Sequence[str], title: str) -> Figure:
+    """Draws images in rows, a caption above each."""
+    figure = _figure(_WIDTH * _ROWS / _COLUMNS * (38 / 32) + 0.4, title)
     axes = _add_axes(figure, 0, 0, 0, 0.4)
     # One picture for all of them: an axes each costs five times as much.
     height, width, edge = 28 + 10, 28 + 4, 2
-    sheet = np.full((rows * height, columns * width), np.nan)
-    for place, index in enumerate(chosen):
-        row, column = divmod(place, columns)
+    sheet = np.full((_ROWS * height, _COLUMNS * width), np.nan)
+    for place, (image, caption) in enumerate(zip(images, captions, strict=True)):
+        row, column = divmod(place, _COLUMNS)
         top, left = row * height + height - 28 - edge, column * width + edge
-        sheet[top : top + 28, left : left + 28] = images[index]
-        axes.text(
-            left + 13.5,
-            top - 1.5,
-            f"{labels[index]} → {predicted[index]} ({confidence[index]:.0%})",
-            ha="center",
-            va="bottom",
-            fontsize=7,
-            parse_math=False,
-        )
+        sheet[top : top + 28, left : left + 28] = image
+        looks: dict[str, Any] = {"ha": "center", "va": "bottom", "parse_math": False}
+        axes.text(left + 13.5, top - 1.5, caption, fontsize=_FONT - 1, **looks)
     axes.imshow(sheet, cmap="gray", vmin=0, vmax=255, interpolation="none")
     axes.set_axis_off()
-    if not len(chosen):
-        axes.text(0.5, 0.5, "none is wrong", ha="center", transform=axes.transAxes)
     return figure
 
 

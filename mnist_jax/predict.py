@@ -35,7 +35,6 @@ _PICTURE = Path("predictions.png")
 def main(files: Sequence[str]) -> None:
     """Prints a line for each image; what can't be read has its line on stderr."""
     from mnist_jax import digit_images, restoring
-    from mnist_jax.train_step import predict_step
 
     model = restoring.restore(_WORKDIR.value, _STEP.value)
     pictures: dict[str, np.ndarray] = {}
@@ -52,9 +51,7 @@ def main(files: Sequence[str]) -> None:
 
     probabilities = np.zeros((0, 0), np.float32)
     if digits:
-        batch = np.stack(digits)
-        log_probabilities = predict_step(model.params, batch, apply_fn=model.apply_fn)
-        probabilities = np.exp(np.asarray(log_probabilities))
+        probabilities = model.predict(np.stack(digits))
     if _JSON.value:
         report = {
             "workdir": str(model.workdir),
