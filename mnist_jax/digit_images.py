@@ -82,7 +82,7 @@ def _first_line(error: Exception) -> str:
 def _pixels(image: Image.Image) -> np.ndarray:
     if image.mode[0] in "IF":  # 16 and 32 bit: Pillow would cut these off at 255.
         pixels = np.asarray(image, np.float32)
-        top = np.iinfo(np.uint16).max if image.mode[0] == "I" else float(pixels.max())
+        top = float(pixels.max())  # What white is, nobody tells: a scanner's may be 4095.
         pixels = np.clip(np.nan_to_num(pixels / (top or 1)), 0, 1)
         return _reduce(pixels[:, :, np.newaxis])
     factor = max(image.size) // _WORKING_SIZE
