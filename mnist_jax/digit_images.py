@@ -133,6 +133,8 @@ def normalize(pixels: np.ndarray) -> np.ndarray:
     top, bottom = _edges(ink.max(axis=1), np.any(is_digit, axis=1))
     left, right = _edges(ink.max(axis=0), np.any(is_digit, axis=0))
     scale = max(bottom - top, right - left) / _BOX
+    # What is faint and beyond the strokes' soft edges is a shadow's.
+    ink = np.where(ndimage.distance_transform_edt(~is_digit) <= _EDGE * scale, ink, 0)
     # The box's corner comes to lie on a corner of the new pixels: where `scale` is 1 nothing
     # is interpolated, and MNIST's own images stay what they are.
     size = _BOX + 2 * _EDGE

@@ -106,6 +106,12 @@ class TestPictures:
             paper[row : row + 3, column : column + 3] = 0.1
         assert difference(normalize(np.clip(paper, 0, 1)), SEVEN) < 0.12
 
+    def test_with_a_shadow_across(self):
+        y, x = np.mgrid[0:200, 0:200]
+        shadow = 1 - 0.2 / (1 + np.exp((200 - x - 0.6 * y) / 5))  # Its edge is soft.
+        picture = pixels(draw_seven().convert("L")) * shadow[:, :, np.newaxis]
+        assert difference(normalize(picture), SEVEN) < 0.03
+
     def test_that_fill_the_frame(self):
         cropped = draw_seven(400).crop((106, 86, 274, 330))
         assert difference(normalize(pixels(cropped)), SEVEN) < 0.05
