@@ -1,4 +1,12 @@
-"""Trains and evaluates: `python train.py --config configs/default.py`."""
+"""Trains a network that reads digits, and evaluates it; or goes on with a run that was ended.
+
+    python train.py --config FILE [--workdir DIR] [--config.FIELD=VALUE ...]
+
+Examples:
+    python train.py --config configs/default.py
+    python train.py --config configs/adamw.py --workdir runs/mine --config.seed=1
+    python train.py --config configs/default.py --config.hidden_sizes="(256, 64)"
+"""
 
 import gc
 from pathlib import Path
@@ -15,7 +23,9 @@ from mnist_jax import commands, event_writer
 from mnist_jax import config as config_lib
 from mnist_jax.errors import UserError
 
-_CONFIG = config_flags.DEFINE_config_file("config", None, "The run's config.", lock_config=True)
+_CONFIG = config_flags.DEFINE_config_file(
+    "config", None, "A file, like those in configs/.", lock_config=True
+)
 _WORKDIR = flags.DEFINE_string(
     "workdir",
     None,
@@ -52,4 +62,4 @@ def _load_config() -> tuple[ConfigDict, str]:
 
 
 if __name__ == "__main__":
-    commands.run(main)
+    commands.run(main, Path(__file__).parent / "configs" / "default.py")

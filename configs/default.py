@@ -16,11 +16,10 @@ def get_config() -> ml_collections.ConfigDict:
     # Decides the initial parameters and the order of the examples.
     config.seed = 0
 
-    # Data. `mnist`, or any 28x28 single-channel classification dataset of
-    # tensorflow-datasets (fashion_mnist, kmnist, emnist/balanced); `mnist_5k` (embedded,
-    # 5,000 real digits); `fake` (made in memory).
+    # Data: mnist, or another 28x28 grey dataset of tensorflow-datasets (fashion_mnist,
+    # kmnist, emnist/balanced); mnist_5k (5,000 real digits, embedded); fake (made in memory).
     config.dataset = "mnist"
-    # Trained on, loudly, where `dataset` can't be had; empty: that is an error.
+    # Stands in, loudly, where `dataset` can't be had; empty: none.
     config.fallback_dataset = "mnist_5k"
     # Prepared datasets; empty: $TFDS_DATA_DIR, else ~/tensorflow_datasets.
     config.data_dir = ""
@@ -28,7 +27,7 @@ def get_config() -> ml_collections.ConfigDict:
     # <data_dir>/downloads/manual.
     config.manual_dir = ""
 
-    # Model: the widths of the ReLU layers; () is multinomial logistic regression.
+    # Model: the ReLU layers' widths; (): logistic regression.
     config.hidden_sizes = (128, 32)
 
     # Optimizer: sgd, adam or adamw.
@@ -36,7 +35,7 @@ def get_config() -> ml_collections.ConfigDict:
     config.learning_rate = 0.01
     # constant, or cosine: down to 0 at num_train_steps.
     config.schedule = "constant"
-    # Steps of linear increase from 0 to learning_rate, before the schedule.
+    # Steps of linear increase from 0 to learning_rate, at first.
     config.warmup_steps = 0
     # SGD's momentum; 0: none.
     config.momentum = 0.0
@@ -45,10 +44,10 @@ def get_config() -> ml_collections.ConfigDict:
     # Gradients are scaled down to this global norm; 0: never.
     config.grad_clip_norm = 0.0
 
-    # Training.
+    # Training: examples per step.
     config.batch_size = 100
     config.num_train_steps = 2000
-    # Steps per device call. Speed only: the results are the same to the bit.
+    # Per device call: changes the speed, and no bit of the results.
     config.steps_per_call = 100
 
     # Reporting. `log`: loss and speed; `eval`: loss and accuracy of every split.
@@ -57,7 +56,7 @@ def get_config() -> ml_collections.ConfigDict:
     config.eval_batch_size = 5000
     # Also at log steps: the gradients' norm, histograms of parameters and gradients.
     config.log_histograms = False
-    # The first and the last step of a jax.profiler trace, like (200, 210); (): none.
+    # First and last step of a jax.profiler trace, like (200, 210).
     config.profile_steps = ()
     # At each evaluation: confusion matrix, mistakes, calibration, weights and curves, in
     # <workdir>/figures and TensorBoard. Drawn by a process beside the training.

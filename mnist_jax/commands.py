@@ -1,26 +1,32 @@
-"""Runs a command: flags to `main`; a `CommandError` to one line on stderr and an exit code."""
+"""Runs a command: flags to `main`; a `CommandError` to one line on stderr and an exit code.
+
+`-h` and `--help` print a page of our own; absl's list of all flags is `--helpfull`.
+"""
 
 import contextlib
+import itertools
 import os
 import re
 import sys
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any, NoReturn
 
 from absl import app, flags, logging
 
-from mnist_jax import compile_cache, config, preemption
+from mnist_jax import compile_cache, config, help_page, preemption, terminal
 from mnist_jax.errors import CommandError, UserError, writing_to
 
 
-def run(main: Callable[[], None]) -> None:
+def run(main: Callable[[], None], config_file: Path | None = None) -> None:
     """Parses the flags, calls `main`, and exits: 0, or as the error that ended it says.
 
     Args:
       main: Finds the flags parsed. It imports jax and what stands on it itself, so that a
         mistyped flag is told at once, and Ctrl-C heeded while it imports.
+      config_file: Where given, `--help` lists its fields.
     """
-    _run(lambda arguments: main(), takes=None)
+    _run(lambda arguments: main(), takes=None, config_file=config_file)
 
 
 def run_with_arguments(main: Callable[[Sequence[str]], None], takes: str) -> None:
@@ -30,10 +36,18 @@ def run_with_arguments(main: Callable[[Sequence[str]], None], takes: str) -> Non
       main: Gets these arguments, one or more.
       takes: What they are, for the error where there are none.
     """
-    _run(main, takes)
+    _run(main, takes, config_file=None)
 
 
-def _run(main: Callable[[Sequence[str]], None], takes: str | None) -> None:
+def _run(
+    main: Callable[[Sequence[str]], None], takes: str | None, config_file: Path | None
+) -> None:
+    if not {"-h", "-help", "--help"}.isdisjoint(itertools.takewhile("--".__ne__, sys.argv)):
+        docstring = sys.modules["__main__"].__doc__ or ""
+        own_flags = flags.FLAGS.get_flags_for_module(sys.argv[0])
+        print(help_page.create(docstring, own_flags, config_file))
+        return
+
     def call(arguments: Sequence[str]) -> None:
         try:
             with compile_cache.kept():
@@ -102,7 +116,7 @@ def _as_user_error(error: Exception) -> UserError:
 def _exit(error: CommandError) -> NoReturn:
     with contextlib.suppress(OSError):  # Whoever read stdout may be gone.
         sys.stdout.flush()
-    print(error, file=sys.stderr, flush=True)
+    terminal.print_error(error)
     # Without waiting for threads: an import of TensorFlow under way takes seconds yet.
     # Everything that had to be written, and could be, has been by now.
     os._exit(error.exit_code)

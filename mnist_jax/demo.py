@@ -1,6 +1,10 @@
 """A page to draw a digit on: what the network sees of it, and takes it for, as one draws.
 
-python -m mnist_jax.demo --workdir DIR [--step latest|best|N] [--port N]
+    python -m mnist_jax.demo --workdir DIR [--step latest|best|N] [--port N]
+
+Examples:
+    python -m mnist_jax.demo --workdir runs/mine
+    python -m mnist_jax.demo --workdir runs/mine --step best --port 8123
 """
 
 import contextlib
@@ -32,7 +36,6 @@ Predict = Callable[[np.ndarray], dict[str, object]]
 def main() -> None:
     """Serves the page until Ctrl-C."""
     from mnist_jax import digit_images, restoring
-    from mnist_jax.train_step import predict_step
 
     model = restoring.restore(_WORKDIR.value, _STEP.value)
 
@@ -41,10 +44,7 @@ def main() -> None:
             image = digit_images.normalize(grey[:, :, np.newaxis] / 255)
         except digit_images.UnreadableImageError:
             return {"digit": None, "image": None, "probabilities": None}
-        log_probabilities = predict_step(
-            model.params, image[np.newaxis], apply_fn=model.apply_fn
-        )
-        probabilities = np.exp(np.asarray(log_probabilities[0]))
+        (probabilities,) = model.predict(image[np.newaxis])
         return {
             "digit": int(probabilities.argmax()),
             "image": image.ravel().tolist(),

@@ -82,7 +82,7 @@ def _first_line(error: Exception) -> str:
 def _pixels(image: Image.Image) -> np.ndarray:
     if image.mode[0] in "IF":  # 16 and 32 bit: Pillow would cut these off at 255.
         pixels = np.asarray(image, np.float32)
-        top = np.iinfo(np.uint16).max if image.mode[0] == "I" else float(pixels.max())
+        top = float(pixels.max())  # What white is, nobody tells: a scanner's may be 4095.
         pixels = np.clip(np.nan_to_num(pixels / (top or 1)), 0, 1)
         return _reduce(pixels[:, :, np.newaxis])
     factor = max(image.size) // _WORKING_SIZE
@@ -110,7 +110,8 @@ def _reduce(pixels: np.ndarray) -> np.ndarray:
         return pixels
     size = max(1, round(width * scale)), max(1, round(height * scale))
     box = (0.0, 0.0, float(width), float(height))
-    return np.stack([_resize(c, size, box) for c in np.moveaxis(pixels, 2, 0)], axis=2)
+    reduced = np.stack([_resize(c, size, box) for c in np.moveaxis(pixels, 2, 0)], axis=2)
+    return np.clip(reduced, 0, 1)  # Bicubic overshoots at edges.
 
 
 def normalize(pixels: np.ndarray) -> np.ndarray:
@@ -132,6 +133,8 @@ def normalize(pixels: np.ndarray) -> np.ndarray:
     top, bottom = _edges(ink.max(axis=1), np.any(is_digit, axis=1))
     left, right = _edges(ink.max(axis=0), np.any(is_digit, axis=0))
     scale = max(bottom - top, right - left) / _BOX
+    # What is faint and beyond the strokes' soft edges is a shadow's.
+    ink = np.where(ndimage.distance_transform_edt(~is_digit) <= _EDGE * scale, ink, 0)
     # The box's corner comes to lie on a corner of the new pixels: where `scale` is 1 nothing
     # is interpolated, and MNIST's own images stay what they are.
     size = _BOX + 2 * _EDGE

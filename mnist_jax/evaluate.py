@@ -1,7 +1,12 @@
 """Restores a checkpoint's parameters and evaluates them.
 
-python -m mnist_jax.evaluate --workdir DIR [--step latest|best|N] [--split SPLIT] [--json]
-    [--figures DIR]
+    python -m mnist_jax.evaluate --workdir DIR [--step latest|best|N] [--split SPLIT] [--json]
+        [--figures DIR]
+
+Examples:
+    python -m mnist_jax.evaluate --workdir runs/mine
+    python -m mnist_jax.evaluate --workdir runs/mine --step best --split test --json
+    python -m mnist_jax.evaluate --workdir runs/mine --figures figures
 """
 
 from __future__ import annotations

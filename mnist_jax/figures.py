@@ -1,10 +1,13 @@
 """Pictures of a run: matplotlib figures as functions of arrays, and how they are written.
 
 `Figure` and its Agg canvas, never pyplot: nothing global, so they may be drawn in any thread.
-Colours are viridis' and Okabe and Ito's (https://jfly.uni-koeln.de/color/), which differ in
-lightness too: colour-blind people, and grey prints, tell them apart.
+Colours are matplotlib's Blues and PuOr (https://colorbrewer2.org: colour-blind-safe) and Okabe
+and Ito's (https://jfly.uni-koeln.de/color/); lines differ in their style too.
+
+Axes, ticks and texts are what drawing costs; so there are few of each.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,16 +18,24 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from PIL import Image
 
-_BLUE, _ORANGE, _GREEN, _GREY = "#0072B2", "#D55E00", "#009E73", "#777777"
+_BLUE, _ORANGE, _GREY = "#0072B2", "#D55E00", "#777777"
 _SPLITS = {"train": (_GREY, ":"), "validation": (_ORANGE, "--"), "test": (_BLUE, "-")}
 _NUM_BINS = 10
+_ROWS, _COLUMNS = 4, 5  # Of a sheet of images.
+
+# TensorBoard's Images tab scales a picture to 350 pixels in width. At 100 dots an inch these
+# are 3.5 inches, so a font of 8 points looks there as it should; twice the dots keep what is
+# smaller legible in the file.
+_WIDTH = 3.5
+_DPI = 200
+_FONT = 8
 
 
-def _figure(width: float, height: float, title: str) -> Figure:
-    """Returns an empty figure; a hundred pixels an inch, as TensorBoard shows it."""
-    figure = Figure(figsize=(width, height), dpi=100)
+def _figure(height: float, title: str, *, width: float = _WIDTH) -> Figure:
+    """Returns an empty figure of a size in inches, with the title at its top."""
+    figure = Figure(figsize=(width, height), dpi=_DPI)
     FigureCanvasAgg(figure)
-    figure.text(0.5, 1 - 0.07 / height, title, ha="center", va="top", fontsize=11)
+    figure.text(0.5, 1 - 0.05 / height, title, ha="center", va="top", fontsize=_FONT)
     return figure
 
 
@@ -34,49 +45,63 @@ def _add_axes(
     """Adds axes with margins in inches; matplotlib's own layouts draw everything twice."""
     width, height = figure.get_size_inches()
     box = (left, bottom, width - left - right, height - bottom - top)
-    return figure.add_axes(
+    axes = figure.add_axes(
         (box[0] / width, box[1] / height, box[2] / width, box[3] / height), **looks
     )
+    axes.tick_params(labelsize=_FONT - 1)
+    return axes
 
 
 def confusion_matrix(counts: np.ndarray, title: str) -> Figure:
-    """Draws which class was taken for which: the count in a cell, the row's share its colour.
+    """Draws which class was taken for which: the count, and its share of the row as colour.
+
+    Up to ten classes it is written below the count, too.
 
     Args:
       counts: `int[num_classes, num_classes]`, true class by predicted class.
       title: Names the dataset and the step.
     """
     num_classes = len(counts)
-    side = max(6.4, 0.36 * num_classes)
-    figure = _figure(side, side, f"{title}\ncount; the darker, the larger its share of the row")
-    axes = _add_axes(figure, 0.55, 0.5, 0.05, 0.55)
+    is_small = num_classes <= 10
+    side = max(_WIDTH, 0.19 * num_classes + 0.3)
+    what = "count, and percent of the row" if is_small else "count; darker: more of the row"
+    figure = _figure(side + 0.38, f"{title}\n{what}", width=side)
+    figure.text(0.5, 0.04 / (side + 0.38), "predicted class", ha="center", fontsize=_FONT)
+    figure.text(0.04 / side, 0.5, "true class", va="center", rotation=90, fontsize=_FONT)
+    axes = _add_axes(figure, 0.36, 0.34, 0.02, 0.38, xticks=[], yticks=[])
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
     # The square root: else the mistakes, which one looks for, would all be one white.
     axes.imshow(np.sqrt(shares), cmap="Blues", vmin=0, vmax=1)
-    fontsize = 9 if num_classes <= 10 else 7
-    for (row, column), count in np.ndenumerate(counts):
-        if count:
-            colour = "white" if shares[row, column] > 0.4 else "black"
-            text = f"{count}"
-            if row == column and num_classes <= 10:
-                text += f"\n{100 * shares[row, column]:.1f}%"
-            axes.text(
-                column, row, text, ha="center", va="center", color=colour, fontsize=fontsize
-            )
-    ticks = np.arange(num_classes)
-    axes.set(xticks=ticks, yticks=ticks, xlabel="predicted class", ylabel="true class")
-    axes.tick_params(length=0, labelsize=fontsize)
+    looks: dict[str, Any] = {"ha": "center", "va": "center", "parse_math": False}
+    size = 6.5 if is_small else 3.6
+    for row, column in np.argwhere(counts):
+        share = shares[row, column]
+        looks["color"] = "white" if share > 0.4 else "black"
+        place = row - 0.15 if is_small else row
+        axes.text(column, place, f"{counts[row, column]}", fontsize=size, **looks)
+        if is_small:
+            axes.text(column, row + 0.25, f"{100 * share:.1f}", fontsize=4.5, **looks)
+    for label in range(num_classes):  # As texts: an axis' tick costs four times as much.
+        looks = {"fontsize": size, "parse_math": False}
+        axes.text(-0.65, label, f"{label}", ha="right", va="center", **looks)
+        axes.text(label, num_classes - 0.4, f"{label}", ha="center", va="top", **looks)
     return figure
 
 
+def examples(images: np.ndarray, labels: np.ndarray, title: str) -> Figure:
+    """Draws the first images of a split, with their labels.
+
+    Args:
+      images: `uint8[n, 28, 28]`.
+      labels: `int[n]`.
+      title: Names the dataset.
+    """
+    captions = [str(label) for label in labels[: _ROWS * _COLUMNS]]
+    return _sheet(images[: len(captions)], captions, title)
+
+
 def mistakes(
-    images: np.ndarray,
-    labels: np.ndarray,
-    probabilities: np.ndarray,
-    title: str,
-    *,
-    rows: int = 4,
-    columns: int = 6,
+    images: np.ndarray, labels: np.ndarray, probabilities: np.ndarray, title: str
 ) -> Figure:
     """Draws the wrong images that the model was surest of, the surest first.
 
@@ -85,42 +110,34 @@ def mistakes(
       labels: `int[n]`.
       probabilities: `float[n, num_classes]`.
       title: Names the dataset and the step.
-      rows: At most.
-      columns: Likewise.
     """
     predicted, confidence = probabilities.argmax(axis=1), probabilities.max(axis=1)
     wrong = np.flatnonzero(predicted != labels)
-    chosen = wrong[np.argsort(-confidence[wrong], kind="stable")[: rows * columns]]
-    figure = _figure(
-        1.1 * columns,
-        1.1 * rows + 0.5,
-        f"{title}\nmost confidently wrong: true → predicted (probability)",
-    )
-    axes = _add_axes(figure, 0, 0, 0, 0.5)
+    chosen = wrong[np.argsort(-confidence[wrong], kind="stable")[: _ROWS * _COLUMNS]]
+    captions = [f"{labels[i]} → {predicted[i]} ({confidence[i]:.0%})" for i in chosen]
+    what = "most confidently wrong: true → predicted" if len(chosen) else "none is wrong"
+    return _sheet(images[chosen], captions, f"{title}\n{what}")
+
+
+def _sheet(images: np.ndarray, captions: Sequence[str], title: str) -> Figure:
+    """Draws images in rows, a caption above each."""
+    figure = _figure(_WIDTH * _ROWS / _COLUMNS * (38 / 32) + 0.4, title)
+    axes = _add_axes(figure, 0, 0, 0, 0.4)
     # One picture for all of them: an axes each costs five times as much.
-    step = 28 + 12
-    sheet = np.full((rows * step, columns * step), np.nan)
-    for place, index in enumerate(chosen):
-        row, column = divmod(place, columns)
-        sheet[row * step + 10 : row * step + 38, column * step + 6 : column * step + 34] = (
-            images[index]
-        )
-        axes.text(
-            column * step + 20,
-            row * step + 8,
-            f"{labels[index]} → {predicted[index]} ({confidence[index]:.0%})",
-            ha="center",
-            va="bottom",
-            fontsize=9,
-        )
+    height, width, edge = 28 + 10, 28 + 4, 2
+    sheet = np.full((_ROWS * height, _COLUMNS * width), np.nan)
+    for place, (image, caption) in enumerate(zip(images, captions, strict=True)):
+        row, column = divmod(place, _COLUMNS)
+        top, left = row * height + height - 28 - edge, column * width + edge
+        sheet[top : top + 28, left : left + 28] = image
+        looks: dict[str, Any] = {"ha": "center", "va": "bottom", "parse_math": False}
+        axes.text(left + 13.5, top - 1.5, caption, fontsize=_FONT - 1, **looks)
     axes.imshow(sheet, cmap="gray", vmin=0, vmax=255, interpolation="none")
     axes.set_axis_off()
-    if not len(chosen):
-        axes.text(0.5, 0.5, "none is wrong", ha="center", transform=axes.transAxes)
     return figure
 
 
-def first_layer(kernel: np.ndarray, title: str, *, most: int = 128) -> Figure:
+def first_layer(kernel: np.ndarray, title: str, *, most: int = 144) -> Figure:
     """Draws each unit's weights as an image: what it is switched on (and off) by.
 
     Args:
@@ -129,21 +146,31 @@ def first_layer(kernel: np.ndarray, title: str, *, most: int = 128) -> Figure:
       most: At most so many of the units, the first.
     """
     units = kernel.T[:most].reshape(-1, 28, 28)
-    columns = 16 if len(units) > 40 else min(10, len(units))
+    columns = min(12, max(5, math.ceil(math.sqrt(len(units)))))
     rows = -(-len(units) // columns)
-    sheet = np.full((rows * 29 - 1, columns * 29 - 1), np.nan)
+    sheet = np.full((rows * 29, columns * 29), np.nan)
     for place, unit in enumerate(units):
         row, column = divmod(place, columns)
         sheet[row * 29 : row * 29 + 28, column * 29 : column * 29 + 28] = unit
     scale = float(np.percentile(np.abs(kernel), 99.5)) or 1.0
-    what = f"weights of the first layer: {len(units)} of {kernel.shape[1]} units"
-    width, height = 0.5 * columns, 0.5 * rows
-    figure = _figure(max(width, 4.0) + 1.3, max(height, 2.0) + 0.65, f"{title}\n{what}")
-    axes = _add_axes(figure, 0.05, 0.05, 1.25, 0.6)
-    drawn = axes.imshow(sheet, cmap="PuOr", vmin=-scale, vmax=scale, interpolation="none")
+    # The colours' key, in the same picture: a colour bar costs as much as all of the rest.
+    key = np.full((round(0.07 * sheet.shape[1]), sheet.shape[1]), np.nan)
+    third = sheet.shape[1] // 3
+    key[len(key) // 2 :, third : 2 * third] = np.linspace(-scale, scale, third)
+    sheet = np.concatenate([sheet, key])
+    figure = _figure(
+        _WIDTH * sheet.shape[0] / sheet.shape[1] + 0.4,
+        f"{title}\nweights of the first layer: {len(units)} of {kernel.shape[1]} units",
+    )
+    axes = _add_axes(figure, 0, 0.02, 0, 0.38)
+    axes.imshow(sheet, cmap="PuOr", vmin=-scale, vmax=scale, interpolation="none")
     axes.set_axis_off()
-    side = _add_axes(figure, max(width, 4.0) + 0.15, 0.15, 1.0, 0.7)
-    figure.colorbar(drawn, cax=side, extend="both")
+    middle = sheet.shape[0] - len(key) / 4
+    for x, ha, text in (
+        (third, "right", f"{-scale:.2g} "),
+        (2 * third, "left", f" {scale:.2g}"),
+    ):
+        axes.text(x, middle, text, ha=ha, va="center", fontsize=_FONT - 1)
     return figure
 
 
@@ -154,9 +181,9 @@ def learning_curves(journal: Sequence[Mapping[str, Any]], title: str) -> Figure:
       journal: The lines of `metrics.jsonl`.
       title: Names the dataset and the step.
     """
-    figure = _figure(9.6, 4.2, title)
-    loss_axes = _add_axes(figure, 0.6, 0.5, 5.0, 0.35)
-    accuracy_axes = _add_axes(figure, 5.4, 0.5, 0.1, 0.35)
+    figure = _figure(4.2, title)
+    loss_axes = _add_axes(figure, 0.5, 2.25, 0.1, 0.25, xticklabels=[])
+    accuracy_axes = _add_axes(figure, 0.5, 0.4, 0.1, 2.05)
 
     def points(tag: str) -> tuple[list[int], list[float]]:
         lines = [line for line in journal if tag in line]
@@ -164,19 +191,28 @@ def learning_curves(journal: Sequence[Mapping[str, Any]], title: str) -> Figure:
 
     loss_axes.plot(*points("train/loss"), color=_GREY, alpha=0.5, lw=1, label="train, a batch")
     for split, (colour, style) in _SPLITS.items():
-        looks: dict[str, Any] = {"color": colour, "ls": style, "marker": "o", "ms": 4}
+        looks: dict[str, Any] = {
+            "color": colour,
+            "ls": style,
+            "marker": "o",
+            "ms": 3,
+            "lw": 1.2,
+        }
         loss_tag = "train/eval_loss" if split == "train" else f"{split}/loss"
-        loss_axes.plot(*points(loss_tag), **looks, label=split)
+        loss_axes.plot(*points(loss_tag), **looks)
         steps, accuracies = points(f"{split}/accuracy")
-        last = f": {accuracies[-1]:.4f}" if accuracies else ""
+        last = f" {accuracies[-1]:.4f}" if accuracies else ""
         accuracy_axes.plot(steps, accuracies, **looks, label=f"{split}{last}")
-    loss_axes.set(xlabel="step", ylabel="cross-entropy, nats")
+    end = max([line["step"] for line in journal], default=1) * 1.03
+    loss_axes.set_ylabel("cross-entropy, nats", fontsize=_FONT)
+    accuracy_axes.set_xlabel("step", fontsize=_FONT)
+    accuracy_axes.set_ylabel("accuracy", fontsize=_FONT)
     loss_axes.set_ylim(bottom=0)
-    accuracy_axes.set(xlabel="step", ylabel="accuracy")
     for axes in (loss_axes, accuracy_axes):
-        axes.set_xlim(left=0)
+        axes.set_xlim(0, end)
+        axes.locator_params(nbins=4)
         axes.grid(alpha=0.3)
-        axes.legend(fontsize=9)
+        axes.legend(fontsize=_FONT - 1, borderpad=0.2)
     return figure
 
 
@@ -215,26 +251,28 @@ def calibration(labels: np.ndarray, probabilities: np.ndarray, title: str) -> Fi
     confidence = probabilities.max(axis=1).astype(float)
     is_correct = probabilities.argmax(axis=1) == labels
     ece, count, accuracy, mean = expected_calibration_error(confidence, is_correct)
-    figure = _figure(5.6, 6.0, f"{title}\nexpected calibration error {ece:.4f}")
-    axes = _add_axes(figure, 0.7, 2.0, 0.15, 0.55, xticklabels=[])
-    counts = _add_axes(figure, 0.7, 0.5, 0.15, 4.15, xlim=(0, 1))
+    figure = _figure(3.9, f"{title}\nexpected calibration error {ece:.4f}")
+    ticks = {"xlim": (0, 1), "xticks": [0, 0.2, 0.4, 0.6, 0.8, 1]}
+    axes = _add_axes(figure, 0.5, 1.25, 0.1, 0.38, **ticks, xticklabels=[], ylim=(0, 1))
+    counts = _add_axes(figure, 0.5, 0.38, 0.1, 2.75, **ticks)
     left = np.arange(_NUM_BINS) / _NUM_BINS
     axes.plot([0, 1], [0, 1], color=_GREY, ls="--", lw=1, label="perfect")
-    axes.bar(
-        left,
+    axes.stairs(
         np.nan_to_num(accuracy),
-        1 / _NUM_BINS,
-        align="edge",
+        np.append(left, 1),
+        fill=True,
         color=_BLUE,
         alpha=0.35,
-        edgecolor="white",
-        label="accuracy",
+        label="accuracy in the bin",
     )
-    axes.plot(mean, accuracy, "o", color=_ORANGE, label="at the bin's mean confidence")
-    axes.set(ylabel="accuracy", xlim=(0, 1), ylim=(0, 1))
-    axes.legend(fontsize=9, loc="upper left")
-    counts.bar(left, count, 1 / _NUM_BINS, align="edge", color=_GREY, edgecolor="white")
-    counts.set(xlabel="confidence (probability of the predicted class)", ylabel="examples")
+    axes.plot(mean, accuracy, "o", ms=4, color=_ORANGE, label="at its mean confidence")
+    axes.set_ylabel("accuracy", fontsize=_FONT)
+    axes.legend(fontsize=_FONT - 1, loc="upper left", borderpad=0.2)
+    counts.stairs(count, np.append(left, 1), fill=True, color=_GREY)
+    counts.set_ylim(bottom=0)
+    counts.locator_params("y", nbins=3)
+    counts.set_xlabel("confidence: the predicted class's probability", fontsize=_FONT)
+    counts.set_ylabel("examples", fontsize=_FONT)
     return figure
 
 
@@ -248,13 +286,14 @@ def predictions(
       digits: `uint8[28, 28]`.
       titles: One for each pair.
     """
-    figure = _figure(5.2, 2.6 * len(inputs) + 0.5, "input, and what the network sees of it")
+    height = 2.5 * len(inputs) + 0.3
+    figure = _figure(height, "input, and what the network sees of it", width=4.8)
     rows = figure.subplots(len(inputs), 2, squeeze=False)
-    figure.subplots_adjust(0.02, 0.02, 0.98, 1 - 0.6 / figure.get_size_inches()[1])
+    figure.subplots_adjust(0.02, 0.02, 0.98, 1 - 0.45 / height, hspace=0.12)
     for (left, right), picture, digit, title in zip(rows, inputs, digits, titles, strict=True):
         left.imshow(np.broadcast_to(picture, (*picture.shape[:2], 3)), interpolation="nearest")
         right.imshow(digit, cmap="gray", vmin=0, vmax=255, interpolation="nearest")
-        left.set_title(title, fontsize=9, loc="left", parse_math=False)
+        left.set_title(title, fontsize=_FONT - 1, loc="left", parse_math=False, pad=2)
         for axes in (left, right):
             axes.set(xticks=[], yticks=[])
     return figure

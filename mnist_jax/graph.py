@@ -161,7 +161,7 @@ class _Builder:
         self._roots = {
             outer
             for scope in scopes
-            for outer, inner in itertools.pairwise(scope)
+            for outer, inner in itertools.pairwise(_without_lifts(scope))
             if inner in self._outermost and outer not in self._outermost | {_GRADIENTS}
         }
         self._taken: set[str] = set()
@@ -179,7 +179,7 @@ class _Builder:
         A loop and its body both say `gradients`.
         """
         scope: Scope = ()
-        for name in stack:
+        for name in _without_lifts(stack):
             inside = not self._outermost.isdisjoint(scope)
             if (name in self._roots and not inside) or (name == _GRADIENTS and name in scope):
                 continue
@@ -271,7 +271,7 @@ class _Builder:
 
     def _loop(self, body: Jaxpr | ClosedJaxpr, name: str, place: _Place) -> _Place:
         """Opens a loop's box: in the module, if any, that all of its body belongs to."""
-        stacks = [_scope_of(eqn) for eqn in _opened(body)[0].eqns]
+        stacks = [_without_lifts(_scope_of(eqn)) for eqn in _opened(body)[0].eqns]
         common = itertools.takewhile(self._modules.__contains__, _common_prefix(stacks))
         owner = place._replace(stack=place.stack + tuple(common))
         return self._box(name, owner)._replace(stack=place.stack)
@@ -392,6 +392,16 @@ def _scope_of(eqn: JaxprEqn) -> Scope:
     stack = str(eqn.source_info.name_stack).replace("transpose(", f"{_GRADIENTS}/")
     parts = re.sub(r"\w+\(|\)", "", stack).split("/")
     return tuple(_sanitised(part) for part in parts if part)
+
+
+def _without_lifts(stack: Scope) -> Scope:
+    """Drops what Flax's lifted functions add: `Model.fn` in `Model`, or around it."""
+    around = zip(("", *stack), stack, (*stack[1:], ""), strict=False)
+    return tuple(
+        name
+        for outer, name, inner in around
+        if "." not in name or name.partition(".")[0] not in (outer, inner)
+    )
 
 
 def _sanitised(name: str) -> str:

@@ -1,13 +1,12 @@
 """The examples: a dataset by its name; which of them each step sees; batches to evaluate."""
 
 import functools
-import sys
 from collections.abc import Iterator
 
 import numpy as np
 from ml_collections import ConfigDict
 
-from mnist_jax import datasets, tfds_source
+from mnist_jax import datasets, terminal, tfds_source
 from mnist_jax.datasets import Dataset, Split
 from mnist_jax.errors import DatasetUnavailableError
 
@@ -42,14 +41,12 @@ def _load(name: str, config: ConfigDict) -> Dataset:
 
 def _warn_of_fallback(wanted: str, used: str, reason: str) -> None:
     rule = "!" * 78
-    print(
+    terminal.print_warning(
         f"{rule}\n"
         f"WARNING: {wanted} can't be had, so this run uses {used} instead.\n"
         f"{reason}\n"
         f"Its results are those of {used}, not of {wanted}.\n"
-        f"{rule}",
-        file=sys.stderr,
-        flush=True,
+        f"{rule}"
     )
 
 

@@ -1,6 +1,11 @@
 """Reads digits off image files, with a checkpoint's parameters.
 
-python -m mnist_jax.predict --workdir DIR [--step latest|best|N] [--json] [--show] IMAGE...
+    python -m mnist_jax.predict --workdir DIR [--step latest|best|N] [--json] [--show] IMAGE...
+
+Examples:
+    python -m mnist_jax.predict --workdir runs/mine photo.jpg
+    python -m mnist_jax.predict --workdir runs/mine --show one.png two.png
+    python -m mnist_jax.predict --workdir runs/mine --step best --json *.png
 """
 
 import json
@@ -12,7 +17,7 @@ from pathlib import Path
 import numpy as np
 from absl import flags
 
-from mnist_jax import commands
+from mnist_jax import commands, terminal
 from mnist_jax.errors import UserError
 
 _WORKDIR = flags.DEFINE_string("workdir", None, "The run's folder.", required=True)
@@ -30,7 +35,6 @@ _PICTURE = Path("predictions.png")
 def main(files: Sequence[str]) -> None:
     """Prints a line for each image; what can't be read has its line on stderr."""
     from mnist_jax import digit_images, restoring
-    from mnist_jax.train_step import predict_step
 
     model = restoring.restore(_WORKDIR.value, _STEP.value)
     pictures: dict[str, np.ndarray] = {}
@@ -43,13 +47,11 @@ def main(files: Sequence[str]) -> None:
             pictures[file] = pixels
         except digit_images.UnreadableImageError as error:
             errors[file] = str(error)
-            print(f"{file}: {error}", file=sys.stderr)
+            terminal.print_error(f"{file}: {error}")
 
     probabilities = np.zeros((0, 0), np.float32)
     if digits:
-        batch = np.stack(digits)
-        log_probabilities = predict_step(model.params, batch, apply_fn=model.apply_fn)
-        probabilities = np.exp(np.asarray(log_probabilities))
+        probabilities = model.predict(np.stack(digits))
     if _JSON.value:
         report = {
             "workdir": str(model.workdir),

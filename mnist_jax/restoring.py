@@ -5,13 +5,14 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from ml_collections import ConfigDict
 
 from mnist_jax import checkpointing, input_pipeline, run_folder
 from mnist_jax.checkpointing import Checkpoints
 from mnist_jax.datasets import Dataset
 from mnist_jax.errors import DamagedCheckpointError, UserError
-from mnist_jax.train_step import ApplyFn, Params, create_model
+from mnist_jax.train_step import ApplyFn, Params, create_model, predict_step
 
 
 class TrainedModel(NamedTuple):
@@ -30,6 +31,17 @@ class TrainedModel(NamedTuple):
     config: ConfigDict
     apply_fn: ApplyFn
     params: Params
+
+    def predict(self, images: np.ndarray) -> np.ndarray:
+        """Returns each class's probability.
+
+        Args:
+          images: `uint8[n, 28, 28]`, as MNIST's are.
+
+        Returns:
+          `float32[n, num_classes]`; its rows sum to 1.
+        """
+        return np.exp(np.asarray(predict_step(self.params, images, apply_fn=self.apply_fn)))
 
 
 def restore(workdir: str | Path, step: str = "latest") -> TrainedModel:

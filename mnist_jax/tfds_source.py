@@ -5,13 +5,12 @@ and decoding, and imports TensorFlow.
 """
 
 import os
-import sys
 from pathlib import Path
 
 import numpy as np
 from ml_collections import ConfigDict
 
-from mnist_jax import tfds_preparation
+from mnist_jax import terminal, tfds_preparation
 from mnist_jax.datasets import Dataset, Split, check
 from mnist_jax.errors import first_line
 
@@ -42,9 +41,8 @@ def load(name: str, config: ConfigDict) -> Dataset:
         try:
             return _read_cache(cached, name)
         except Exception as error:  # Of any type, as the damage is.
-            print(
-                f"WARNING: {cached}: damaged ({first_line(error)}); rebuilding it",
-                file=sys.stderr,
+            terminal.print_warning(
+                f"WARNING: {cached}: damaged ({first_line(error)}); rebuilding it"
             )
 
     dataset, folder = tfds_preparation.load(name, data_dir(config), manual_dir(config))
@@ -90,4 +88,4 @@ def _write_cache(path: Path, dataset: Dataset) -> None:
         aside.replace(path)
     except OSError as error:
         aside.unlink(missing_ok=True)
-        print(f"WARNING: the next start will decode again: {error}", file=sys.stderr)
+        terminal.print_warning(f"WARNING: the next start will decode again: {error}")

@@ -4,7 +4,6 @@ import contextlib
 import functools
 import math
 import signal
-import sys
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -21,6 +20,7 @@ from mnist_jax import (
     optimizers,
     reporting,
     run_folder,
+    terminal,
     tfds_source,
 )
 from mnist_jax import config as config_lib
@@ -134,7 +134,7 @@ def _restore_newest(
             return checkpoints.restore(step, state)
         except DamagedCheckpointError as error:
             destination = checkpoints.set_aside(step)
-            print(f"WARNING: {error}; moved to {destination}", file=sys.stderr, flush=True)
+            terminal.print_warning(f"WARNING: {error}; moved to {destination}")
     return state
 
 

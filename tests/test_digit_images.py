@@ -106,6 +106,12 @@ class TestPictures:
             paper[row : row + 3, column : column + 3] = 0.1
         assert difference(normalize(np.clip(paper, 0, 1)), SEVEN) < 0.12
 
+    def test_with_a_shadow_across(self):
+        y, x = np.mgrid[0:200, 0:200]
+        shadow = 1 - 0.2 / (1 + np.exp((200 - x - 0.6 * y) / 5))  # Its edge is soft.
+        picture = pixels(draw_seven().convert("L")) * shadow[:, :, np.newaxis]
+        assert difference(normalize(picture), SEVEN) < 0.03
+
     def test_that_fill_the_frame(self):
         cropped = draw_seven(400).crop((106, 86, 274, 330))
         assert difference(normalize(pixels(cropped)), SEVEN) < 0.05
@@ -135,6 +141,13 @@ class TestFiles:
         picture.save(tmp_path / "seven.tiff")
         assert difference(normalize(digit_images.read(tmp_path / "seven.tiff")), SEVEN) < 0.05
 
+    def test_of_twelve_bits_in_sixteen(self, tmp_path):
+        grey = np.asarray(draw_seven().convert("L"), np.uint16)
+        Image.fromarray(grey * 16).save(tmp_path / "seven.png")
+        pixels = digit_images.read(tmp_path / "seven.png")
+        assert (pixels.min(), pixels.max()) == (0, 1)
+        assert difference(normalize(pixels), SEVEN) < 0.02
+
     @pytest.mark.parametrize("ink", ["black", "white", "blue"])
     def test_with_a_transparent_ground(self, tmp_path, ink):
         mask = draw_seven(200, "white", "black").convert("L")
@@ -154,6 +167,7 @@ class TestFiles:
         draw_seven(3001).save(tmp_path / "seven.png")
         read = digit_images.read(tmp_path / "seven.png")
         assert read.shape == (256, 256, 3)
+        assert 0 <= read.min() <= read.max() <= 1  # Resampling overshoots at edges.
         assert difference(normalize(read), SEVEN) < 0.02
 
     @pytest.mark.parametrize(
@@ -232,7 +246,7 @@ class TestRecognition:
         arrays = (predict(images) == labels).mean()
         seen = []
         for number, image in enumerate(images):
-            size = (28, 56, 100, 140, 224, 280, 500)[number % 7]
+            size = (28, 40, 100, 140, 224, 280, 500)[number % 7]
             picture = Image.fromarray(255 - image if number % 2 else image)
             picture = picture.resize((size, size), SMOOTH[number % 3])
             picture.save(tmp_path / "digit.png", compress_level=0)

@@ -8,6 +8,7 @@ import jax
 import numpy as np
 import pytest
 from matplotlib.figure import Figure
+from matplotlib.text import Text
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
@@ -65,15 +66,33 @@ def test_confusion_matrix_holds_each_count_in_its_cell(num_classes):
     counts = np.random.default_rng(0).integers(0, 30, (num_classes, num_classes))
     figure = figures.confusion_matrix(counts, "fake, step 1")
     (axes,) = figure.axes
-    found = np.zeros_like(counts)
-    for text in axes.texts:
-        column, row = text.get_position()
-        found[row, column] = int(text.get_text().split()[0])
-    np.testing.assert_array_equal(found, counts)
-    # No text reaches into another cell.
     figures.render(figure)
-    width = axes.get_window_extent().width / num_classes
-    assert max(text.get_window_extent().width for text in axes.texts) < width
+    written = [[""] * num_classes for _ in counts]
+    for text in axes.texts:
+        # Where it is seen: from one corner of its cell, it reaches into no other.
+        corners = axes.transData.inverted().transform(text.get_window_extent()) + 0.5
+        (left, right), (bottom, top) = np.sort(corners.T)
+        column, row = int(left), int(bottom)
+        if min(left, bottom) > 0 and max(right, top) < num_classes:
+            assert (int(right), int(top)) == (column, row)
+            written[row][column] += f" {text.get_text()}"
+    share = 100 * counts / counts.sum(axis=1, keepdims=True)
+    for (row, column), count in np.ndenumerate(counts):
+        percent = [f"{share[row, column]:.1f}"] if num_classes <= 10 else []
+        expected = [f"{count}", *percent] if count else []
+        assert written[row][column].split() == expected
+
+
+def test_figures_are_legible_at_the_width_that_tensorboard_shows():
+    for name, figure in figures.draw(**predictions()).items():
+        figures.render(figure)
+        scale = 350 / figure.get_window_extent().width
+        heights = [
+            scale * figure.dpi / 72 * text.get_fontsize()
+            for text in figure.findobj(Text)
+            if text.get_text() and "." not in text.get_text()
+        ]
+        assert min(heights) >= 9, name
 
 
 def test_mistakes_are_the_wrong_ones_the_surest_first():

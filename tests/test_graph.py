@@ -227,6 +227,46 @@ def test_scan_of_a_module():
     assert {s.split("/")[0] for s in scopes_of(nodes)} == {"cell", "head", "gradients"}
 
 
+def test_lifted_functions_leave_no_box_of_their_own():
+    class Either(nn.Module):
+        @nn.compact
+        def __call__(self, x):
+            left, right = nn.Dense(4, name="left"), nn.Dense(4, name="right")
+            if self.is_initializing():
+                return left(x) + right(x)
+            return nn.cond(x.sum() > 0, lambda m, x: left(x), lambda m, x: right(x), self, x)
+
+    x = jnp.zeros((2, 3))
+    model = Either()
+    nodes = convert(model.apply, init(model, x), x)
+    assert scopes_of(nodes) == {"left", "right", "cond"}
+    assert nodes["left/dot_general"].input[1] == "left/kernel"
+
+    sequences = jnp.zeros((2, 5, 3))
+    lstm = nn.RNN(nn.OptimizedLSTMCell(4))
+    nodes = convert(lstm.apply, init(lstm, sequences), sequences)
+    gates = {f"cell/{side}{gate}" for side in "hi" for gate in "ifgo"}
+    assert scopes_of(nodes) == {"cell", "cell/scan"} | gates
+    assert shapes_of(nodes["cell/scan/stack"]) == [(5, 2, 4)]
+
+
+def test_attention():
+    class Reader(nn.Module):
+        @nn.compact
+        def __call__(self, tokens):
+            x = nn.Embed(50, 16, name="embed")(tokens)
+            x = x + nn.MultiHeadDotProductAttention(4, name="attention")(
+                nn.LayerNorm(name="norm")(x)
+            )
+            return nn.Dense(50, name="logits")(x)
+
+    model, tokens = Reader(), jnp.zeros((2, 7), jnp.int32)
+    nodes = convert(model.apply, init(model, tokens), tokens)
+    parts = {f"attention/{name}" for name in ("query", "key", "value", "out")}
+    assert scopes_of(nodes) == {"embed", "norm", "attention", "logits"} | parts
+    assert reads(nodes, "logits/add", wanted="attention/query/kernel")
+
+
 def test_custom_jvp():
     model, x = Clipped(), jnp.zeros((2, 3))
     variables = init(model, x)
