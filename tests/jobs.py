@@ -2,7 +2,9 @@
 
 import socket
 import subprocess
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from tests.faults import processes
@@ -19,9 +21,21 @@ def free_port() -> int:
 
 
 def start(
-    workdir: Path, num_processes: int, num_devices: int, fields: dict[str, Any] = FIELDS
+    workdir: Path,
+    num_processes: int,
+    num_devices: int,
+    fields: dict[str, Any] = FIELDS,
+    extra: Mapping[int, list[str]] = MappingProxyType({}),
 ) -> list[subprocess.Popen[str]]:
-    """Starts the processes, each with so many devices, in the order of their ids."""
+    """Starts the processes, each with so many devices, in the order of their ids.
+
+    Args:
+      workdir: Of the run.
+      num_processes: In the job.
+      num_devices: Of each process.
+      fields: Of the config.
+      extra: More arguments, for some of the processes.
+    """
     command = [
         *processes.train_command(workdir, fields),
         "--distributed",
@@ -29,7 +43,9 @@ def start(
         f"--num_processes={num_processes}",
     ]
     return [
-        processes.start([*command, f"--process_id={i}"], env=devices(num_devices))
+        processes.start(
+            [*command, f"--process_id={i}", *extra.get(i, [])], env=devices(num_devices)
+        )
         for i in range(num_processes)
     ]
 

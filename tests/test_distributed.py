@@ -165,6 +165,16 @@ def test_what_the_first_process_is_refused_ends_all(tmp_path: Path):
     assert second.stderr == ""
 
 
+@pytest.mark.long
+def test_processes_that_were_given_different_configs_are_refused(tmp_path: Path):
+    job = jobs.start(tmp_path / "run", 2, 1, extra={1: ["--config.seed=1"]})
+    first, second = jobs.ends(job)
+    assert (first.returncode, second.returncode) == (2, 2)
+    assert first.stderr.startswith("config: that of process 1 is not that of process 0")
+    assert (first.stderr.count("\n"), second.stderr) == (1, "")
+    assert not (tmp_path / "run").exists()
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
