@@ -5,6 +5,7 @@ python benchmarks/scale.py measure   # Milliseconds a step, on this machine's CP
 """
 
 import argparse
+import contextlib
 import itertools
 import json
 import math
@@ -132,19 +133,19 @@ def _rounded(number: int) -> int:
 
 
 def measure() -> None:
-    """Prints milliseconds a step of the default config, by processes and devices of each."""
+    """Prints milliseconds a step of the default network, by processes and devices of each."""
     print("| processes | devices of each | ms a step, batch 100 | ms a step, batch 4,096 |")
     print("|---|---|---|---|")
     for processes, devices in ((1, 1), (1, 2), (1, 4), (1, 8), (2, 1), (4, 1), (2, 2), (8, 1)):
-        cells = [f"{1e3 * _measure(processes, devices, batch):.2f}" for batch in (100, 4096)]
-        print(f"| {processes} | {devices} | {' | '.join(cells)} |", flush=True)
+        small, large = (f"{1e3 * seconds:.1f}" for seconds in _measure(processes, devices))
+        print(f"| {processes} | {devices} | {small} | {large} |", flush=True)
 
 
-def _measure(processes: int, devices: int, batch_size: int) -> float:
+def _measure(processes: int, devices: int) -> list[float]:
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         port = listener.getsockname()[1]
-    command = [sys.executable, __file__, "worker", str(port), str(processes), str(batch_size)]
+    command = [sys.executable, __file__, "worker", str(port), str(processes)]
     environment = os.environ | {"JAX_NUM_CPU_DEVICES": str(devices)}
     workers = [
         subprocess.Popen([*command, str(i)], stdout=subprocess.PIPE, text=True, env=environment)
@@ -154,31 +155,33 @@ def _measure(processes: int, devices: int, batch_size: int) -> float:
     return json.loads(outputs[0].splitlines()[-1])
 
 
-def worker(port: int, processes: int, batch_size: int, process_id: int) -> None:
-    """Prints the median seconds a step of some device calls, as one process of a job."""
-    import contextlib
+def worker(port: int, processes: int, process_id: int) -> None:
+    """Prints the median seconds a step for both batches, as one process of a job."""
+    from mnist_jax import devices
 
+    job = devices.joined(f"127.0.0.1:{port}", processes, process_id)
+    with job if processes > 1 else contextlib.nullcontext(), devices.use_all():
+        seconds = [_seconds_a_step(100, steps=50), _seconds_a_step(4096, steps=10)]
+    print(json.dumps(seconds))
+
+
+def _seconds_a_step(batch_size: int, steps: int) -> float:
     import jax
 
     from configs import default
     from mnist_jax import datasets, devices, input_pipeline
     from mnist_jax.train_step import create_train_state, train_steps
 
-    config = default.get_config()
-    dataset = datasets.make_fake(0)
-    tiled = [array.repeat(3, axis=0) for array in dataset.train]
-    job = devices.joined(f"127.0.0.1:{port}", processes, process_id)
-    steps = 20 if batch_size > 1000 else 50
-    with job if processes > 1 else contextlib.nullcontext(), devices.use_all():
-        state = create_train_state(config, 10)
-        images, labels = devices.put(tuple(tiled))
-        indices = input_pipeline.batch_indices(0, range(1, 1 + steps), batch_size, len(labels))
-        seconds = []
-        for _ in range(6):
-            start = time.perf_counter()
-            state, _ = jax.block_until_ready(train_steps(state, images, labels, indices))
-            seconds.append((time.perf_counter() - start) / steps)
-    print(json.dumps(statistics.median(seconds[1:])))  # The first one compiles.
+    train = datasets.make_fake(0).train
+    state = create_train_state(default.get_config(), 10)
+    images, labels = devices.put(tuple(array.repeat(3, axis=0) for array in train))
+    indices = input_pipeline.batch_indices(0, range(1, 1 + steps), batch_size, len(labels))
+    seconds = []
+    for _ in range(6):
+        start = time.perf_counter()
+        state, _ = jax.block_until_ready(train_steps(state, images, labels, indices))
+        seconds.append((time.perf_counter() - start) / steps)
+    return statistics.median(seconds[1:])  # The first one compiles.
 
 
 def main() -> None:

@@ -73,7 +73,7 @@ def train_and_evaluate(
     newest = newest_manifest(workdir) if workdir else None
     config = _resolve(config, newest, workdir)
     dataset = _load_dataset(config, newest)
-    config.dataset = dataset.name
+    _check_alike(config, workdir, newest, dataset)
     config_lib.check_batch_size(config, len(dataset.train.label))
     state = create_train_state(config, dataset.num_classes)
     batches = create_eval_batches(dataset, config.eval_batch_size)
@@ -123,13 +123,18 @@ def _load_dataset(config: ConfigDict, newest: Manifest | None) -> Dataset:
         return input_pipeline.load(config, may_fall_back=newest is None)
 
     config.dataset = devices.agree(lambda: load().name)
-    dataset = load()
+    return load()
+
+
+def _check_alike(
+    config: ConfigDict, workdir: Path | None, newest: Manifest | None, dataset: Dataset
+) -> None:
+    """Raises an error unless all processes are about to do the same."""
     places = {"data_dir": None, "manual_dir": None}  # Each machine's own.
     devices.check_alike("config", config_lib.to_json(config) | places)
-    devices.check_alike("workdir", newest and newest.step)
+    devices.check_alike("workdir", workdir, newest and newest.step)
     arrays = (array for split in dataset.splits.values() for array in split)
-    devices.check_alike(f"dataset {dataset.name}", *arrays)
-    return dataset
+    devices.check_alike(f"dataset {config.dataset}", *arrays)
 
 
 def _create_workdir(name: str) -> Path:
