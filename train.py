@@ -8,6 +8,7 @@ Examples:
     python train.py --config configs/default.py --config.hidden_sizes="(256, 64)"
 """
 
+import contextlib
 import gc
 from pathlib import Path
 
@@ -32,21 +33,41 @@ _WORKDIR = flags.DEFINE_string(
     "The run's folder: created, or gone on with from its newest checkpoint. "
     "By default a new one, runs/<config name>/<YYYYMMDD-HHMMSS>.",
 )
+_DISTRIBUTED = flags.DEFINE_bool(
+    "distributed",
+    False,
+    "This is one of the processes of a job that Slurm, Open MPI, Kubernetes or a TPU pod has "
+    "started, or that the next three flags describe. The workdir must be on a disk of all.",
+)
+_COORDINATOR_ADDRESS = flags.DEFINE_string(
+    "coordinator_address", None, "host:port, free there, of the job's process 0."
+)
+_NUM_PROCESSES = flags.DEFINE_integer(
+    "num_processes", None, "How many there are in the job.", lower_bound=1
+)
+_PROCESS_ID = flags.DEFINE_integer(
+    "process_id", None, "Which of them this is, from 0.", lower_bound=0
+)
 
 
 def main() -> None:
     """Calls the loop."""
     config, name = _load_config()
     config_lib.validate(config)  # The loop does so too, but only once jax is imported.
+    place = (_COORDINATOR_ADDRESS.value, _NUM_PROCESSES.value, _PROCESS_ID.value)
+    if any(value is not None for value in place) and not _DISTRIBUTED.value:
+        raise UserError("distributed: not given, but the place in a job is; add --distributed")
     # What the imports allocate stays: to walk it for garbage over and over would take a
     # fifth of a short run's time.
     gc.disable()
-    event_writer.start()
-    from mnist_jax import train_loop
+    if not _DISTRIBUTED.value:
+        event_writer.start()  # In a job process 0 does so, once it knows that it is.
+    from mnist_jax import devices, train_loop
 
     gc.freeze()
     gc.enable()
-    train_loop.train_and_evaluate(config, _WORKDIR.value, name=name)
+    with devices.joined(*place) if _DISTRIBUTED.value else contextlib.nullcontext():
+        train_loop.train_and_evaluate(config, _WORKDIR.value, name=name)
 
 
 def _load_config() -> tuple[ConfigDict, str]:

@@ -13,7 +13,7 @@ import hashlib
 import json
 import re
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, NamedTuple, Self
@@ -25,6 +25,7 @@ from flax.training.train_state import TrainState
 from ml_collections import ConfigDict
 
 from mnist_jax import config as config_lib
+from mnist_jax import devices
 from mnist_jax.errors import DamagedCheckpointError, first_line, writing_to
 
 _FOLDER = "checkpoints"
@@ -189,12 +190,12 @@ class Checkpoints:
           DamagedCheckpointError: It can't be read, or is not what was saved.
         """
         restored = self._restore(step, _as_dict(target), partial=False)
-        return jax.device_put(target.replace(**restored))
+        return devices.put(target.replace(**restored))
 
     def restore_params(self, step: int, target: Any) -> Any:
         """Returns the checkpoint's parameters alone, verified; see `restore`."""
         restored = self._restore(step, {"params": target}, partial=True)
-        return jax.device_put(restored["params"])
+        return devices.put(restored["params"])
 
     def _restore(self, step: int, target: dict[str, Any], *, partial: bool) -> dict[str, Any]:
         self.manifest(step)  # Verifies it.
@@ -227,11 +228,14 @@ class Checkpoints:
 
     def _delete_renamed(self) -> None:
         deleted = self._folder / _DELETED_FOLDER
-        if deleted.exists():
+        if deleted.exists() and devices.is_first():
             shutil.rmtree(deleted)
 
-    def _writing(self) -> contextlib.AbstractContextManager[None]:
-        return writing_to(self._folder, Exception)  # orbax raises almost anything.
+    @contextlib.contextmanager
+    def _writing(self) -> Iterator[None]:
+        # orbax raises almost anything.
+        with writing_to(self._folder, Exception), devices.ending_with_a_lost_process():
+            yield
 
     def _damaged(self, step: int, reason: Exception) -> DamagedCheckpointError:
         return DamagedCheckpointError(

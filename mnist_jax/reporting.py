@@ -243,6 +243,13 @@ class Reporter:
         self._events.write_scalars(step, scalars)
 
 
+class Silence:
+    """Stands where a `Reporter` would, in every process but the first: it tells nothing."""
+
+    def __getattr__(self, method: str) -> Callable[..., None]:
+        return lambda *args, **kwargs: None
+
+
 def is_whole(workdir: Path, last_step: int, graphs: Collection[str]) -> bool:
     """Returns whether the files of a run that ended at `last_step` lack nothing.
 

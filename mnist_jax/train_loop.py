@@ -16,6 +16,7 @@ from ml_collections import ConfigDict
 
 from mnist_jax import (
     checkpointing,
+    devices,
     input_pipeline,
     optimizers,
     reporting,
@@ -29,7 +30,7 @@ from mnist_jax.datasets import Dataset
 from mnist_jax.errors import DamagedCheckpointError, TrainingDivergedError
 from mnist_jax.preemption import PreemptedError, SignalWatch
 from mnist_jax.profiling import Profiler
-from mnist_jax.reporting import Reporter, SplitResult
+from mnist_jax.reporting import Reporter, Silence, SplitResult
 from mnist_jax.train_step import (
     ApplyFn,
     Batch,
@@ -46,6 +47,7 @@ from mnist_jax.train_step import (
 EvalBatches = Mapping[str, Sequence[Batch]]
 
 
+@devices.use_all()
 def train_and_evaluate(
     config: ConfigDict, workdir: str | Path | None = None, *, name: str = "default"
 ) -> TrainState:
@@ -70,8 +72,8 @@ def train_and_evaluate(
     workdir = None if workdir is None else run_folder.locate(workdir)
     newest = newest_manifest(workdir) if workdir else None
     config = _resolve(config, newest, workdir)
-    dataset = input_pipeline.load(config, may_fall_back=newest is None)
-    config.dataset = dataset.name
+    dataset = _load_dataset(config, newest)
+    _check_alike(config, workdir, newest, dataset)
     config_lib.check_batch_size(config, len(dataset.train.label))
     state = create_train_state(config, dataset.num_classes)
     batches = create_eval_batches(dataset, config.eval_batch_size)
@@ -79,22 +81,22 @@ def train_and_evaluate(
     if workdir and newest and newest.step >= config.num_train_steps:
         with Checkpoints(workdir) as checkpoints:
             state = checkpoints.restore(newest.step, state)
+        results = evaluate(state.params, state.apply_fn, batches)
+        if not devices.is_first():
+            return state
         if not reporting.is_whole(workdir, newest.step, graphs(state, config.batch_size)):
             with run_folder.claim(workdir), _open_reporter(config, workdir, state):
                 pass  # It adds what is lacking.
         print(f"{workdir}: complete at step {newest.step}; nothing to train")
-        for split, result in evaluate(state.params, state.apply_fn, batches).items():
+        for split, result in results.items():
             print(reporting.format_result(split, dataset.name, result))
         return state
 
-    workdir = workdir or run_folder.create_new(Path("runs") / name)
-    with (
-        run_folder.claim(workdir),
-        SignalWatch() as watch,
-        Checkpoints(workdir, keep=config.keep_checkpoints) as checkpoints,
-    ):
-        state = _restore_newest(checkpoints, state, config, workdir)
-        return _train(config, workdir, dataset, state, batches, checkpoints, watch)
+    workdir = workdir or _create_workdir(name)
+    with _claim(workdir), SignalWatch() as watch:
+        state = _restore_newest(state, config, workdir)
+        with Checkpoints(workdir, keep=config.keep_checkpoints) as checkpoints:
+            return _train(config, workdir, dataset, state, batches, checkpoints, watch)
 
 
 def _resolve(config: ConfigDict, newest: Manifest | None, workdir: Path | None) -> ConfigDict:
@@ -110,6 +112,43 @@ def _resolve(config: ConfigDict, newest: Manifest | None, workdir: Path | None) 
     return config.lock()
 
 
+def _load_dataset(config: ConfigDict, newest: Manifest | None) -> Dataset:
+    """Loads it in the first process, then in the others.
+
+    So it is prepared once, and what the first one falls back to holds for all.
+    """
+
+    @functools.cache
+    def load() -> Dataset:
+        return input_pipeline.load(config, may_fall_back=newest is None)
+
+    config.dataset = devices.agree(lambda: load().name)
+    return load()
+
+
+def _check_alike(
+    config: ConfigDict, workdir: Path | None, newest: Manifest | None, dataset: Dataset
+) -> None:
+    """Raises an error unless all processes are about to do the same."""
+    places = {"data_dir": None, "manual_dir": None}  # Each machine's own.
+    devices.check_alike("config", config_lib.to_json(config) | places)
+    devices.check_alike("workdir", workdir, newest and newest.step)
+    arrays = (array for split in dataset.splits.values() for array in split)
+    devices.check_alike(f"dataset {config.dataset}", *arrays)
+
+
+def _create_workdir(name: str) -> Path:
+    return Path(devices.agree(lambda: str(run_folder.create_new(Path("runs") / name))))
+
+
+@contextlib.contextmanager
+def _claim(workdir: Path) -> Iterator[None]:
+    """Claims the workdir by the first process, for all."""
+    with contextlib.ExitStack() as stack:
+        devices.agree(lambda: stack.enter_context(run_folder.claim(workdir)))
+        yield
+
+
 def newest_manifest(workdir: Path) -> Manifest | None:
     """Returns the manifest of the newest checkpoint that has a good one, if any has."""
     if not checkpointing.exist(workdir):
@@ -123,19 +162,27 @@ def newest_manifest(workdir: Path) -> Manifest | None:
     return None
 
 
-def _restore_newest(
-    checkpoints: Checkpoints, state: TrainState, config: ConfigDict, workdir: Path
-) -> TrainState:
+def _restore_newest(state: TrainState, config: ConfigDict, workdir: Path) -> TrainState:
     """Returns the newest good checkpoint's state, else the one given."""
-    for step in reversed(checkpoints.steps()):
-        try:
-            # Once more, now that no other process can begin a run here.
-            config_lib.check_resumable(config, checkpoints.manifest(step).config, str(workdir))
-            return checkpoints.restore(step, state)
-        except DamagedCheckpointError as error:
-            destination = checkpoints.set_aside(step)
-            terminal.print_warning(f"WARNING: {error}; moved to {destination}")
-    return state
+    checkpoints = Checkpoints(workdir)
+    restore = functools.cache(lambda step: checkpoints.restore(step, state))
+
+    def choose() -> int | None:
+        for step in reversed(checkpoints.steps()):
+            try:
+                # Once more, now that no other process can begin a run here.
+                config_lib.check_resumable(
+                    config, checkpoints.manifest(step).config, str(workdir)
+                )
+                restore(step)
+                return step
+            except DamagedCheckpointError as error:
+                destination = checkpoints.set_aside(step)
+                terminal.print_warning(f"WARNING: {error}; moved to {destination}")
+        return None
+
+    step = devices.agree(choose)
+    return state if step is None else restore(step)
 
 
 def _train(
@@ -148,11 +195,14 @@ def _train(
     watch: SignalWatch,
 ) -> TrainState:
     first_step = int(state.step)
-    images, labels = jax.device_put(tuple(dataset.train))
+    images, labels = devices.put(tuple(dataset.train))
     learning_rate = optimizers.create_learning_rate_schedule(config)
     with (
         _open_reporter(config, workdir, state) as reporter,
-        Profiler(workdir, config.profile_steps, reporter.print) as profiler,
+        Profiler(
+            workdir, config.profile_steps if devices.is_first() else (), reporter.print
+        ) as profiler,
+        devices.ending_with_a_lost_process(),
     ):
         reporter.print(
             f"Training on {dataset.name} ({len(dataset.train.label):,} examples; "
@@ -195,7 +245,8 @@ def _train(
 
             step, is_last = steps[-1], steps[-1] == config.num_train_steps
             eval_is_due = is_last or step % config.eval_every_steps == 0
-            stop = watch.signum  # Read once: what follows must agree on it.
+            # Read once: what follows, and all processes, must agree on it.
+            stop = devices.highest(watch.signum or 0)
             save_is_due = is_last or stop or step % config.checkpoint_every_steps == 0
             if not (eval_is_due or save_is_due):
                 continue
@@ -229,8 +280,13 @@ def _train(
 
 
 @contextlib.contextmanager
-def _open_reporter(config: ConfigDict, workdir: Path, state: TrainState) -> Iterator[Reporter]:
+def _open_reporter(
+    config: ConfigDict, workdir: Path, state: TrainState
+) -> Iterator[Reporter | Silence]:
     """Opens what reports the run, with what TensorBoard shows of it before the first step."""
+    if not devices.is_first():
+        yield Silence()
+        return
     parameter_table = parameter_overview.get_parameter_overview(
         state.params,
         include_stats=False,  # Of the model, not of the step that this attempt starts from.
@@ -295,9 +351,7 @@ def create_eval_batches(
 ) -> EvalBatches:
     """Returns the `eval_batches` of the splits, of all by default, on the device."""
     return {
-        name: [
-            jax.device_put(batch) for batch in input_pipeline.eval_batches(split, batch_size)
-        ]
+        name: [devices.put(batch) for batch in input_pipeline.eval_batches(split, batch_size)]
         for name, split in dataset.splits.items()
         if splits is None or name in splits
     }

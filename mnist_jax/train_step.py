@@ -15,7 +15,7 @@ from clu import metrics as clu_metrics
 from flax.training.train_state import TrainState
 from ml_collections import ConfigDict
 
-from mnist_jax import models, optimizers
+from mnist_jax import devices, models, optimizers
 
 Batch = Mapping[str, jax.Array]
 Params = Mapping[str, Any]
@@ -141,9 +141,9 @@ def train_steps(
 
     def body(state: TrainState, batch_indices: jax.Array) -> tuple[TrainState, Metrics]:
         batch = {"image": images[batch_indices], "label": labels[batch_indices]}
-        return train_step(state, batch, detailed=detailed)
+        return train_step(state, devices.shard(batch), detailed=detailed)
 
-    return jax.lax.scan(body, state, indices)
+    return devices.replicate(jax.lax.scan(body, state, indices))
 
 
 @functools.partial(jax.jit, static_argnames="apply_fn")
@@ -159,6 +159,7 @@ def eval_step(params: Params, batch: Batch, *, apply_fn: ApplyFn) -> EvalMetrics
     Returns:
       Metrics to `merge` with those of the other batches.
     """
+    batch = devices.shard(batch)
     logits = apply_fn({"params": params}, batch["image"])
     losses = optax.softmax_cross_entropy_with_integer_labels(logits, batch["label"])
     return EvalMetrics.single_from_model_output(
@@ -178,7 +179,8 @@ def predict_step(params: Params, images: jax.Array, *, apply_fn: ApplyFn) -> jax
     Returns:
       Log-probabilities, `float32[batch, num_classes]`.
     """
-    return jax.nn.log_softmax(apply_fn({"params": params}, images))
+    logits = apply_fn({"params": params}, devices.shard(images))
+    return devices.replicate(jax.nn.log_softmax(logits))
 
 
 @jax.jit

@@ -1,0 +1,93 @@
+"""The run's numbers on several numbers of devices, without the run's files.
+
+    JAX_NUM_CPU_DEVICES=8 python -m tests.spread --devices 1,2,4,8 --config.num_train_steps=2000
+
+Prints JSON, by number of devices: the SHA-256 of the state; its parameters' largest difference
+from those of the first number, and how many of each split these get right here; what the
+compiled step exchanges.
+"""
+
+import contextlib
+import hashlib
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from absl import app, flags
+from jax.sharding import AxisType
+from ml_collections import ConfigDict, config_flags
+
+from mnist_jax import devices, input_pipeline
+from mnist_jax.datasets import Dataset
+from mnist_jax.train_loop import create_eval_batches, evaluate
+from mnist_jax.train_step import create_train_state, train_steps
+
+_CONFIG = config_flags.DEFINE_config_file(
+    "config", str(Path(__file__).parent.parent / "configs" / "default.py")
+)
+_DEVICES = flags.DEFINE_list("devices", None, "Numbers of devices.", required=True)
+_COORDINATOR_ADDRESS = flags.DEFINE_string(
+    "coordinator_address", None, "Compute as a job of one process: by gloo."
+)
+
+
+def main(_: list[str]) -> None:
+    config = _CONFIG.value
+    job = contextlib.nullcontext()
+    if _COORDINATOR_ADDRESS.value:
+        job = devices.joined(_COORDINATOR_ADDRESS.value, 1, 0)
+    with job:
+        dataset = input_pipeline.load(config)
+        report = {}
+        first_params = None
+        for number in map(int, _DEVICES.value):
+            mesh = jax.make_mesh(
+                (number,),
+                ("data",),
+                axis_types=(AxisType.Auto,),
+                devices=jax.devices()[:number],
+            )
+            with jax.set_mesh(mesh):
+                state, exchanges = train(config, dataset)
+                params = jax.tree.map(np.asarray, state.params)
+                first_params = first_params or params
+                results = evaluate(
+                    devices.put(first_params),
+                    state.apply_fn,
+                    create_eval_batches(dataset, config.eval_batch_size),
+                )
+            leaves = jax.tree.leaves((state.step, state.params, state.opt_state))
+            differences = jax.tree.map(lambda a, b: abs(a - b).max(), params, first_params)
+            report[number] = {
+                "sha256": hashlib.sha256(
+                    b"".join(np.asarray(x).tobytes() for x in leaves)
+                ).hexdigest(),
+                "largest_difference": float(max(jax.tree.leaves(differences))),
+                "num_correct": {name: result.num_correct for name, result in results.items()},
+                "exchanges": exchanges,
+            }
+    print(json.dumps(report))
+
+
+def train(config: ConfigDict, dataset: Dataset) -> tuple[Any, list[str]]:
+    """Returns the last state, and the names of the step's collective operations."""
+    state = create_train_state(config, dataset.num_classes)
+    images, labels = devices.put(tuple(dataset.train))
+
+    def indices(first: int) -> np.ndarray:
+        steps = range(first, min(first + config.steps_per_call, config.num_train_steps + 1))
+        return input_pipeline.batch_indices(config.seed, steps, config.batch_size, len(labels))
+
+    compiled = train_steps.lower(state, images, labels, indices(1)).compile()
+    names = "all-reduce|all-gather|all-to-all|reduce-scatter|collective-permute"
+    exchanges = re.findall(rf" ({names})(?:-start)?\(", compiled.as_text())
+    for first in range(1, config.num_train_steps + 1, config.steps_per_call):
+        state, _ = train_steps(state, images, labels, indices(first))
+    return state, exchanges
+
+
+if __name__ == "__main__":
+    app.run(main)

@@ -1,0 +1,83 @@
+"""Many devices of one process: the numbers of one, but for the order of the sums."""
+
+import json
+import sys
+from typing import Any
+
+import jax
+import numpy as np
+import pytest
+from ml_collections import ConfigDict
+
+from mnist_jax import devices
+from mnist_jax.errors import UserError
+from mnist_jax.train_step import create_train_state, train_steps
+from tests import jobs
+from tests.faults import processes
+
+
+def report(numbers: str, fields: dict[str, Any], *arguments: str) -> dict[str, Any]:
+    """What `tests/spread.py` prints."""
+    values = [f"--config.{name}={value}" for name, value in fields.items()]
+    command = [sys.executable, "-m", "tests.spread", f"--devices={numbers}", *values]
+    most = max(map(int, numbers.split(",")))
+    ended = processes.run([*command, *arguments], env=jobs.devices(most), cwd=processes.ROOT)
+    assert ended.returncode == 0, ended.stderr
+    return json.loads(ended.stdout.splitlines()[-1])
+
+
+def test_the_default_batch_on_four_devices_and_on_eight():
+    """100 rows on 8 do not divide; nor do the 300 to evaluate, of which some are padding."""
+    fields = {
+        "dataset": "fake",
+        "hidden_sizes": (16,),
+        "num_train_steps": 20,
+        "steps_per_call": 10,
+        "eval_batch_size": 300,
+    }
+    reports = report("1,4,8", fields)
+    one = reports["1"]
+    for number in ("4", "8"):
+        # Each step rounds sums of about 0.1 anew: 20 steps of 0.1 * 2**-24 * a few.
+        assert 0 < reports[number]["largest_difference"] < 1e-6
+        assert reports[number]["num_correct"] == one["num_correct"]
+    assert one["exchanges"] == []
+    # Of the gradients and the loss together, and of nothing else.
+    assert reports["4"]["exchanges"] == ["all-reduce"]
+
+
+@pytest.mark.long
+@pytest.mark.mnist
+def test_the_tutorials_job_on_1_2_4_and_8(mnist_config: ConfigDict):
+    """2,000 steps magnify what the order of the sums changes; docs/scale.md tells how much."""
+    one, *more = report("1,2,4,8", {"data_dir": mnist_config.data_dir}).values()
+    for other in more:
+        assert 0 < other["largest_difference"] < 5e-3
+        assert other["num_correct"] == one["num_correct"]
+
+
+def test_one_device_computes_the_same_with_a_mesh_and_without(fake_config: ConfigDict):
+    images = np.arange(20 * 784, dtype=np.uint8).reshape(20, 28, 28)
+    labels = np.arange(20, dtype=np.int32) % 10
+    indices = np.arange(60, dtype=np.int32).reshape(6, 10) % 20
+
+    def train() -> list[jax.Array]:
+        state = create_train_state(fake_config, 10)
+        return jax.tree.leaves(train_steps(state, *devices.put((images, labels)), indices))
+
+    plain = train()
+    with devices.use_all():
+        spread_over_one = train()
+    for actual, expected in zip(spread_over_one, plain, strict=True):
+        np.testing.assert_array_equal(actual, expected)
+
+
+def test_one_process_decides_for_itself():
+    def refuse() -> None:
+        raise UserError("no")
+
+    assert devices.agree(lambda: 3) == 3
+    assert devices.highest(7) == 7
+    devices.check_alike("anything", object())
+    with pytest.raises(UserError, match="no"):
+        devices.agree(refuse)

@@ -1,0 +1,201 @@
+"""A run by several processes is the run by one: the same bits, files and ends."""
+
+import hashlib
+import os
+import shutil
+import signal
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+from mnist_jax import input_pipeline, restoring, run_folder
+from mnist_jax.checkpointing import Checkpoints
+from mnist_jax.train_loop import create_eval_batches, evaluate
+from mnist_jax.train_step import create_train_state, train_steps
+from tests import jobs
+from tests.faults import processes
+from tests.faults.test_preemption import read_until
+from tests.test_devices import report
+from tests.workdirs import journal
+
+ENDLESS = jobs.FIELDS | {"num_train_steps": 1_000_000}
+
+
+@pytest.fixture(scope="module")
+def of_two_by_two(tmp_path_factory) -> tuple[Path, list[processes.Ended]]:
+    """A run by two processes with two devices each."""
+    workdir = tmp_path_factory.mktemp("job") / "run"
+    return workdir, jobs.run(workdir, 2, 2)
+
+
+def sha256(workdir: Path) -> str:
+    leaves = processes.remains(workdir).state.values()
+    return hashlib.sha256(b"".join(leaves)).hexdigest()
+
+
+def test_the_first_process_alone_tells(of_two_by_two):
+    workdir, (first, second) = of_two_by_two
+    assert first.stdout.count("Test Data Eval") == 2
+    # gloo tells of its connections, and can't be told not to.
+    for word in ("Training", "Step", "Eval"):
+        assert word not in second.stdout
+    assert (first.stderr, second.stderr) == ("", "")
+    assert [line["step"] for line in journal(workdir)] == [10, 20, 20, 30, 40, 40]
+
+
+def test_a_checkpoint_of_four_devices_is_evaluated_on_one(of_two_by_two):
+    workdir, _ = of_two_by_two
+    assert jax.device_count() == 1
+    model = restoring.restore(workdir)
+    dataset = restoring.load_dataset(model.config)
+    batches = create_eval_batches(dataset, model.config.eval_batch_size)
+    results = evaluate(model.params, model.apply_fn, batches)
+    last = journal(workdir)[-1]
+    for split, result in results.items():
+        assert result.accuracy == last[f"{split}/accuracy"]
+
+
+def test_a_checkpoint_of_four_devices_is_resumed_on_two(of_two_by_two, tmp_path: Path):
+    workdir = tmp_path / "run"
+    shutil.copytree(of_two_by_two[0], workdir)
+    jobs.run_alone(workdir, 2, jobs.FIELDS | {"num_train_steps": 60})
+    # The same steps by this process's one device, for the sums' order to differ everywhere.
+    config = processes.short_config()
+    dataset = input_pipeline.load(config)
+    indices = input_pipeline.batch_indices(config.seed, range(1, 61), config.batch_size, 2000)
+    expected, _ = train_steps(create_train_state(config, 10), *dataset.train, indices)
+    with Checkpoints(workdir) as checkpoints:
+        assert checkpoints.steps() == [20, 40, 60]
+        resumed = checkpoints.restore(60, expected)
+    for a, b in zip(jax.tree.leaves(resumed), jax.tree.leaves(expected), strict=True):
+        np.testing.assert_allclose(a, b, rtol=0, atol=1e-5)
+
+
+@pytest.mark.skipif(not shutil.which("mpirun"), reason="needs mpirun (Debian: openmpi-bin)")
+def test_mpirun_is_found_out_and_gives_the_bits_of_one_process(tmp_path: Path):
+    """Of the plain command on two devices: a sum of two has but one order."""
+    options = ["--allow-run-as-root", "--oversubscribe", "--bind-to", "none", "-n", "2"]
+    command = [*processes.train_command(tmp_path, jobs.FIELDS), "--distributed"]
+    ended = processes.run(["mpirun", *options, *command], env=jobs.devices(1))
+    assert (ended.returncode, ended.stderr) == (0, ""), ended
+    assert ended.stdout.count("Test Data Eval") == 2
+    assert sha256(tmp_path) == report("2", jobs.FIELDS)["2"]["sha256"]
+
+
+@pytest.mark.long
+@pytest.mark.parametrize(("num_processes", "num_devices"), [(2, 1), (2, 2), (4, 1), (4, 2)])
+def test_any_number_of_processes(num_processes, num_devices, tmp_path: Path):
+    """To the bit, where all sum by gloo: JAX sums otherwise within a process that is alone."""
+    jobs.run(tmp_path / "job", num_processes, num_devices)
+    # Also what they report.
+    jobs.run(tmp_path / "one", 1, num_processes * num_devices)
+    assert processes.remains(tmp_path / "job") == processes.remains(tmp_path / "one")
+
+
+def test_sigterm_to_one_process_is_a_save_by_all(tmp_path: Path):
+    job = jobs.start(tmp_path / "run", 2, 1, ENDLESS)
+    read_until(job[0], "Step 30:")
+    job[1].send_signal(signal.SIGTERM)
+    first, second = jobs.ends(job)
+    assert (first.returncode, second.returncode) == (143, 143)
+    (step,) = processes.newest(tmp_path / "run")
+    (line,) = first.stderr.splitlines()
+    assert line.startswith(f"Stopped by SIGTERM after step {step}, which is saved; ")
+    assert second.stderr == ""
+
+
+def kill_one(folder: Path, num_processes: int, victim: int) -> None:
+    """Leaves the run in `folder/killed`."""
+    job = jobs.start(folder / "killed", num_processes, 1, ENDLESS)
+    read_until(job[0], "Step 30:")
+    job[victim].kill()
+    ended = jobs.ends(job, timeout=60)
+    assert ended.pop(victim).returncode == -signal.SIGKILL
+    for survivor in ended:
+        assert survivor.returncode not in (0, -signal.SIGKILL), survivor
+        # The runtime's own words, where it is faster.
+        assert (
+            "Another process of this job is gone" in survivor.stderr
+            or "another task died" in survivor.stderr
+        )
+        assert "Traceback" not in survivor.stderr
+
+
+def test_where_one_process_is_killed_the_other_ends(tmp_path: Path):
+    kill_one(tmp_path, 2, victim=1)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize(("num_processes", "victim"), [(2, 1), (4, 0), (4, 3)])
+def test_a_killed_job_comes_back_to_the_same_bits(num_processes, victim, tmp_path: Path):
+    kill_one(tmp_path, num_processes, victim)
+    last = max(processes.newest(tmp_path / "killed"), default=0)
+    fields = jobs.FIELDS | {"num_train_steps": last - last % 20 + 40}
+    jobs.run(tmp_path / "killed", num_processes, 1, fields)
+    jobs.run(tmp_path / "whole", 1, num_processes, fields)
+    config = processes.short_config()
+    killed, whole = (
+        processes.remains(tmp_path / name, config).without_description()
+        for name in ("killed", "whole")
+    )
+    assert killed == whole
+
+
+@pytest.mark.long
+def test_a_process_that_hangs_ends_the_job(tmp_path: Path):
+    """No connection breaks: what tells is that its heartbeat is missing."""
+    job = jobs.start(tmp_path, 2, 1, ENDLESS)
+    read_until(job[0], "Step 30:")
+    job[1].send_signal(signal.SIGSTOP)
+    output = job[0].communicate(timeout=60)
+    job[1].kill()
+    jobs.ends(job[1:])
+    assert job[0].returncode != 0
+    assert "another task died" in output[1]
+
+
+@pytest.mark.long
+def test_what_the_first_process_is_refused_ends_all(tmp_path: Path):
+    """Here the workdir, whose lock this process holds."""
+    with run_folder.claim(tmp_path):
+        first, second = jobs.ends(jobs.start(tmp_path, 2, 1, ENDLESS))
+    assert (first.returncode, second.returncode) == (2, 2)
+    assert f"in use by process {os.getpid()}" in first.stderr
+    assert second.stderr == ""
+
+
+@pytest.mark.long
+def test_processes_that_were_given_different_configs_are_refused(tmp_path: Path):
+    job = jobs.start(tmp_path / "run", 2, 1, extra={1: ["--config.seed=1"]})
+    first, second = jobs.ends(job)
+    assert (first.returncode, second.returncode) == (2, 2)
+    assert first.stderr.startswith("config: that of process 1 is not that of process 0")
+    assert (first.stderr.count("\n"), second.stderr) == (1, "")
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--process_id=0"], "add --distributed"),
+        (["--distributed"], "give --coordinator_address"),
+        (
+            [
+                "--distributed",
+                "--coordinator_address=127.0.0.1:1",
+                "--num_processes=2",
+                "--process_id=2",
+            ],
+            "process_id",
+        ),
+    ],
+)
+def test_a_place_in_a_job_that_does_not_fit_is_refused(arguments, message, tmp_path: Path):
+    command = [*processes.train_command(tmp_path / "run", jobs.FIELDS), *arguments]
+    ended = processes.run(command)
+    assert ended.returncode == 2, ended
+    assert ended.stderr.count("\n") == 1
+    assert message in ended.stderr
+    assert not (tmp_path / "run").exists()

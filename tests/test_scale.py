@@ -1,0 +1,33 @@
+"""docs/scale.md: its tables are those of the model, and the model is right where one knows."""
+
+from benchmarks import scale
+from mnist_jax.train_step import create_train_state
+from tests.conftest import ROOT, create_fake_config
+
+
+def test_the_documents_tables_are_the_models():
+    text = (ROOT / "docs" / "scale.md").read_text()
+    for table in "\n".join(scale.tables()).split("\n\n"):
+        assert table in text
+
+
+def test_the_gradients_are_as_large_as_the_parameters():
+    config = create_fake_config()
+    config.hidden_sizes = (128, 32)
+    params = create_train_state(config, 10).params
+    size = sum(leaf.nbytes for layer in params.values() for leaf in layer.values())
+    assert scale.gradient_bytes((128, 32)) == size
+
+
+def test_a_ring_of_two_sends_the_gradients_once():
+    assert scale.sent_bytes((128, 32), 2) == scale.gradient_bytes((128, 32))
+    link = scale.Link("", bandwidth=1e6, latency=1.0, compute=1.0)
+    seconds = scale.gradient_bytes((128, 32)) / 1e6 + 2
+    assert scale.all_reduce_seconds((128, 32), 2, link) == seconds
+
+
+def test_wide_layers_hide_it_at_two_flops_a_byte():
+    """8 bytes are exchanged, and 4 FLOPs a row computed, for each parameter."""
+    link = scale.LINKS[0]
+    rows = scale.hiding_batch((2**20, 2**20), 4096, link)
+    assert abs(rows / (2 * link.compute / link.bandwidth) - 1) < 0.01
