@@ -36,8 +36,7 @@ _WORKDIR = flags.DEFINE_string(
 _DISTRIBUTED = flags.DEFINE_bool(
     "distributed",
     False,
-    "This is one of the processes of a job that Slurm, Open MPI, Kubernetes or a TPU pod has "
-    "started, or that the next three flags describe. The workdir must be on a disk of all.",
+    "This is one of the processes of a job; see docs/scale.md.",
 )
 _COORDINATOR_ADDRESS = flags.DEFINE_string(
     "coordinator_address", None, "host:port, free there, of the job's process 0."
@@ -66,7 +65,10 @@ def main() -> None:
 
     gc.freeze()
     gc.enable()
-    with devices.joined(*place) if _DISTRIBUTED.value else contextlib.nullcontext():
+    with contextlib.ExitStack() as stack:
+        stack.callback(event_writer.stop)
+        if _DISTRIBUTED.value:
+            stack.enter_context(devices.joined(*place))
         train_loop.train_and_evaluate(config, _WORKDIR.value, name=name)
 
 

@@ -21,7 +21,7 @@ def get_config() -> ml_collections.ConfigDict:
     config.dataset = "mnist"
     # Stands in, loudly, where `dataset` can't be had; empty: none.
     config.fallback_dataset = "mnist_5k"
-    # Prepared datasets; empty: $TFDS_DATA_DIR, else ~/tensorflow_datasets.
+    # Prepared data; empty: $TFDS_DATA_DIR or ~/tensorflow_datasets.
     config.data_dir = ""
     # The dataset's original archives; empty: $MNIST_JAX_MANUAL_DIR, else
     # <data_dir>/downloads/manual.
@@ -39,7 +39,7 @@ def get_config() -> ml_collections.ConfigDict:
     config.warmup_steps = 0
     # SGD's momentum; 0: none.
     config.momentum = 0.0
-    # Of the kernels, not the biases: L2 for sgd, decoupled for adamw; 0: none.
+    # Of the kernels: L2 for sgd, decoupled for adamw; 0: none.
     config.weight_decay = 0.0
     # Gradients are scaled down to this global norm; 0: never.
     config.grad_clip_norm = 0.0
@@ -54,13 +54,12 @@ def get_config() -> ml_collections.ConfigDict:
     config.log_every_steps = 100
     config.eval_every_steps = 1000
     config.eval_batch_size = 5000
-    # Also at log steps: the gradients' norm, histograms of parameters and gradients.
+    # Also at log steps: gradients' norm, histograms of them and the parameters.
     config.log_histograms = False
     # First and last step of a jax.profiler trace, like (200, 210).
     config.profile_steps = ()
-    # At each evaluation: confusion matrix, mistakes, calibration, weights and curves, in
-    # <workdir>/figures and TensorBoard. Drawn by a process beside the training.
-    config.figures = False
+    # Pictures at each evaluation, in <workdir>/figures and TensorBoard.
+    config.figures = True
 
     # Checkpoints: the newest `keep_checkpoints`, and the best by validation accuracy.
     config.checkpoint_every_steps = 1000

@@ -18,6 +18,9 @@ from mnist_jax import worker_process
 from mnist_jax.errors import writing_to
 from mnist_jax.worker_process import WorkerProcess
 
+# What `figures.draw` draws, and TensorBoard calls `figures/<name>`.
+NAMES = ("calibration", "confusion_matrix", "first_layer", "learning_curves", "mistakes")
+
 WriteImages = Callable[[int, Mapping[str, np.ndarray]], None]
 
 

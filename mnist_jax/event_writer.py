@@ -9,7 +9,7 @@ the end of a run.
 import atexit
 import importlib.util
 from collections.abc import Callable, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -95,10 +95,10 @@ class EventWriter:
         if self._process:
             self._submit(self._process.call, str(self._logdir), method, arguments)
 
-    def _submit(self, write: Callable[..., None], *arguments: Any) -> None:
+    def _submit(self, write: Callable[..., None], *arguments: Any) -> Future[None]:
         self._raise_error()
         assert self._process
-        self._process.thread.submit(self._run, write, arguments)
+        return self._process.thread.submit(self._run, write, arguments)
 
     def _run(self, write: Callable[..., None], arguments: tuple[Any, ...]) -> None:
         if self._error:
@@ -144,9 +144,12 @@ class EventWriter:
         if self._process:
             self._submit(write)
 
-    def flush(self) -> None:
-        """Asks for everything so far to be on disk soon; does not wait."""
+    def flush(self, *, wait: bool) -> None:
+        """Has everything so far written to the disk, and perhaps waits for it."""
         self._call("flush")
+        if wait and self._process:
+            self._submit(lambda: None).result()
+            self._raise_error()
 
     def close(self, *, wait_for_import: bool = True) -> None:
         """Waits until everything is written.

@@ -19,7 +19,7 @@ import tqdm
 from ml_collections import ConfigDict
 
 from mnist_jax import config as config_lib
-from mnist_jax import event_files, event_writer
+from mnist_jax import drawing, event_files, event_writer
 from mnist_jax.datasets import Split
 from mnist_jax.drawing import Drawing
 from mnist_jax.errors import UserError, WriteError, writing_to
@@ -125,6 +125,7 @@ class Reporter:
         self._drawing = (
             Drawing(workdir / "figures", self._events.write_images) if config.figures else None
         )
+        self._has_histograms = False
         self._last_step, self._last_time = first_step, time.perf_counter()
 
     def __enter__(self) -> Self:
@@ -193,6 +194,7 @@ class Reporter:
             for path, leaf in jax.tree_util.tree_leaves_with_path(trees)
         }
         self._events.write_histograms(step, arrays)
+        self._has_histograms = True
 
     def evaluation(self, step: int, results: Mapping[str, SplitResult]) -> None:
         """Reports the results of every split."""
@@ -219,15 +221,30 @@ class Reporter:
                 journal=list(self._lines),
             )
 
+    def lacks_figures(self, step: int) -> bool:
+        """Returns whether an earlier attempt at the run left this step's figures undrawn."""
+        is_evaluated = any(
+            line["step"] == step and "test/accuracy" in line for line in self._lines
+        )
+        return (
+            self._drawing is not None
+            and is_evaluated
+            and not _figure_points(step) <= self._written_points
+        )
+
     def restart_clock(self, step: int) -> None:
         """Leaves what was done since the last report out of the next one's speed."""
         self._last_step, self._last_time = step, time.perf_counter()
 
     def flush(self) -> None:
-        """Makes the journal safe, so that a checkpoint never holds more than it."""
+        """Makes safe what a checkpoint must never hold more than.
+
+        That is the journal, from which a later attempt at the run writes the events that
+        are lost; and what the journal does not hold, the histograms.
+        """
         with writing_to(self._path):
             self._journal.flush()
-        self._events.flush()
+        self._events.flush(wait=self._has_histograms)
 
     def print(self, text: str) -> None:
         """Prints on stdout without breaking the progress bar."""
@@ -250,7 +267,9 @@ class Silence:
         return lambda *args, **kwargs: None
 
 
-def is_whole(workdir: Path, last_step: int, graphs: Collection[str]) -> bool:
+def is_whole(
+    workdir: Path, last_step: int, graphs: Collection[str], *, has_figures: bool
+) -> bool:
     """Returns whether the files of a run that ended at `last_step` lack nothing.
 
     A run that was killed after its last save, while the event files were still to be
@@ -260,6 +279,7 @@ def is_whole(workdir: Path, last_step: int, graphs: Collection[str]) -> bool:
       workdir: The run's folder.
       last_step: Completed updates at its end.
       graphs: The tags of its graphs.
+      has_figures: Whether figures of the last step are to be there.
     """
     path = workdir / _JOURNAL
     if not path.exists():
@@ -271,6 +291,8 @@ def is_whole(workdir: Path, last_step: int, graphs: Collection[str]) -> bool:
         return True
     wanted = {(tag, line["step"]) for line in lines for tag in _scalars(line)}
     wanted |= {(tag, 0) for tag in ("config", *graphs)}
+    if has_figures:
+        wanted |= _figure_points(last_step)
     return wanted <= event_files.points(workdir)
 
 
@@ -312,6 +334,10 @@ def read_journal(workdir: Path, last_step: int) -> list[dict[str, Any]]:
     """Returns the lines of `metrics.jsonl` to `last_step`; none where there is no such file."""
     path = workdir / _JOURNAL
     return _read_journal(path, last_step)[0] if path.exists() else []
+
+
+def _figure_points(step: int) -> set[tuple[str, int]]:
+    return {(f"figures/{name}", step) for name in drawing.NAMES}
 
 
 def _scalars(line: Mapping[str, Any]) -> dict[str, float]:

@@ -82,14 +82,17 @@ def train_and_evaluate(
         with Checkpoints(workdir) as checkpoints:
             state = checkpoints.restore(newest.step, state)
         results = evaluate(state.params, state.apply_fn, batches)
-        if not devices.is_first():
-            return state
-        if not reporting.is_whole(workdir, newest.step, graphs(state, config.batch_size)):
-            with run_folder.claim(workdir), _open_reporter(config, workdir, state):
-                pass  # It adds what is lacking.
-        print(f"{workdir}: complete at step {newest.step}; nothing to train")
-        for split, result in results.items():
-            print(reporting.format_result(split, dataset.name, result))
+        tags = graphs(state, config.batch_size)
+        is_whole = functools.partial(
+            reporting.is_whole, workdir, newest.step, tags, has_figures=config.figures
+        )
+        if not devices.agree(is_whole):
+            with _claim(workdir), _open_reporter(config, workdir, state) as reporter:
+                _add_lacking_figures(reporter, state, dataset, batches)
+        if devices.is_first():
+            print(f"{workdir}: complete at step {newest.step}; nothing to train")
+            for split, result in results.items():
+                print(reporting.format_result(split, dataset.name, result))
         return state
 
     workdir = workdir or _create_workdir(name)
@@ -210,6 +213,8 @@ def _train(
             f"test), steps {first_step + 1} to {config.num_train_steps}, in {workdir}"
         )
 
+        _add_lacking_figures(reporter, state, dataset, batches)
+
         def report(steps: range, metrics: Metrics) -> None:
             """Reads a call's metrics: waits for it, while the next may already run."""
             losses = np.asarray(metrics["loss"])
@@ -260,12 +265,7 @@ def _train(
                 reporter.evaluation(step, results)
                 validation_accuracy = results["validation"].accuracy
                 if config.figures:
-                    reporter.figures(
-                        step,
-                        dataset.test,
-                        predict(state.params, state.apply_fn, batches["test"]),
-                        first_kernel(state.params),
-                    )
+                    _draw_figures(reporter, state, dataset, batches)
             if save_is_due:
                 reporter.flush()
                 checkpoints.save(state, config, dataset.num_classes, validation_accuracy)
@@ -277,6 +277,22 @@ def _train(
                     f"is saved; go on with the same command and --workdir {workdir}",
                 )
     return state
+
+
+def _draw_figures(
+    reporter: Reporter | Silence, state: TrainState, dataset: Dataset, batches: EvalBatches
+) -> None:
+    log_probabilities = predict(state.params, state.apply_fn, batches["test"])
+    kernel = first_kernel(state.params)
+    reporter.figures(int(state.step), dataset.test, log_probabilities, kernel)
+
+
+def _add_lacking_figures(
+    reporter: Reporter | Silence, state: TrainState, dataset: Dataset, batches: EvalBatches
+) -> None:
+    """Draws what an attempt that was killed after its save did not come to draw."""
+    if devices.agree(lambda: reporter.lacks_figures(int(state.step))):
+        _draw_figures(reporter, state, dataset, batches)
 
 
 @contextlib.contextmanager

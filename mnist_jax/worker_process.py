@@ -9,6 +9,8 @@ import os
 import pickle
 import subprocess
 import sys
+import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -78,6 +80,7 @@ def serve(prepare: Callable[[], Callable[[Any], Any]]) -> None:
     requests = sys.stdin.buffer
     answers = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # What libraries print is no answer.
+    threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
     respond = prepare()
     answer = None
     while True:
@@ -88,6 +91,15 @@ def serve(prepare: Callable[[], Callable[[Any], Any]]) -> None:
         except EOFError:
             return
         if os.getppid() != parent:
-            # It was killed, and the next attempt at the run may already be under way.
-            return
+            return  # What it had sent is no longer wanted: see `_end_with`.
         answer = respond(request)
+
+
+def _end_with(parent: int) -> None:
+    """Ends this process soon after a parent that was killed.
+
+    The next attempt at the run may already be under way, and is to find its files to itself.
+    """
+    while os.getppid() == parent:
+        time.sleep(0.1)
+    os._exit(0)

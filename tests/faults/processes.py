@@ -31,6 +31,7 @@ SHORT_RUN: dict[str, Any] = {
     "eval_every_steps": 20,
     "checkpoint_every_steps": 20,
     "eval_batch_size": 500,
+    "figures": False,
 }
 
 
