@@ -98,6 +98,7 @@ def test_jaxs_own_settings_win(cache_home, monkeypatch, name, value):
         assert os.environ.get("JAX_COMPILATION_CACHE_DIR") in (None, "/elsewhere")
 
 
+@pytest.mark.long
 def test_a_second_run_compiles_nothing_and_ends_with_the_same_bits(cache_home, tmp_path):
     fields = processes.SHORT_RUN | {"num_train_steps": 20}
     remains = []

@@ -35,6 +35,7 @@ def sha256(workdir: Path) -> str:
     return hashlib.sha256(b"".join(leaves)).hexdigest()
 
 
+@pytest.mark.long
 def test_the_first_process_alone_tells(of_two_by_two):
     workdir, (first, second) = of_two_by_two
     assert first.stdout.count("Test Data Eval") == 2
@@ -45,6 +46,7 @@ def test_the_first_process_alone_tells(of_two_by_two):
     assert [line["step"] for line in journal(workdir)] == [10, 20, 20, 30, 40, 40]
 
 
+@pytest.mark.long
 def test_a_checkpoint_of_four_devices_is_evaluated_on_one(of_two_by_two):
     workdir, _ = of_two_by_two
     assert jax.device_count() == 1
@@ -57,6 +59,7 @@ def test_a_checkpoint_of_four_devices_is_evaluated_on_one(of_two_by_two):
         assert result.accuracy == last[f"{split}/accuracy"]
 
 
+@pytest.mark.long
 def test_a_checkpoint_of_four_devices_is_resumed_on_two(of_two_by_two, tmp_path: Path):
     workdir = tmp_path / "run"
     shutil.copytree(of_two_by_two[0], workdir)
@@ -73,6 +76,7 @@ def test_a_checkpoint_of_four_devices_is_resumed_on_two(of_two_by_two, tmp_path:
         np.testing.assert_allclose(a, b, rtol=0, atol=1e-5)
 
 
+@pytest.mark.long
 @pytest.mark.skipif(not shutil.which("mpirun"), reason="needs mpirun (Debian: openmpi-bin)")
 def test_mpirun_is_found_out_and_gives_the_bits_of_one_process(tmp_path: Path):
     """Of the plain command on two devices: a sum of two has but one order."""

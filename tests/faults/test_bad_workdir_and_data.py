@@ -151,6 +151,7 @@ def test_an_archive_that_is_not_the_datasets_own(harm, archives: Path, tmp_path:
     assert contents(tmp_path) == before
 
 
+@pytest.mark.long
 def test_real_mistakes_of_all_kinds_by_command(run: Path, tmp_path: Path, archives: Path):
     """The ways out of the loop, the data and the evaluation, through the command itself."""
     short = processes.SHORT_RUN | {"num_train_steps": 20}
