@@ -12,8 +12,6 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from mnist_jax import worker_process
 from mnist_jax.errors import writing_to
 from mnist_jax.worker_process import WorkerProcess
@@ -21,7 +19,7 @@ from mnist_jax.worker_process import WorkerProcess
 # What `figures.draw` draws, and TensorBoard calls `figures/<name>`.
 NAMES = ("calibration", "confusion_matrix", "first_layer", "learning_curves", "mistakes")
 
-WriteImages = Callable[[int, Mapping[str, np.ndarray]], None]
+WriteImages = Callable[[int, Mapping[str, bytes]], None]
 
 
 class Drawing:
@@ -36,8 +34,7 @@ class Drawing:
 
         Args:
           folder: Of the PNG files; created.
-          write_images: Gets step and pictures, `uint8[1, height, width, 3]` by tag, in
-            another thread.
+          write_images: Gets step and pictures, PNGs by tag, in another thread.
 
         Raises:
           WriteError: The folder can't be created.
@@ -105,11 +102,11 @@ class Drawing:
         answer = self._worker.receive()
         if isinstance(answer, Exception):
             raise answer
-        tagged = {f"figures/{name}": pixels[np.newaxis] for name, pixels in answer.items()}
+        tagged = {f"figures/{name}": png for name, png in answer.items()}
         self._write_images(arguments["step"], tagged)
 
 
-def _prepare() -> Callable[[Any], dict[str, np.ndarray] | Exception]:
+def _prepare() -> Callable[[Any], dict[str, bytes] | Exception]:
     gc.disable()
     logging.getLogger("matplotlib").setLevel(logging.ERROR)  # It would tell of its font cache.
     from mnist_jax import figures
@@ -117,8 +114,8 @@ def _prepare() -> Callable[[Any], dict[str, np.ndarray] | Exception]:
     gc.freeze()  # What is imported stays: no collection needs to walk over it.
     gc.enable()
 
-    def respond(request: tuple[Path, dict[str, Any]]) -> dict[str, np.ndarray] | Exception:
-        """Returns the pixels by name, or the error that it came to."""
+    def respond(request: tuple[Path, dict[str, Any]]) -> dict[str, bytes] | Exception:
+        """Returns the pictures by name, or the error that it came to."""
         folder, arguments = request
         try:
             return figures.save_all(folder, figures.draw(**arguments))

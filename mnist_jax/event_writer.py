@@ -121,8 +121,8 @@ class EventWriter:
         """Writes each text (Markdown) under its tag."""
         self._call("write_texts", step, texts)
 
-    def write_images(self, step: int, images: Mapping[str, np.ndarray]) -> None:
-        """Writes each `[n, height, width, channels]` under its tag."""
+    def write_images(self, step: int, images: Mapping[str, bytes]) -> None:
+        """Writes each PNG under its tag."""
         self._call("write_images", step, images)
 
     def write_histograms(self, step: int, arrays: Mapping[str, np.ndarray]) -> None:

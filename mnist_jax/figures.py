@@ -7,6 +7,7 @@ and Ito's (https://jfly.uni-koeln.de/color/); lines differ in their style too.
 Axes, ticks and texts are what drawing costs; so there are few of each.
 """
 
+import io
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -343,24 +344,31 @@ def render(figure: Figure) -> np.ndarray:
     return np.asarray(canvas.buffer_rgba())[:, :, :3].copy()
 
 
-def save(pixels: np.ndarray, path: Path) -> None:
-    """Writes a PNG whole or not at all: aside, then renamed.
+def encode(pixels: np.ndarray) -> bytes:
+    """Returns a PNG of what `render` returns."""
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, format="PNG", compress_level=1)
+    return file.getvalue()
+
+
+def save(png: bytes, path: Path) -> None:
+    """Writes a picture whole or not at all: aside, then renamed.
 
     Args:
-      pixels: See `render`.
+      png: See `encode`.
       path: In a folder that exists.
 
     Raises:
       OSError: It can't be written.
     """
     aside = path.with_name(f".{path.name}")
-    Image.fromarray(pixels).save(aside, format="PNG", compress_level=1)
+    aside.write_bytes(png)
     aside.replace(path)
 
 
-def save_all(folder: Path, figures: Mapping[str, Figure]) -> dict[str, np.ndarray]:
-    """Writes `<folder>/<name>.png` of each, and returns their pixels."""
-    pixels = {name: render(figure) for name, figure in figures.items()}
-    for name, picture in pixels.items():
-        save(picture, folder / f"{name}.png")
-    return pixels
+def save_all(folder: Path, figures: Mapping[str, Figure]) -> dict[str, bytes]:
+    """Writes `<folder>/<name>.png` of each, and returns them."""
+    pngs = {name: encode(render(figure)) for name, figure in figures.items()}
+    for name, png in pngs.items():
+        save(png, folder / f"{name}.png")
+    return pngs
