@@ -2,7 +2,7 @@
 
     python train.py --config configs/adamw.py
 
-22 seconds on 2 CPU cores; 0.9854 of the test images right.
+17 seconds on 2 CPU cores; 0.9854 of the test images right.
 """
 
 import ml_collections

@@ -2,7 +2,7 @@
 
     python train.py --config configs/linear.py
 
-9 seconds on 2 CPU cores; 0.9171 of the test images right.
+3 seconds on 2 CPU cores; 0.9171 of the test images right.
 """
 
 import ml_collections

@@ -2,7 +2,7 @@
 
     python train.py --config configs/mnist_5k.py
 
-9 seconds on 2 CPU cores; 0.8940 of the 500 test images right.
+4 seconds on 2 CPU cores; 0.8940 of the 500 test images right.
 """
 
 import ml_collections
