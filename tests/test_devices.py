@@ -26,6 +26,7 @@ def report(numbers: str, fields: dict[str, Any], *arguments: str) -> dict[str, A
     return json.loads(ended.stdout.splitlines()[-1])
 
 
+@pytest.mark.long
 def test_the_default_batch_on_four_devices_and_on_eight():
     """100 rows on 8 do not divide; nor do the 300 to evaluate, of which some are padding."""
     fields = {

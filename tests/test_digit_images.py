@@ -240,6 +240,7 @@ class TestRecognition:
         # But for a few, whose strongest ink is 254 or whose dust is taken away.
         assert (off <= 1).mean() > 0.97
 
+    @pytest.mark.long
     def test_accuracy_on_enlarged_images_is_that_on_the_arrays(self, trained, tmp_path):
         test, predict = trained
         images, labels = test.image[:NUM_IMAGES], test.label[:NUM_IMAGES]

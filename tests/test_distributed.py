@@ -98,6 +98,7 @@ def test_any_number_of_processes(num_processes, num_devices, tmp_path: Path):
     assert processes.remains(tmp_path / "job") == processes.remains(tmp_path / "one")
 
 
+@pytest.mark.long
 def test_sigterm_to_one_process_is_a_save_by_all(tmp_path: Path):
     job = jobs.start(tmp_path / "run", 2, 1, ENDLESS)
     read_until(job[0], "Step 30:")
@@ -127,6 +128,7 @@ def kill_one(folder: Path, num_processes: int, victim: int) -> None:
         assert "Traceback" not in survivor.stderr
 
 
+@pytest.mark.long
 def test_where_one_process_is_killed_the_other_ends(tmp_path: Path):
     kill_one(tmp_path, 2, victim=1)
 

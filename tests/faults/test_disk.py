@@ -71,6 +71,7 @@ def test_a_disk_that_gets_full_during_the_run(small_disk: Path, tmp_path: Path):
     assert actual.without_description() == expected.without_description()
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("free_kilobytes", [0, 60])
 def test_a_disk_that_was_full_before(small_disk: Path, free_kilobytes: int):
     available = shutil.disk_usage(small_disk).free
@@ -82,6 +83,7 @@ def test_a_disk_that_was_full_before(small_disk: Path, free_kilobytes: int):
     assert "No space left on device" in line
 
 
+@pytest.mark.long
 def test_a_disk_that_turns_read_only(small_disk: Path):
     workdir = small_disk / "run"
     remount(small_disk, "size=100m")

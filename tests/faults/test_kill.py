@@ -1,9 +1,27 @@
 """A run that is killed, again and again, ends with the bits of one that is not."""
 
-from tests.faults import kill
+import os
+import select
+from pathlib import Path
+
+from tests.faults import kill, processes
 
 
 def test_killed_runs_end_with_the_same_bits(tmp_path):
     report = kill.kill_runs(4, seed=3, folder=tmp_path)
     assert report.differences == []
     assert report.kills.total() == 4
+
+
+def test_what_a_killed_run_had_started_ends_with_it(tmp_path):
+    process = processes.start(processes.train_command(tmp_path / "run", processes.SHORT_RUN))
+    process.stdout.readline()  # It is about to train.
+    tasks = Path(f"/proc/{process.pid}/task").glob("*/children")
+    children = [int(pid) for path in tasks for pid in path.read_text().split()]
+    watched = [os.pidfd_open(pid) for pid in children]
+    assert watched
+    process.kill()
+    process.communicate()
+    for fd in watched:
+        assert select.select([fd], [], [], 30)[0]  # Readable once it has ended.
+        os.close(fd)
