@@ -28,7 +28,6 @@ def assert_same_mean(name: str, ours: list[float], reference: tuple[float, float
     )
 
 
-@pytest.mark.long
 @pytest.mark.mnist
 def test_accuracies_and_losses_are_the_tutorials(mnist_config):
     dataset = input_pipeline.load(mnist_config)
