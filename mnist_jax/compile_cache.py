@@ -24,17 +24,22 @@ def kept() -> Iterator[None]:
     """Lets JAX find what earlier commands compiled; to be entered before it is imported.
 
     Does nothing where JAX_COMPILATION_CACHE_DIR names another cache, or
-    JAX_ENABLE_COMPILATION_CACHE is false, nor where the user's folder can't be trusted. The
-    store is added to only where no exception ends the context.
+    JAX_ENABLE_COMPILATION_CACHE is false, nor where the user's folder can't be trusted or
+    there is no room. The store is added to only where no exception ends the context.
     """
     is_wanted = os.environ.get("JAX_ENABLE_COMPILATION_CACHE", "").lower() not in ("0", "false")
     if "JAX_COMPILATION_CACHE_DIR" in os.environ or not is_wanted:
         yield
         return
-    store = _store()
-    with tempfile.TemporaryDirectory(
-        prefix="mnist_jax-xla-", ignore_cleanup_errors=True
-    ) as name:
+    try:
+        store = _store()
+        temporary = tempfile.TemporaryDirectory(
+            prefix="mnist_jax-xla-", ignore_cleanup_errors=True
+        )
+    except (OSError, RuntimeError):  # No room for it, or the user has no home.
+        yield
+        return
+    with temporary as name:
         folder = Path(name)
         with contextlib.suppress(OSError):
             _load(store, folder)
@@ -69,7 +74,9 @@ def _load(store: Path, folder: Path) -> None:
         name, _, digest = path.name.rpartition(".")
         content = path.read_bytes()
         if name and hashlib.sha256(content).hexdigest() == digest:
-            (folder / name).write_bytes(content)
+            aside = folder / ".aside"  # Half of it, on a full disk, would be no entry.
+            aside.write_bytes(content)
+            aside.rename(folder / name)
             os.utime(path)  # It is used.
         else:
             path.unlink()

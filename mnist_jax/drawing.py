@@ -4,7 +4,6 @@ The process is this module run as a program; see `worker_process`.
 """
 
 import contextlib
-import gc
 import logging
 import queue
 import threading
@@ -107,12 +106,8 @@ class Drawing:
 
 
 def _prepare() -> Callable[[Any], dict[str, bytes] | Exception]:
-    gc.disable()
     logging.getLogger("matplotlib").setLevel(logging.ERROR)  # It would tell of its font cache.
     from mnist_jax import figures
-
-    gc.freeze()  # What is imported stays: no collection needs to walk over it.
-    gc.enable()
 
     def respond(request: tuple[Path, dict[str, Any]]) -> dict[str, bytes] | Exception:
         """Returns the pictures by name, or the error that it came to."""

@@ -1,6 +1,5 @@
 """The program of the process that writes event files; see `event_writer`."""
 
-import gc
 import struct
 import sys
 from collections.abc import Callable, Mapping
@@ -16,14 +15,11 @@ _UNUSED_PACKAGES = ("IPython", "matplotlib", "pandas", "sklearn")
 
 
 def _prepare() -> Callable[[Any], str | None]:
-    gc.disable()  # To walk over what the imports allocate would take as long as they do.
     for package in _UNUSED_PACKAGES:
         sys.modules[package] = None  # type: ignore[assignment]  # As if not installed.
     import_tensorflow()
     from clu import metric_writers
 
-    gc.freeze()
-    gc.enable()
     writers: dict[str, Any] = {}
 
     def respond(request: tuple[str, str, tuple[Any, ...]]) -> str | None:

@@ -1,7 +1,7 @@
 """TensorBoard's event files, by clu's writer, off the way of training.
 
-clu's writers import TensorFlow: 3 to 5 s of a core, several times what a short run computes.
-So they work in a process of their own, `mnist_jax.event_process`, one for all the runs of this
+clu's writers import TensorFlow: 2 s of a core and more, twice what a short run computes. So
+they work in a process of their own, `mnist_jax.event_process`, one for all the runs of this
 process: it imports beside the training, then writes what has queued up; nobody waits before
 the end of a run.
 """

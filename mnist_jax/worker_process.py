@@ -5,6 +5,7 @@ up the training's own Python. The process is one of this package's modules, run 
 it ends when its parent does, also when that is killed.
 """
 
+import gc
 import os
 import pickle
 import subprocess
@@ -81,7 +82,10 @@ def serve(prepare: Callable[[], Callable[[Any], Any]]) -> None:
     answers = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # What libraries print is no answer.
     threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
+    gc.disable()  # To walk over what the imports allocate would take as long as they do.
     respond = prepare()
+    gc.freeze()
+    gc.enable()
     answer = None
     while True:
         pickle.dump(answer, answers)

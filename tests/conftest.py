@@ -10,6 +10,7 @@ from ml_collections import ConfigDict
 from configs import default
 from mnist_jax import input_pipeline, tfds_source
 from mnist_jax.errors import DatasetUnavailableError
+from tests.workdirs import save_reader_of_digits
 
 ROOT = Path(__file__).parent.parent
 
@@ -64,3 +65,11 @@ def mnist_config(mnist_data_dir: str) -> ConfigDict:
     config.data_dir = mnist_data_dir
     config.fallback_dataset = ""
     return config
+
+
+@pytest.fixture(scope="session")
+def reader_of_digits(tmp_path_factory) -> Path:
+    """The workdir of `save_reader_of_digits`, to be read only."""
+    folder = tmp_path_factory.mktemp("reader")
+    save_reader_of_digits(folder)
+    return folder

@@ -71,6 +71,20 @@ def test_a_folder_that_cannot_be_made_costs_nothing(cache_home):
     assert command() == {}
 
 
+@pytest.mark.parametrize(
+    ("place", "error"),
+    [("tempfile.TemporaryDirectory", OSError), ("pathlib.Path.home", RuntimeError)],
+)
+def test_without_a_place_for_it_there_is_none(cache_home, monkeypatch, place, error):
+    def fail(*unused, **also_unused) -> NoReturn:
+        raise error("nowhere")
+
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    monkeypatch.setattr(place, fail)
+    with compile_cache.kept():
+        assert "JAX_COMPILATION_CACHE_DIR" not in os.environ
+
+
 def test_a_command_that_fails_adds_nothing(cache_home):
     def fail() -> NoReturn:
         Path(os.environ["JAX_COMPILATION_CACHE_DIR"], "jit_a-1-cache").write_bytes(b"code")

@@ -15,16 +15,8 @@ import pytest
 
 from tests.conftest import ROOT
 from tests.test_digit_images import draw_seven
-from tests.workdirs import save_reader_of_digits
 
 CHROMIUM, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
-
-
-@pytest.fixture(scope="module")
-def workdir(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("demo")
-    save_reader_of_digits(folder)
-    return folder
 
 
 @contextlib.contextmanager
@@ -46,8 +38,8 @@ def demo(*args):
 
 
 @pytest.fixture(scope="module")
-def port(workdir):
-    with demo("--workdir", workdir, "--port", 0) as (_, port):
+def port(reader_of_digits):
+    with demo("--workdir", reader_of_digits, "--port", 0) as (_, port):
         yield port
 
 
@@ -108,10 +100,18 @@ def test_listens_on_loopback_only(port):
         assert probe.connect_ex(("127.0.0.2", port)) != 0
 
 
-def test_ctrl_c_ends_it_and_a_taken_port_is_told(workdir):
-    with demo("--workdir", workdir, "--port", 0) as (process, port):
+def test_ctrl_c_ends_it_and_a_taken_port_is_told(reader_of_digits):
+    with demo("--workdir", reader_of_digits, "--port", 0) as (process, port):
         second = subprocess.run(
-            [sys.executable, "-m", "mnist_jax.demo", "--workdir", workdir, "--port", str(port)],
+            [
+                sys.executable,
+                "-m",
+                "mnist_jax.demo",
+                "--workdir",
+                reader_of_digits,
+                "--port",
+                str(port),
+            ],
             cwd=ROOT,
             capture_output=True,
             text=True,

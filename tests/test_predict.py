@@ -12,14 +12,7 @@ from PIL import Image
 from mnist_jax.predict import format_prediction
 from tests.conftest import ROOT
 from tests.test_digit_images import draw_seven
-from tests.workdirs import contents, save_reader_of_digits
-
-
-@pytest.fixture(scope="module")
-def workdir(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("predict")
-    save_reader_of_digits(folder)
-    return folder
+from tests.workdirs import contents
 
 
 @pytest.fixture
@@ -43,22 +36,34 @@ def predict(*args, folder) -> subprocess.CompletedProcess:
     )
 
 
-def test_several_at_once_with_bad_ones_among_them(workdir, images):
-    before = contents(workdir)
+def test_several_at_once_with_bad_ones_among_them(reader_of_digits, images):
+    before = contents(reader_of_digits)
     result = predict(
-        "--workdir", workdir, "seven.png", "blank.png", "text.png", "chalk.jpg", folder=images
+        "--workdir",
+        reader_of_digits,
+        "seven.png",
+        "blank.png",
+        "text.png",
+        "chalk.jpg",
+        folder=images,
     )
     assert result.returncode == 2
     lines = result.stdout.splitlines()
     assert [line.split(" (")[0] for line in lines] == ["seven.png: 7", "chalk.jpg: 7"]
     errors = result.stderr.splitlines()
     assert [line.split(":")[0] for line in errors] == ["blank.png", "text.png"]
-    assert contents(workdir) == before
+    assert contents(reader_of_digits) == before
 
 
-def test_json_is_one_object_and_show_draws_a_picture(workdir, images):
+def test_json_is_one_object_and_show_draws_a_picture(reader_of_digits, images):
     result = predict(
-        "--workdir", workdir, "--json", "--show", "seven.png", "chalk.jpg", folder=images
+        "--workdir",
+        reader_of_digits,
+        "--json",
+        "--show",
+        "seven.png",
+        "chalk.jpg",
+        folder=images,
     )
     assert result.returncode == 0
     assert result.stdout.count("\n") == 1

@@ -21,23 +21,11 @@ def test_no_fault_goes_unnoticed(tmp_path, capfd):
     assert capfd.readouterr().err == ""
 
 
-@pytest.fixture(scope="module")
-def complete_run(tmp_path_factory) -> Path:
-    """Checkpoints of steps 20 and 40."""
-    workdir = tmp_path_factory.mktemp("complete") / "run"
-    train_and_evaluate(config(), workdir)
-    return workdir
-
-
 def config():
+    """Of checkpoints of steps 20 and 40."""
     config = processes.short_config()
     config.update(num_train_steps=40)
     return config
-
-
-@pytest.fixture
-def run(complete_run: Path, tmp_path: Path) -> Path:
-    return shutil.copytree(complete_run, tmp_path / "run")
 
 
 def files(folder: Path) -> list[Path]:

@@ -3,7 +3,6 @@
 import contextlib
 import json
 import pickle
-import shutil
 from pathlib import Path
 
 import numpy as np
@@ -35,22 +34,10 @@ def trace(tmp_path: Path) -> Path:
     return path
 
 
-@pytest.fixture(scope="module")
-def complete_run(tmp_path_factory) -> Path:
-    workdir = tmp_path_factory.mktemp("complete") / "run"
-    train_and_evaluate(config(), workdir)
-    return workdir
-
-
 def config():
     config = processes.short_config()
     config.update(num_train_steps=20)
     return config
-
-
-@pytest.fixture
-def run(complete_run: Path, tmp_path: Path) -> Path:
-    return shutil.copytree(complete_run, tmp_path / "run")
 
 
 def forge(workdir: Path, **fields) -> None:
