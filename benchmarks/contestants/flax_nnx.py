@@ -4,10 +4,8 @@ A tf.data pipeline, a jitted step per batch that also updates `nnx.MultiMetric`;
 tutorial's network and optimizer, and the arrays in memory instead of read by TFDS.
 """
 
-import argparse
 import math
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -15,6 +13,7 @@ import numpy as np
 import optax
 import orbax.checkpoint as ocp
 import tensorflow as tf
+from arguments import create_parser
 from flax import nnx
 from flax.metrics import tensorboard
 from stopwatch import Stopwatch
@@ -71,11 +70,7 @@ def eval_step(model: MLP, metrics: nnx.MultiMetric, batch: Batch) -> None:
 
 def main() -> None:
     """Trains, reports, evaluates and saves."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--data", type=Path, required=True)
-    parser.add_argument("--workdir", type=Path, required=True)
-    parser.add_argument("--seed", type=int, default=0)
-    args = parser.parse_args()
+    args = create_parser(__doc__).parse_args()
 
     tf.random.set_seed(args.seed)
     with np.load(args.data) as arrays:

@@ -1,15 +1,14 @@
 """The tutorial's job in Keras 3 on its JAX backend: `fit`, with its own callbacks."""
 
-import argparse
 import math
 import os
-from pathlib import Path
 
 os.environ["KERAS_BACKEND"] = "jax"
 
 import keras
 import numpy as np
 import tensorflow as tf
+from arguments import create_parser
 from stopwatch import Stopwatch
 
 
@@ -51,11 +50,7 @@ class Report(keras.callbacks.Callback):
 
 def main() -> None:
     """Trains, reports, evaluates and saves."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--data", type=Path, required=True)
-    parser.add_argument("--workdir", type=Path, required=True)
-    parser.add_argument("--seed", type=int, default=0)
-    args = parser.parse_args()
+    args = create_parser(__doc__).parse_args()
 
     keras.utils.set_random_seed(args.seed)
     with np.load(args.data) as arrays:

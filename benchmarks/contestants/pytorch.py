@@ -3,12 +3,11 @@
 Run it where TensorFlow is not installed: `torch.utils.tensorboard` would import it.
 """
 
-import argparse
 import math
-from pathlib import Path
 
 import numpy as np
 import torch
+from arguments import create_parser
 from stopwatch import Stopwatch
 from torch import nn
 from torch.nn import functional
@@ -37,10 +36,7 @@ def count_correct(model: nn.Module, images: torch.Tensor, labels: torch.Tensor) 
 
 def main() -> None:
     """Trains, reports, evaluates and saves."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--data", type=Path, required=True)
-    parser.add_argument("--workdir", type=Path, required=True)
-    parser.add_argument("--seed", type=int, default=0)
+    parser = create_parser(__doc__)
     parser.add_argument("--compile", action="store_true")
     args = parser.parse_args()
 

@@ -4,12 +4,11 @@ Better than the original where its users have learnt better since: an epoch's or
 index, not a shuffled copy of all images, and evaluation takes 5,000 images a call.
 """
 
-import argparse
 import math
-from pathlib import Path
 
 import numpy as np
 import tensorflow.compat.v1 as tf
+from arguments import create_parser
 from stopwatch import Stopwatch
 
 tf.disable_eager_execution()
@@ -47,11 +46,7 @@ def layer(name: str, inputs: tf.Tensor, fan_in: int, fan_out: int) -> tf.Tensor:
 
 def main() -> None:
     """Trains, reports, evaluates and saves."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--data", type=Path, required=True)
-    parser.add_argument("--workdir", type=Path, required=True)
-    parser.add_argument("--seed", type=int, default=0)
-    args = parser.parse_args()
+    args = create_parser(__doc__).parse_args()
 
     rng = np.random.default_rng(args.seed)
     with np.load(args.data) as arrays:
