@@ -117,6 +117,6 @@ def _exit(error: CommandError) -> NoReturn:
     with contextlib.suppress(OSError):  # Whoever read stdout may be gone.
         sys.stdout.flush()
     terminal.print_error(error)
-    # Without waiting for threads: an import of TensorFlow under way takes seconds yet.
+    # Without waiting for threads: an import under way, say TensorFlow's, takes seconds yet.
     # Everything that had to be written, and could be, has been by now.
     os._exit(error.exit_code)

@@ -1,4 +1,4 @@
-"""TensorBoard's event files as files: what they hold, and cutting off their ends.
+"""TensorBoard's event files as files: their records, what they hold, cutting off their ends.
 
 A run that was killed may have written points that no checkpoint holds; the next attempt
 writes them again, so the first ones go. TensorBoard's own way (a `SessionLog.START` event)
@@ -10,8 +10,26 @@ import struct
 from collections.abc import Iterator
 from pathlib import Path
 
-# TFRecord: length (uint64), its CRC (uint32), data, its CRC (uint32).
+import google_crc32c
+
 _HEADER, _FOOTER = 12, 4
+_CRC_MASK = 0xA282EAD8
+
+
+def record(data: bytes) -> bytes:
+    """Returns a record of an event file, or of any TFRecord file.
+
+    It is the length (uint64), its masked CRC-32C (uint32), the data and theirs, all little
+    endian (https://www.tensorflow.org/tutorials/load_data/tfrecord).
+    """
+    length = struct.pack("<Q", len(data))
+    return length + _checksum(length) + data + _checksum(data)
+
+
+def _checksum(data: bytes) -> bytes:
+    # TensorBoard's own, in Python, takes a third of a second for a megabyte.
+    crc = google_crc32c.value(data)
+    return struct.pack("<I", (((crc >> 15) | (crc << 17)) + _CRC_MASK) & 0xFFFFFFFF)
 
 
 def cut(logdir: Path, last_step: int) -> set[tuple[str, int]]:
@@ -56,19 +74,13 @@ def _points_until(path: Path, last_step: int) -> tuple[set[tuple[str, int]], int
 
 
 def _records(data: bytes) -> Iterator[tuple[bytes, int]]:
-    """Yields each record, and where it ends, until one is not whole or damaged."""
-    from tensorboard.compat.tensorflow_stub.pywrap_tensorflow import masked_crc32c
-
+    """Yields each record's data, and where it ends, until one is not whole or damaged."""
     start = 0
     while start + _HEADER <= len(data):
-        length, length_crc = struct.unpack_from("<QI", data, start)
-        if length_crc != masked_crc32c(data[start : start + 8]):
-            return
+        (length,) = struct.unpack_from("<Q", data, start)
         end = start + _HEADER + length + _FOOTER
-        if end > len(data):
+        content = data[start + _HEADER : end - _FOOTER]
+        if data[start:end] != record(content):
             return
-        record = data[start + _HEADER : end - _FOOTER]
-        if struct.unpack_from("<I", data, end - _FOOTER)[0] != masked_crc32c(record):
-            return
-        yield record, end
+        yield content, end
         start = end

@@ -1,23 +1,15 @@
 """The program of the process that writes event files; see `event_writer`."""
 
 import struct
-import sys
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from mnist_jax import worker_process
+from mnist_jax import tensorflow_summary, worker_process
 from mnist_jax.errors import first_line
-from mnist_jax.tensorflow_import import import_tensorflow
-
-# TensorFlow imports Keras, which imports these, where they are installed, to support them: a
-# third of the time, and 150 MB. Not in this process.
-_UNUSED_PACKAGES = ("IPython", "matplotlib", "pandas", "sklearn")
 
 
 def _prepare() -> Callable[[Any], str | None]:
-    for package in _UNUSED_PACKAGES:
-        sys.modules[package] = None  # type: ignore[assignment]  # As if not installed.
-    import_tensorflow()
+    tensorflow_summary.replace_tensorflow()
     from clu import metric_writers
 
     writers: dict[str, Any] = {}
@@ -34,7 +26,7 @@ def _prepare() -> Callable[[Any], str | None]:
                 getattr(writers[logdir], method)(*arguments)
             if method == "close":
                 del writers[logdir]
-        except Exception as error:  # TensorFlow's errors are not OSErrors.
+        except Exception as error:  # Any: the parent tells it as a file that can't be written.
             writers.pop(logdir, None)
             return first_line(error)
         return None

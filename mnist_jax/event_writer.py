@@ -1,9 +1,9 @@
 """TensorBoard's event files, by clu's writer, off the way of training.
 
-clu's writers import TensorFlow: 2 s of a core and more, twice what a short run computes. So
-they work in a process of their own, `mnist_jax.event_process`, one for all the runs of this
-process: it imports beside the training, then writes what has queued up; nobody waits before
-the end of a run.
+clu's writer works in a process of its own, `mnist_jax.event_process`, one for all the runs of
+this process. There something else can stand in TensorFlow's place, which clu imports only to
+write (see `tensorflow_summary`); and what it imports, a second of a core, and what it writes
+hold up no training. Nobody waits for it before the end of a run.
 """
 
 import atexit
@@ -35,7 +35,7 @@ class _EventProcess:
         return self._worker.has_ended()
 
     def call(self, *request: Any) -> None:
-        """Has the request served; in the thread, once TensorFlow is imported."""
+        """Has the request served; in the thread, once clu is imported."""
         self._imported.result()
         self._worker.send(request)
         error = self._worker.receive()
@@ -53,12 +53,12 @@ _event_process: _EventProcess | None = None
 
 
 def is_available() -> bool:
-    """Returns whether TensorFlow is installed; without it no event files are written."""
-    return importlib.util.find_spec("tensorflow") is not None
+    """Returns whether TensorBoard is installed; without it no event files are written."""
+    return importlib.util.find_spec("tensorboard") is not None
 
 
 def start() -> None:
-    """Begins the import of TensorFlow, which else the first `EventWriter` does."""
+    """Begins the process's imports, which else the first `EventWriter` does."""
     global _event_process
     if _event_process and _event_process.has_ended():
         stop()
@@ -155,7 +155,7 @@ class EventWriter:
         """Waits until everything is written.
 
         Args:
-          wait_for_import: Where False, and TensorFlow is still being imported, nothing is
+          wait_for_import: Where False, and the process is still importing, nothing is
             written, and nobody waits.
 
         Raises:

@@ -21,7 +21,8 @@ from tensorboard.compat.proto.config_pb2 import RunMetadata
 from tensorboard.compat.proto.event_pb2 import Event
 from tensorboard.compat.proto.graph_pb2 import GraphDef
 from tensorboard.plugins.graph.metadata import PLUGIN_NAME_RUN_METADATA_WITH_GRAPH
-from tensorboard.summary.writer.record_writer import RecordWriter
+
+from mnist_jax import event_files
 
 Scope = tuple[str, ...]
 
@@ -73,13 +74,8 @@ def write_graph(
     path = logdir / f"events.out.tfevents.0.graph.{tag}"
     aside = logdir / f".graph.{tag}"
     with aside.open("wb") as file:
-        records = RecordWriter(file)
-        records.write(
-            Event(wall_time=now, file_version="brain.Event:2").SerializeToString(
-                deterministic=True
-            )
-        )
-        records.write(event.SerializeToString(deterministic=True))
+        for each in (Event(wall_time=now, file_version="brain.Event:2"), event):
+            file.write(event_files.record(each.SerializeToString(deterministic=True)))
     return aside.replace(path)
 
 

@@ -60,7 +60,7 @@ class Profiler:
 
     def _start(self) -> None:
         options = jax.profiler.ProfileOptions()
-        # Else most of the trace is the event writer's thread importing TensorFlow.
+        # Else Python's calls, those of imports in other threads too, fill the trace.
         options.python_tracer_level = 0
         jax.profiler.start_trace(
             self._workdir, create_perfetto_trace=True, profiler_options=options

@@ -95,8 +95,8 @@ class Reporter:
         self._events = EventWriter(workdir)
         if not event_writer.is_available():
             print(
-                f"WARNING: TensorFlow is not installed, so there will be no TensorBoard event "
-                f"files; {_JOURNAL} has every number",
+                "WARNING: TensorBoard is not installed, so there will be no event files; "
+                f"{_JOURNAL} has every number",
                 file=sys.stderr,
                 flush=True,
             )
@@ -138,7 +138,7 @@ class Reporter:
         traceback: TracebackType | None,
     ) -> None:
         self._bar.close()
-        # Asked to stop, there is no time for TensorFlow's import, nor for figures, and on a
+        # Asked to stop, there is no time for an import, nor for figures, and on a
         # full disk no room: the next attempt writes the events that this one did not.
         is_urgent = isinstance(error, PreemptedError | WriteError)
         try:

@@ -3,6 +3,7 @@
 import contextlib
 import difflib
 import hashlib
+import os
 import sys
 import threading
 import urllib.error
@@ -15,7 +16,6 @@ import numpy as np
 
 from mnist_jax.datasets import Dataset, Split, check
 from mnist_jax.errors import DatasetUnavailableError, UserError, first_line
-from mnist_jax.tensorflow_import import import_tensorflow
 
 # The tutorial's 5,000 of 60,000; where the dataset has no validation split of its own.
 _VALIDATION_SHARE = 12
@@ -47,11 +47,11 @@ def load(name: str, data_dir: Path, manual_dir: Path) -> tuple[Dataset, Path]:
     if not _is_prepared(builder):
         source, download_config = _find_source(name, builder, data_dir, manual_dir, tfds)
         print(f"Preparing {name} from {source}, once ...", file=sys.stderr, flush=True)
-        import_tensorflow()
+        _import_tensorflow()
         _prepare(name, builder, data_dir, download_config, tfds)
         # Read it afresh: another process may have prepared it meanwhile.
         builder = _builder(name, data_dir, tfds)
-    import_tensorflow()
+    _import_tensorflow()
     try:
         dataset = _decode(name, builder, num_classes, tfds)
         check(dataset)
@@ -61,6 +61,17 @@ def load(name: str, data_dir: Path, manual_dir: Path) -> tuple[Dataset, Path]:
             "delete that folder to have it prepared again"
         ) from error
     return dataset, Path(builder.data_dir)
+
+
+def _import_tensorflow() -> None:
+    """Imports TensorFlow, which here only reads, quietly and without touching a GPU."""
+    # Its start-up notices on stderr would be the first thing a user reads.
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
+    import tensorflow as tf
+
+    # Else it would take the whole memory of the GPU that JAX is to use (flax #445).
+    tf.config.set_visible_devices([], "GPU")
 
 
 def _builder(name: str, data_dir: Path, tfds: Any) -> Any:

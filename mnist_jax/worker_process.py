@@ -1,8 +1,8 @@
 """A process beside the training that is given work through a pipe, and its end of the pipe.
 
-TensorFlow and matplotlib are imported and used in such processes: in a thread they would hold
-up the training's own Python. The process is one of this package's modules, run as a program;
-it ends when its parent does, also when that is killed.
+TensorBoard's event files are written and figures drawn in such processes: in a thread that
+would hold up the training's own Python. The process is one of this package's modules, run as
+a program; it ends when its parent does, also when that is killed.
 """
 
 import gc
