@@ -20,7 +20,7 @@ if __name__ == "__main__":
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 
-from mnist_jax import commands, event_writer
+from mnist_jax import commands, drawing, event_writer
 from mnist_jax import config as config_lib
 from mnist_jax.errors import UserError
 
@@ -60,7 +60,10 @@ def main() -> None:
     # fifth of a short run's time.
     gc.disable()
     if not _DISTRIBUTED.value:
-        event_writer.start()  # In a job process 0 does so, once it knows that it is.
+        # In a job process 0 does so, once it knows that it is.
+        event_writer.start()
+        if config.figures:
+            drawing.start()
     from mnist_jax import devices, train_loop
 
     gc.freeze()

@@ -21,6 +21,15 @@ NAMES = ("calibration", "confusion_matrix", "first_layer", "learning_curves", "m
 WriteImages = Callable[[int, Mapping[str, bytes]], None]
 
 
+_started: WorkerProcess | None = None
+
+
+def start() -> None:
+    """Begins the import of matplotlib, which else the next `Drawing` does."""
+    global _started
+    _started = _started or WorkerProcess("mnist_jax.drawing")
+
+
 class Drawing:
     """Draws what it is given into PNG files, and hands the pictures to a writer.
 
@@ -44,7 +53,7 @@ class Drawing:
         self._write_images = write_images
         self._error: Exception | None = None
         self._waiting: queue.Queue[dict[str, Any] | None] = queue.Queue(maxsize=1)
-        self._worker = WorkerProcess("mnist_jax.drawing")
+        self._worker = _take_started()
         self._thread = threading.Thread(target=self._serve, name="drawing")
         self._thread.start()
 
@@ -103,6 +112,14 @@ class Drawing:
             raise answer
         tagged = {f"figures/{name}": png for name, png in answer.items()}
         self._write_images(arguments["step"], tagged)
+
+
+def _take_started() -> WorkerProcess:
+    global _started
+    start()
+    worker, _started = _started, None
+    assert worker is not None
+    return worker
 
 
 def _prepare() -> Callable[[Any], dict[str, bytes] | Exception]:

@@ -4,25 +4,35 @@
 Colours are matplotlib's Blues and PuOr (https://colorbrewer2.org: colour-blind-safe) and Okabe
 and Ito's (https://jfly.uni-koeln.de/color/); lines differ in their style too.
 
-Axes, ticks and texts are what drawing costs; so there are few of each.
+They are drawn while the run goes on, or at its end, when somebody waits. What costs time in
+matplotlib are texts, ticks, legends, layouts, and numbers made colours for each pixel of the
+figure; here these are `Label`s, grids of lines, places in inches, and images in colours.
 """
 
 import io
 import math
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
+from matplotlib.ticker import MaxNLocator
+from matplotlib.transforms import Transform
 from PIL import Image
+
+from mnist_jax.lettering import Label
 
 _BLUE, _ORANGE, _GREY = "#0072B2", "#D55E00", "#777777"
 _SPLITS = {"train": (_GREY, ":"), "validation": (_ORANGE, "--"), "test": (_BLUE, "-")}
 _NUM_BINS = 10
 _ROWS, _COLUMNS = 4, 5  # Of a sheet of images.
+_WHITE = np.uint8(255)
 
 # TensorBoard's Images tab scales a picture to 350 pixels in width. At 100 dots an inch these
 # are 3.5 inches, so a font of 8 points looks there as it should; twice the dots keep what is
@@ -31,26 +41,110 @@ _WIDTH = 3.5
 _DPI = 200
 _FONT = 8
 
+_Looks = dict[str, Any]
 
-def _figure(height: float, title: str, *, width: float = _WIDTH) -> Figure:
-    """Returns an empty figure of a size in inches, with the title at its top."""
+
+def _figure(height: float, *title: str, width: float = _WIDTH) -> Figure:
+    """Returns an empty figure of a size in inches, with the title's lines at its top."""
     figure = Figure(figsize=(width, height), dpi=_DPI)
     FigureCanvasAgg(figure)
-    figure.text(0.5, 1 - 0.05 / height, title, ha="center", va="top", fontsize=_FONT)
+    for number, line in enumerate(title):
+        figure.add_artist(
+            Label(
+                0.5,
+                1 - (0.06 + 0.14 * number) / height,
+                line,
+                ha="center",
+                va="top",
+                size=_FONT,
+            )
+        )
     return figure
 
 
 def _add_axes(
     figure: Figure, left: float, bottom: float, right: float, top: float, **looks: Any
 ) -> Axes:
-    """Adds axes with margins in inches; matplotlib's own layouts draw everything twice."""
+    """Adds axes without ticks, with margins in inches."""
     width, height = figure.get_size_inches()
     box = (left, bottom, width - left - right, height - bottom - top)
-    axes = figure.add_axes(
-        (box[0] / width, box[1] / height, box[2] / width, box[3] / height), **looks
+    return figure.add_axes(
+        (box[0] / width, box[1] / height, box[2] / width, box[3] / height),
+        xticks=[],
+        yticks=[],
+        **looks,
     )
-    axes.tick_params(labelsize=_FONT - 1)
-    return axes
+
+
+def _add_image(axes: Axes, pixels: np.ndarray) -> None:
+    """Fills the axes with `uint8[h, w, 3 or 4]`, unsmoothed: 1 x 1 of data a pixel."""
+    axes.imshow(pixels, interpolation="none", aspect="auto")
+    axes.set_axis_off()
+
+
+def _write(
+    axes: Axes,
+    x: float,
+    y: float,
+    text: str,
+    size: float = _FONT - 1,
+    transform: Transform | None = None,
+    **looks: Any,
+) -> None:
+    axes.add_artist(
+        Label(x, y, text, size=size, transform=transform or axes.transData, **looks)
+    )
+
+
+def _add_grid(axes: Axes, x_ticks: Sequence[float], *, x_labels: bool = True) -> None:
+    """Draws lines at the ticks, those of y at round numbers, and what they stand for.
+
+    Args:
+      axes: Their limits are set.
+      x_ticks: Within them.
+      x_labels: Whether those of x are told.
+    """
+    y_ticks = _ticks(*axes.get_ylim())
+    looks: _Looks = {"color": _GREY, "alpha": 0.4, "lw": 0.5}
+    axes.vlines(x_ticks, *axes.get_ylim(), **looks)
+    axes.hlines(y_ticks, *axes.get_xlim(), **looks)
+    for tick in x_ticks if x_labels else ():
+        place = axes.get_xaxis_transform()
+        _write(axes, tick, -0.03, f"{tick:g}", transform=place, ha="center", va="top")
+    for tick in y_ticks:
+        place = axes.get_yaxis_transform()
+        _write(axes, -0.015, tick, f"{tick:g}", transform=place, ha="right", va="center")
+
+
+def _name(axes: Axes, y: str, x: str = "") -> None:
+    """Writes what the axes are of, beside the numbers of `_add_grid`."""
+    width, height = _size(axes)
+    looks: _Looks = {"size": _FONT, "transform": axes.transAxes, "ha": "center"}
+    _write(axes, -0.36 / width, 0.5, y, rotation=90, **looks)
+    _write(axes, 0.5, -0.3 / height, x, **looks)
+
+
+def _size(axes: Axes) -> tuple[float, float]:
+    """Returns width and height in inches."""
+    return axes.bbox.width / _DPI, axes.bbox.height / _DPI
+
+
+def _ticks(low: float, high: float) -> list[float]:
+    """Returns at most five round numbers from low to high."""
+    return [x for x in MaxNLocator(4).tick_values(low, high) if low <= x <= high]
+
+
+def _add_legend(axes: Axes, left: float, entries: Sequence[tuple[str, _Looks]]) -> None:
+    """Tells at the top, from `left` of the axes' width on, what each kind of line is."""
+    width, height = _size(axes)
+    longest = max(len(text) for text, _ in entries)
+    box = (left, 1 - 0.155 * len(entries) / height), 0.3 / width + 0.022 * longest, 1
+    axes.add_patch(Rectangle(*box, transform=axes.transAxes, color="white", alpha=0.8, lw=0))
+    for number, (text, looks) in enumerate(entries):
+        y = 1 - (number + 0.5) * 0.155 / height
+        points = [left + 0.03 / width, left + 0.13 / width, left + 0.23 / width]
+        axes.plot(points, [y] * 3, transform=axes.transAxes, **looks, markevery=[1])
+        _write(axes, left + 0.28 / width, y, text, transform=axes.transAxes, va="center")
 
 
 def confusion_matrix(counts: np.ndarray, title: str) -> Figure:
@@ -66,26 +160,32 @@ def confusion_matrix(counts: np.ndarray, title: str) -> Figure:
     is_small = num_classes <= 10
     side = max(_WIDTH, 0.19 * num_classes + 0.3)
     what = "count, and percent of the row" if is_small else "count; darker: more of the row"
-    figure = _figure(side + 0.38, f"{title}\n{what}", width=side)
-    figure.text(0.5, 0.04 / (side + 0.38), "predicted class", ha="center", fontsize=_FONT)
-    figure.text(0.04 / side, 0.5, "true class", va="center", rotation=90, fontsize=_FONT)
-    axes = _add_axes(figure, 0.36, 0.34, 0.02, 0.38, xticks=[], yticks=[])
+    figure = _figure(side + 0.38, title, what, width=side)
+    axes = _add_axes(figure, 0.36, 0.34, 0.02, 0.38)
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
     # The square root: else the mistakes, which one looks for, would all be one white.
-    axes.imshow(np.sqrt(shares), cmap="Blues", vmin=0, vmax=1)
-    looks: dict[str, Any] = {"ha": "center", "va": "center", "parse_math": False}
+    _add_image(axes, mpl.colormaps["Blues"](np.sqrt(shares), bytes=True))
     size = 6.5 if is_small else 3.6
     for row, column in np.argwhere(counts):
         share = shares[row, column]
-        looks["color"] = "white" if share > 0.4 else "black"
+        looks: _Looks = {
+            "color": "white" if share > 0.4 else "black",
+            "ha": "center",
+            "va": "center",
+        }
         place = row - 0.15 if is_small else row
-        axes.text(column, place, f"{counts[row, column]}", fontsize=size, **looks)
+        _write(axes, column, place, f"{counts[row, column]}", size, **looks)
         if is_small:
-            axes.text(column, row + 0.25, f"{100 * share:.1f}", fontsize=4.5, **looks)
-    for label in range(num_classes):  # As texts: an axis' tick costs four times as much.
-        looks = {"fontsize": size, "parse_math": False}
-        axes.text(-0.65, label, f"{label}", ha="right", va="center", **looks)
-        axes.text(label, num_classes - 0.4, f"{label}", ha="center", va="top", **looks)
+            _write(axes, column, row + 0.25, f"{100 * share:.1f}", 4.5, **looks)
+    for label in range(num_classes):
+        _write(axes, -0.65, label, f"{label}", size, ha="right", va="center")
+        _write(axes, label, num_classes - 0.4, f"{label}", size, ha="center", va="top")
+    figure.add_artist(
+        Label(0.5, 0.04 / (side + 0.38), "predicted class", ha="center", size=_FONT)
+    )
+    figure.add_artist(
+        Label(0.14 / side, 0.5, "true class", ha="center", rotation=90, size=_FONT)
+    )
     return figure
 
 
@@ -117,24 +217,22 @@ def mistakes(
     chosen = wrong[np.argsort(-confidence[wrong], kind="stable")[: _ROWS * _COLUMNS]]
     captions = [f"{labels[i]} → {predicted[i]} ({confidence[i]:.0%})" for i in chosen]
     what = "most confidently wrong: true → predicted" if len(chosen) else "none is wrong"
-    return _sheet(images[chosen], captions, f"{title}\n{what}")
+    return _sheet(images[chosen], captions, title, what)
 
 
-def _sheet(images: np.ndarray, captions: Sequence[str], title: str) -> Figure:
+def _sheet(images: np.ndarray, captions: Sequence[str], *title: str) -> Figure:
     """Draws images in rows, a caption above each."""
-    figure = _figure(_WIDTH * _ROWS / _COLUMNS * (38 / 32) + 0.4, title)
+    figure = _figure(_WIDTH * _ROWS / _COLUMNS * (38 / 35) + 0.4, *title)
     axes = _add_axes(figure, 0, 0, 0, 0.4)
     # One picture for all of them: an axes each costs five times as much.
-    height, width, edge = 28 + 10, 28 + 4, 2
-    sheet = np.full((_ROWS * height, _COLUMNS * width), np.nan)
+    height, width, edge = 28 + 10, 28 + 7, 3
+    sheet = np.full((_ROWS * height, _COLUMNS * width), _WHITE)
     for place, (image, caption) in enumerate(zip(images, captions, strict=True)):
         row, column = divmod(place, _COLUMNS)
         top, left = row * height + height - 28 - edge, column * width + edge
         sheet[top : top + 28, left : left + 28] = image
-        looks: dict[str, Any] = {"ha": "center", "va": "bottom", "parse_math": False}
-        axes.text(left + 13.5, top - 1.5, caption, fontsize=_FONT - 1, **looks)
-    axes.imshow(sheet, cmap="gray", vmin=0, vmax=255, interpolation="none")
-    axes.set_axis_off()
+        _write(axes, left + 13.5, top - 1.5, caption, ha="center")
+    _add_image(axes, np.stack([sheet] * 3, axis=-1))
     return figure
 
 
@@ -154,24 +252,19 @@ def first_layer(kernel: np.ndarray, title: str, *, most: int = 144) -> Figure:
         row, column = divmod(place, columns)
         sheet[row * 29 : row * 29 + 28, column * 29 : column * 29 + 28] = unit
     scale = float(np.percentile(np.abs(kernel), 99.5)) or 1.0
-    # The colours' key, in the same picture: a colour bar costs as much as all of the rest.
+    # The colours' key, in the same picture.
     key = np.full((round(0.07 * sheet.shape[1]), sheet.shape[1]), np.nan)
     third = sheet.shape[1] // 3
     key[len(key) // 2 :, third : 2 * third] = np.linspace(-scale, scale, third)
     sheet = np.concatenate([sheet, key])
-    figure = _figure(
-        _WIDTH * sheet.shape[0] / sheet.shape[1] + 0.4,
-        f"{title}\nweights of the first layer: {len(units)} of {kernel.shape[1]} units",
-    )
+    what = f"weights of the first layer: {len(units)} of {kernel.shape[1]} units"
+    height, width = np.array(sheet.shape) * (_WIDTH * _DPI // sheet.shape[1]) / _DPI
+    figure = _figure(height + 0.4, title, what, width=width)
     axes = _add_axes(figure, 0, 0.02, 0, 0.38)
-    axes.imshow(sheet, cmap="PuOr", vmin=-scale, vmax=scale, interpolation="none")
-    axes.set_axis_off()
+    _add_image(axes, mpl.colormaps["PuOr"](sheet / scale / 2 + 0.5, bytes=True))
     middle = sheet.shape[0] - len(key) / 4
-    for x, ha, text in (
-        (third, "right", f"{-scale:.2g} "),
-        (2 * third, "left", f" {scale:.2g}"),
-    ):
-        axes.text(x, middle, text, ha=ha, va="center", fontsize=_FONT - 1)
+    _write(axes, third, middle, f"{-scale:.2g} ", ha="right", va="center")
+    _write(axes, 2 * third, middle, f" {scale:.2g}", va="center")
     return figure
 
 
@@ -183,37 +276,31 @@ def learning_curves(journal: Sequence[Mapping[str, Any]], title: str) -> Figure:
       title: Names the dataset and the step.
     """
     figure = _figure(4.2, title)
-    loss_axes = _add_axes(figure, 0.5, 2.25, 0.1, 0.25, xticklabels=[])
+    loss_axes = _add_axes(figure, 0.5, 2.25, 0.1, 0.25)
     accuracy_axes = _add_axes(figure, 0.5, 0.4, 0.1, 2.05)
 
     def points(tag: str) -> tuple[list[int], list[float]]:
         lines = [line for line in journal if tag in line]
         return [line["step"] for line in lines], [line[tag] for line in lines]
 
-    loss_axes.plot(*points("train/loss"), color=_GREY, alpha=0.5, lw=1, label="train, a batch")
+    batch_looks: _Looks = {"color": _GREY, "alpha": 0.5, "lw": 1}
+    loss_axes.plot(*points("train/loss"), **batch_looks)
+    entries = []
     for split, (colour, style) in _SPLITS.items():
-        looks: dict[str, Any] = {
-            "color": colour,
-            "ls": style,
-            "marker": "o",
-            "ms": 3,
-            "lw": 1.2,
-        }
+        looks: _Looks = {"color": colour, "ls": style, "marker": "o", "ms": 3, "lw": 1.2}
         loss_tag = "train/eval_loss" if split == "train" else f"{split}/loss"
         loss_axes.plot(*points(loss_tag), **looks)
         steps, accuracies = points(f"{split}/accuracy")
+        accuracy_axes.plot(steps, accuracies, **looks)
         last = f" {accuracies[-1]:.4f}" if accuracies else ""
-        accuracy_axes.plot(steps, accuracies, **looks, label=f"{split}{last}")
-    end = max([line["step"] for line in journal], default=1) * 1.03
-    loss_axes.set_ylabel("cross-entropy, nats", fontsize=_FONT)
-    accuracy_axes.set_xlabel("step", fontsize=_FONT)
-    accuracy_axes.set_ylabel("accuracy", fontsize=_FONT)
+        entries.append((f"{split}{last}", looks))
+    end = max([line["step"] for line in journal], default=1)
     loss_axes.set_ylim(bottom=0)
-    for axes in (loss_axes, accuracy_axes):
-        axes.set_xlim(0, end)
-        axes.locator_params(nbins=4)
-        axes.grid(alpha=0.3)
-        axes.legend(fontsize=_FONT - 1, borderpad=0.2)
+    for axes, what in ((loss_axes, "cross-entropy, nats"), (accuracy_axes, "accuracy")):
+        axes.set_xlim(0, 1.03 * end)
+        _add_grid(axes, _ticks(0, end), x_labels=axes is accuracy_axes)
+        _name(axes, what, "step" if axes is accuracy_axes else "")
+    _add_legend(loss_axes, 0.55, [("train, a batch", batch_looks), *entries])
     return figure
 
 
@@ -252,28 +339,28 @@ def calibration(labels: np.ndarray, probabilities: np.ndarray, title: str) -> Fi
     confidence = probabilities.max(axis=1).astype(float)
     is_correct = probabilities.argmax(axis=1) == labels
     ece, count, accuracy, mean = expected_calibration_error(confidence, is_correct)
-    figure = _figure(3.9, f"{title}\nexpected calibration error {ece:.4f}")
-    ticks = {"xlim": (0, 1), "xticks": [0, 0.2, 0.4, 0.6, 0.8, 1]}
-    axes = _add_axes(figure, 0.5, 1.25, 0.1, 0.38, **ticks, xticklabels=[], ylim=(0, 1))
-    counts = _add_axes(figure, 0.5, 0.38, 0.1, 2.75, **ticks)
-    left = np.arange(_NUM_BINS) / _NUM_BINS
-    axes.plot([0, 1], [0, 1], color=_GREY, ls="--", lw=1, label="perfect")
-    axes.stairs(
-        np.nan_to_num(accuracy),
-        np.append(left, 1),
-        fill=True,
-        color=_BLUE,
-        alpha=0.35,
-        label="accuracy in the bin",
-    )
-    axes.plot(mean, accuracy, "o", ms=4, color=_ORANGE, label="at its mean confidence")
-    axes.set_ylabel("accuracy", fontsize=_FONT)
-    axes.legend(fontsize=_FONT - 1, loc="upper left", borderpad=0.2)
-    counts.stairs(count, np.append(left, 1), fill=True, color=_GREY)
-    counts.set_ylim(bottom=0)
-    counts.locator_params("y", nbins=3)
-    counts.set_xlabel("confidence: the predicted class's probability", fontsize=_FONT)
-    counts.set_ylabel("examples", fontsize=_FONT)
+    figure = _figure(3.9, title, f"expected calibration error {ece:.4f}")
+    axes = _add_axes(figure, 0.5, 1.25, 0.1, 0.38, xlim=(0, 1), ylim=(0, 1))
+    counts = _add_axes(figure, 0.5, 0.38, 0.1, 2.75, xlim=(0, 1))
+    edges = np.arange(_NUM_BINS + 1) / _NUM_BINS
+    perfect: _Looks = {"color": _GREY, "ls": "--", "lw": 1}
+    bars: _Looks = {"color": _BLUE, "alpha": 0.35}
+    means: _Looks = {"color": _ORANGE, "marker": "o", "ms": 4, "ls": ""}
+    axes.stairs(np.nan_to_num(accuracy), edges, fill=True, **bars)
+    axes.plot([0, 1], [0, 1], **perfect)
+    axes.plot(mean, accuracy, **means)
+    counts.stairs(count, edges, fill=True, color=_GREY)
+    counts.set_ylim(0, 1.05 * max(count.max(), 1))
+    for both in (axes, counts):
+        _add_grid(both, [0, 0.2, 0.4, 0.6, 0.8, 1], x_labels=both is counts)
+    _name(axes, "accuracy")
+    _name(counts, "examples", "confidence: the predicted class's probability")
+    entries = [
+        ("perfect", perfect),
+        ("accuracy in the bin", bars | {"lw": 5}),
+        ("at its mean confidence", means),
+    ]
+    _add_legend(axes, 0.01, entries)
     return figure
 
 
@@ -368,7 +455,9 @@ def save(png: bytes, path: Path) -> None:
 
 def save_all(folder: Path, figures: Mapping[str, Figure]) -> dict[str, bytes]:
     """Writes `<folder>/<name>.png` of each, and returns them."""
-    pngs = {name: encode(render(figure)) for name, figure in figures.items()}
+    with ThreadPoolExecutor(1) as pool:  # Compressing leaves Python's lock to the rendering.
+        encoded = {n: pool.submit(encode, render(figure)) for n, figure in figures.items()}
+    pngs = {name: future.result() for name, future in encoded.items()}
     for name, png in pngs.items():
         save(png, folder / f"{name}.png")
     return pngs
