@@ -3,30 +3,21 @@
 `Figure` and its Agg canvas, never pyplot: nothing global, so they may be drawn in any thread.
 Colours are matplotlib's Blues and PuOr (https://colorbrewer2.org: colour-blind-safe) and Okabe
 and Ito's (https://jfly.uni-koeln.de/color/); lines differ in their style too.
-
-They are drawn while the run goes on, or at its end, when somebody waits. What costs time in
-matplotlib are texts, ticks, legends, layouts, and numbers made colours for each pixel of the
-figure; here these are `Label`s, grids of lines, places in inches, and images in colours.
 """
 
 import io
 import math
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import matplotlib as mpl
 import numpy as np
-from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from matplotlib.patches import Rectangle
-from matplotlib.ticker import MaxNLocator
-from matplotlib.transforms import Transform
 from PIL import Image
 
-from mnist_jax.lettering import Label
+from mnist_jax.panels import Label, Looks, Panel, ticks
 
 _BLUE, _ORANGE, _GREY = "#0072B2", "#D55E00", "#777777"
 _SPLITS = {"train": (_GREY, ":"), "validation": (_ORANGE, "--"), "test": (_BLUE, "-")}
@@ -41,110 +32,27 @@ _WIDTH = 3.5
 _DPI = 200
 _FONT = 8
 
-_Looks = dict[str, Any]
-
 
 def _figure(height: float, *title: str, width: float = _WIDTH) -> Figure:
     """Returns an empty figure of a size in inches, with the title's lines at its top."""
     figure = Figure(figsize=(width, height), dpi=_DPI)
     FigureCanvasAgg(figure)
     for number, line in enumerate(title):
+        y = height - 0.06 - 0.14 * number
         figure.add_artist(
-            Label(
-                0.5,
-                1 - (0.06 + 0.14 * number) / height,
-                line,
-                ha="center",
-                va="top",
-                size=_FONT,
-            )
+            Label(figure.dpi_scale_trans, width / 2, y, line, _FONT, ha="center", va="top")
         )
     return figure
 
 
-def _add_axes(
-    figure: Figure, left: float, bottom: float, right: float, top: float, **looks: Any
-) -> Axes:
-    """Adds axes without ticks, with margins in inches."""
-    width, height = figure.get_size_inches()
-    box = (left, bottom, width - left - right, height - bottom - top)
-    return figure.add_axes(
-        (box[0] / width, box[1] / height, box[2] / width, box[3] / height),
-        xticks=[],
-        yticks=[],
-        **looks,
-    )
-
-
-def _add_image(axes: Axes, pixels: np.ndarray) -> None:
-    """Fills the axes with `uint8[h, w, 3 or 4]`, unsmoothed: 1 x 1 of data a pixel."""
-    axes.imshow(pixels, interpolation="none", aspect="auto")
-    axes.set_axis_off()
-
-
-def _write(
-    axes: Axes,
-    x: float,
-    y: float,
-    text: str,
-    size: float = _FONT - 1,
-    transform: Transform | None = None,
-    **looks: Any,
-) -> None:
-    axes.add_artist(
-        Label(x, y, text, size=size, transform=transform or axes.transData, **looks)
-    )
-
-
-def _add_grid(axes: Axes, x_ticks: Sequence[float], *, x_labels: bool = True) -> None:
-    """Draws lines at the ticks, those of y at round numbers, and what they stand for.
-
-    Args:
-      axes: Their limits are set.
-      x_ticks: Within them.
-      x_labels: Whether those of x are told.
-    """
-    y_ticks = _ticks(*axes.get_ylim())
-    looks: _Looks = {"color": _GREY, "alpha": 0.4, "lw": 0.5}
-    axes.vlines(x_ticks, *axes.get_ylim(), **looks)
-    axes.hlines(y_ticks, *axes.get_xlim(), **looks)
-    for tick in x_ticks if x_labels else ():
-        place = axes.get_xaxis_transform()
-        _write(axes, tick, -0.03, f"{tick:g}", transform=place, ha="center", va="top")
-    for tick in y_ticks:
-        place = axes.get_yaxis_transform()
-        _write(axes, -0.015, tick, f"{tick:g}", transform=place, ha="right", va="center")
-
-
-def _name(axes: Axes, y: str, x: str = "") -> None:
-    """Writes what the axes are of, beside the numbers of `_add_grid`."""
-    width, height = _size(axes)
-    looks: _Looks = {"size": _FONT, "transform": axes.transAxes, "ha": "center"}
-    _write(axes, -0.36 / width, 0.5, y, rotation=90, **looks)
-    _write(axes, 0.5, -0.3 / height, x, **looks)
-
-
-def _size(axes: Axes) -> tuple[float, float]:
-    """Returns width and height in inches."""
-    return axes.bbox.width / _DPI, axes.bbox.height / _DPI
-
-
-def _ticks(low: float, high: float) -> list[float]:
-    """Returns at most five round numbers from low to high."""
-    return [x for x in MaxNLocator(4).tick_values(low, high) if low <= x <= high]
-
-
-def _add_legend(axes: Axes, left: float, entries: Sequence[tuple[str, _Looks]]) -> None:
-    """Tells at the top, from `left` of the axes' width on, what each kind of line is."""
-    width, height = _size(axes)
-    longest = max(len(text) for text, _ in entries)
-    box = (left, 1 - 0.155 * len(entries) / height), 0.3 / width + 0.022 * longest, 1
-    axes.add_patch(Rectangle(*box, transform=axes.transAxes, color="white", alpha=0.8, lw=0))
-    for number, (text, looks) in enumerate(entries):
-        y = 1 - (number + 0.5) * 0.155 / height
-        points = [left + 0.03 / width, left + 0.13 / width, left + 0.23 / width]
-        axes.plot(points, [y] * 3, transform=axes.transAxes, **looks, markevery=[1])
-        _write(axes, left + 0.28 / width, y, text, transform=axes.transAxes, va="center")
+def _add_picture(
+    figure: Figure, pixels: np.ndarray, margins: tuple[float, float, float, float]
+) -> Panel:
+    """Adds a picture whose pixels' centres have whole coordinates, from the upper left on."""
+    height, width, _ = pixels.shape
+    panel = Panel(figure, margins, (-0.5, width - 0.5), (height - 0.5, -0.5))
+    panel.picture(pixels)
+    return panel
 
 
 def confusion_matrix(counts: np.ndarray, title: str) -> Figure:
@@ -161,31 +69,26 @@ def confusion_matrix(counts: np.ndarray, title: str) -> Figure:
     side = max(_WIDTH, 0.19 * num_classes + 0.3)
     what = "count, and percent of the row" if is_small else "count; darker: more of the row"
     figure = _figure(side + 0.38, title, what, width=side)
-    axes = _add_axes(figure, 0.36, 0.34, 0.02, 0.38)
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
     # The square root: else the mistakes, which one looks for, would all be one white.
-    _add_image(axes, mpl.colormaps["Blues"](np.sqrt(shares), bytes=True))
+    pixels = mpl.colormaps["Blues"](np.sqrt(shares), bytes=True)
+    panel = _add_picture(figure, pixels, (0.36, 0.34, 0.02, 0.38))
     size = 6.5 if is_small else 3.6
     for row, column in np.argwhere(counts):
         share = shares[row, column]
-        looks: _Looks = {
+        looks: Looks = {
             "color": "white" if share > 0.4 else "black",
             "ha": "center",
             "va": "center",
         }
         place = row - 0.15 if is_small else row
-        _write(axes, column, place, f"{counts[row, column]}", size, **looks)
+        panel.write(column, place, f"{counts[row, column]}", size, **looks)
         if is_small:
-            _write(axes, column, row + 0.25, f"{100 * share:.1f}", 4.5, **looks)
+            panel.write(column, row + 0.25, f"{100 * share:.1f}", 4.5, **looks)
     for label in range(num_classes):
-        _write(axes, -0.65, label, f"{label}", size, ha="right", va="center")
-        _write(axes, label, num_classes - 0.4, f"{label}", size, ha="center", va="top")
-    figure.add_artist(
-        Label(0.5, 0.04 / (side + 0.38), "predicted class", ha="center", size=_FONT)
-    )
-    figure.add_artist(
-        Label(0.14 / side, 0.5, "true class", ha="center", rotation=90, size=_FONT)
-    )
+        panel.write(-0.65, label, f"{label}", size, ha="right", va="center")
+        panel.write(label, num_classes - 0.4, f"{label}", size, ha="center", va="top")
+    panel.name("true class", "predicted class")
     return figure
 
 
@@ -223,16 +126,14 @@ def mistakes(
 def _sheet(images: np.ndarray, captions: Sequence[str], *title: str) -> Figure:
     """Draws images in rows, a caption above each."""
     figure = _figure(_WIDTH * _ROWS / _COLUMNS * (38 / 35) + 0.4, *title)
-    axes = _add_axes(figure, 0, 0, 0, 0.4)
-    # One picture for all of them: an axes each costs five times as much.
     height, width, edge = 28 + 10, 28 + 7, 3
-    sheet = np.full((_ROWS * height, _COLUMNS * width), _WHITE)
+    sheet = np.full((_ROWS * height, _COLUMNS * width, 4), _WHITE)
+    panel = _add_picture(figure, sheet, (0, 0, 0, 0.4))
     for place, (image, caption) in enumerate(zip(images, captions, strict=True)):
         row, column = divmod(place, _COLUMNS)
         top, left = row * height + height - 28 - edge, column * width + edge
-        sheet[top : top + 28, left : left + 28] = image
-        _write(axes, left + 13.5, top - 1.5, caption, ha="center")
-    _add_image(axes, np.stack([sheet] * 3, axis=-1))
+        sheet[top : top + 28, left : left + 28, :3] = image[:, :, np.newaxis]
+        panel.write(left + 13.5, top - 1.5, caption, ha="center")
     return figure
 
 
@@ -260,11 +161,11 @@ def first_layer(kernel: np.ndarray, title: str, *, most: int = 144) -> Figure:
     what = f"weights of the first layer: {len(units)} of {kernel.shape[1]} units"
     height, width = np.array(sheet.shape) * (_WIDTH * _DPI // sheet.shape[1]) / _DPI
     figure = _figure(height + 0.4, title, what, width=width)
-    axes = _add_axes(figure, 0, 0.02, 0, 0.38)
-    _add_image(axes, mpl.colormaps["PuOr"](sheet / scale / 2 + 0.5, bytes=True))
+    pixels = mpl.colormaps["PuOr"](sheet / scale / 2 + 0.5, bytes=True)
+    panel = _add_picture(figure, pixels, (0, 0.02, 0, 0.38))
     middle = sheet.shape[0] - len(key) / 4
-    _write(axes, third, middle, f"{-scale:.2g} ", ha="right", va="center")
-    _write(axes, 2 * third, middle, f" {scale:.2g}", va="center")
+    panel.write(third, middle, f"{-scale:.2g} ", ha="right", va="center")
+    panel.write(2 * third, middle, f" {scale:.2g}", va="center")
     return figure
 
 
@@ -275,32 +176,39 @@ def learning_curves(journal: Sequence[Mapping[str, Any]], title: str) -> Figure:
       journal: The lines of `metrics.jsonl`.
       title: Names the dataset and the step.
     """
-    figure = _figure(4.2, title)
-    loss_axes = _add_axes(figure, 0.5, 2.25, 0.1, 0.25)
-    accuracy_axes = _add_axes(figure, 0.5, 0.4, 0.1, 2.05)
 
     def points(tag: str) -> tuple[list[int], list[float]]:
-        lines = [line for line in journal if tag in line]
+        lines = [line for line in journal if math.isfinite(line.get(tag, math.nan))]
         return [line["step"] for line in lines], [line[tag] for line in lines]
 
-    batch_looks: _Looks = {"color": _GREY, "alpha": 0.5, "lw": 1}
-    loss_axes.plot(*points("train/loss"), **batch_looks)
-    entries = []
-    for split, (colour, style) in _SPLITS.items():
-        looks: _Looks = {"color": colour, "ls": style, "marker": "o", "ms": 3, "lw": 1.2}
-        loss_tag = "train/eval_loss" if split == "train" else f"{split}/loss"
-        loss_axes.plot(*points(loss_tag), **looks)
-        steps, accuracies = points(f"{split}/accuracy")
-        accuracy_axes.plot(steps, accuracies, **looks)
-        last = f" {accuracies[-1]:.4f}" if accuracies else ""
-        entries.append((f"{split}{last}", looks))
-    end = max([line["step"] for line in journal], default=1)
-    loss_axes.set_ylim(bottom=0)
-    for axes, what in ((loss_axes, "cross-entropy, nats"), (accuracy_axes, "accuracy")):
-        axes.set_xlim(0, 1.03 * end)
-        _add_grid(axes, _ticks(0, end), x_labels=axes is accuracy_axes)
-        _name(axes, what, "step" if axes is accuracy_axes else "")
-    _add_legend(loss_axes, 0.55, [("train, a batch", batch_looks), *entries])
+    looks: dict[str, Looks] = {
+        split: {"color": colour, "ls": style, "marker": "o", "ms": 3, "lw": 1.2}
+        for split, (colour, style) in _SPLITS.items()
+    }
+    batch: Looks = {"color": _GREY, "alpha": 0.5, "lw": 1}
+    accuracies = {f"{split}/accuracy": looks[split] for split in _SPLITS}
+    losses = {"train/loss": batch, "train/eval_loss": looks["train"]}
+    losses |= {f"{split}/loss": looks[split] for split in ("validation", "test")}
+
+    end = 1.03 * max([line["step"] for line in journal], default=1)
+    highest = max([loss for tag in losses for loss in points(tag)[1]], default=1)
+    some = [accuracy for tag in accuracies for accuracy in points(tag)[1]] or [0, 1]
+    edge = 0.05 * (max(some) - min(some)) or 0.01
+
+    figure = _figure(4.2, title)
+    upper = Panel(figure, (0.5, 2.25, 0.1, 0.25), (0, end), (0, 1.05 * highest or 1))
+    lower = Panel(figure, (0.5, 0.4, 0.1, 2.05), (0, end), (min(some) - edge, max(some) + edge))
+    for panel, curves in ((upper, losses), (lower, accuracies)):
+        panel.grid(ticks(0, end), x_labels=panel is lower)
+        for tag, curve_looks in curves.items():
+            panel.line(*points(tag), curve_looks)
+    upper.name("cross-entropy, nats")
+    lower.name("accuracy", "step")
+    entries = [("train, a batch", batch)]
+    for split in _SPLITS:
+        last = "".join(f" {accuracy:.4f}" for accuracy in points(f"{split}/accuracy")[1][-1:])
+        entries.append((f"{split}{last}", looks[split]))
+    upper.legend(1.6, entries)
     return figure
 
 
@@ -339,28 +247,28 @@ def calibration(labels: np.ndarray, probabilities: np.ndarray, title: str) -> Fi
     confidence = probabilities.max(axis=1).astype(float)
     is_correct = probabilities.argmax(axis=1) == labels
     ece, count, accuracy, mean = expected_calibration_error(confidence, is_correct)
-    figure = _figure(3.9, title, f"expected calibration error {ece:.4f}")
-    axes = _add_axes(figure, 0.5, 1.25, 0.1, 0.38, xlim=(0, 1), ylim=(0, 1))
-    counts = _add_axes(figure, 0.5, 0.38, 0.1, 2.75, xlim=(0, 1))
     edges = np.arange(_NUM_BINS + 1) / _NUM_BINS
-    perfect: _Looks = {"color": _GREY, "ls": "--", "lw": 1}
-    bars: _Looks = {"color": _BLUE, "alpha": 0.35}
-    means: _Looks = {"color": _ORANGE, "marker": "o", "ms": 4, "ls": ""}
-    axes.stairs(np.nan_to_num(accuracy), edges, fill=True, **bars)
-    axes.plot([0, 1], [0, 1], **perfect)
-    axes.plot(mean, accuracy, **means)
-    counts.stairs(count, edges, fill=True, color=_GREY)
-    counts.set_ylim(0, 1.05 * max(count.max(), 1))
-    for both in (axes, counts):
-        _add_grid(both, [0, 0.2, 0.4, 0.6, 0.8, 1], x_labels=both is counts)
-    _name(axes, "accuracy")
-    _name(counts, "examples", "confidence: the predicted class's probability")
+    perfect: Looks = {"color": _GREY, "ls": "--", "lw": 1}
+    bars: Looks = {"color": _BLUE, "alpha": 0.35}
+    means: Looks = {"color": _ORANGE, "marker": "o", "ms": 4, "ls": ""}
+
+    figure = _figure(3.9, title, f"expected calibration error {ece:.4f}")
+    upper = Panel(figure, (0.5, 1.25, 0.1, 0.38), (0, 1), (0, 1))
+    lower = Panel(figure, (0.5, 0.38, 0.1, 2.75), (0, 1), (0, 1.05 * max(count.max(), 1)))
+    upper.stairs(np.nan_to_num(accuracy), edges, bars)
+    upper.line([0, 1], [0, 1], perfect)
+    upper.line(list(mean), list(accuracy), means)
+    lower.stairs(count, edges, {"color": _GREY})
+    for panel in (upper, lower):
+        panel.grid([0, 0.2, 0.4, 0.6, 0.8, 1], x_labels=panel is lower)
+    upper.name("accuracy")
+    lower.name("examples", "confidence: the predicted class's probability")
     entries = [
         ("perfect", perfect),
         ("accuracy in the bin", bars | {"lw": 5}),
         ("at its mean confidence", means),
     ]
-    _add_legend(axes, 0.01, entries)
+    upper.legend(0.02, entries)
     return figure
 
 
@@ -455,9 +363,7 @@ def save(png: bytes, path: Path) -> None:
 
 def save_all(folder: Path, figures: Mapping[str, Figure]) -> dict[str, bytes]:
     """Writes `<folder>/<name>.png` of each, and returns them."""
-    with ThreadPoolExecutor(1) as pool:  # Compressing leaves Python's lock to the rendering.
-        encoded = {n: pool.submit(encode, render(figure)) for n, figure in figures.items()}
-    pngs = {name: future.result() for name, future in encoded.items()}
+    pngs = {name: encode(render(figure)) for name, figure in figures.items()}
     for name, png in pngs.items():
         save(png, folder / f"{name}.png")
     return pngs

@@ -13,13 +13,14 @@ import pytest
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.text import Text
+from matplotlib.transforms import Affine2D, BboxTransformTo, IdentityTransform
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from mnist_jax import event_files, figures
 from mnist_jax.drawing import NAMES, Drawing
 from mnist_jax.errors import TrainingDivergedError, WriteError
-from mnist_jax.lettering import Label
+from mnist_jax.panels import Label
 from mnist_jax.train_loop import train_and_evaluate
 from tests.conftest import ROOT, create_fake_config
 
@@ -33,8 +34,12 @@ def workdir(tmp_path_factory):
     return folder
 
 
+def labels(figure: Figure) -> list[Label]:
+    return figure.findobj(Label)
+
+
 def texts(figure: Figure) -> list[str]:
-    return [text.get_text() for text in figure.findobj(lambda a: hasattr(a, "get_text"))]
+    return [label.text for label in labels(figure)]
 
 
 def predictions(num_classes: int = 10, n: int = 500, seed: int = 0) -> dict:
@@ -67,17 +72,18 @@ def test_every_figure_names_dataset_and_step():
 def test_confusion_matrix_holds_each_count_in_its_cell(num_classes):
     counts = np.random.default_rng(0).integers(0, 30, (num_classes, num_classes))
     figure = figures.confusion_matrix(counts, "fake, step 1")
-    (axes,) = figure.axes
     figures.render(figure)
+    (picture,) = figure.findobj(lambda artist: hasattr(artist, "pixels"))
+    place = Affine2D().scale(1 / num_classes) + BboxTransformTo(picture.get_window_extent())
     written = [[""] * num_classes for _ in counts]
-    for text in axes.texts:
+    for label in labels(figure):
         # Where it is seen: from one corner of its cell, it reaches into no other.
-        corners = axes.transData.inverted().transform(text.get_window_extent()) + 0.5
+        corners = place.inverted().transform(label.get_window_extent())
         (left, right), (bottom, top) = np.sort(corners.T)
-        column, row = int(left), int(bottom)
+        column, row = int(left), int(num_classes - bottom)
         if min(left, bottom) > 0 and max(right, top) < num_classes:
-            assert (int(right), int(top)) == (column, row)
-            written[row][column] += f" {text.get_text()}"
+            assert (int(right), int(num_classes - top)) == (column, row)
+            written[row][column] += f" {label.text}"
     share = 100 * counts / counts.sum(axis=1, keepdims=True)
     for (row, column), count in np.ndenumerate(counts):
         percent = [f"{share[row, column]:.1f}"] if num_classes <= 10 else []
@@ -90,36 +96,39 @@ def test_figures_are_legible_at_the_width_that_tensorboard_shows():
         figures.render(figure)
         scale = 350 / figure.get_window_extent().width
         heights = [
-            scale * figure.dpi / 72 * text.get_fontsize()
-            for text in figure.findobj(Text)
-            if text.get_text() and "." not in text.get_text()
+            scale * figure.dpi / 72 * label.size
+            for label in labels(figure)
+            if label.text and "." not in label.text
         ]
         assert min(heights) >= 9, name
 
 
 class TestLabel:
-    def ink(self, artist, **looks):
-        """Returns left, bottom, right and top of what is drawn at (100, 100)."""
+    def ink(self, artist: Label | Text) -> np.ndarray:
+        """Returns left, bottom, right and top of what is drawn, in pixels."""
         figure = Figure(figsize=(2, 2), dpi=100)
         FigureCanvasAgg(figure)
-        figure.add_artist(artist(0.5, 0.5, size=20, **looks))
+        figure.add_artist(artist)
         rows, columns = np.nonzero(figures.render(figure).min(axis=2) < 128)
-        return np.array([columns.min(), 200 - rows.max(), columns.max(), 200 - rows.min()])
+        return np.array([columns.min(), 199 - rows.max(), columns.max() + 1, 200 - rows.min()])
 
     @pytest.mark.parametrize("rotation", [0, 90])
     @pytest.mark.parametrize("ha", ["left", "center", "right"])
     def test_is_where_matplotlibs_own_text_is(self, ha, rotation):
-        looks = {"text": "true → 179 (9%)", "ha": ha, "va": "baseline", "rotation": rotation}
-        looks["rotation_mode"] = "anchor"  # Align, then turn.
-        off = self.ink(Label, **looks) - self.ink(Text, **looks)
-        assert np.abs(off).max() <= 2
+        text, looks = "true → 179 (9%)", {"ha": ha, "rotation": rotation}
+        ours = self.ink(Label(IdentityTransform(), 100, 100, text, 20, **looks))
+        looks |= {"va": "baseline", "rotation_mode": "anchor"}  # Align, then turn.
+        theirs = self.ink(Text(100, 100, text, size=20, transform=IdentityTransform(), **looks))
+        assert np.abs(ours - theirs).max() <= 2
 
-    def test_aligns_its_digits(self):
-        tops = {va: self.ink(Label, text="0", va=va)[3] for va in ("bottom", "center", "top")}
-        bottoms = {va: self.ink(Label, text="0", va=va)[1] for va in tops}
-        assert tops["top"] == pytest.approx(100, abs=1)
-        assert bottoms["bottom"] == pytest.approx(100, abs=1)
-        assert tops["center"] + bottoms["center"] == pytest.approx(200, abs=2)
+    @pytest.mark.parametrize("va", ["bottom", "center", "top"])
+    def test_aligns_its_digits_where_it_says(self, va):
+        label = Label(IdentityTransform(), 100, 100, "1", 20, va=va)
+        _, bottom, _, top = self.ink(label)
+        place = label.get_window_extent()
+        assert (place.y0, place.y1) == pytest.approx((bottom, top), abs=1)
+        middle = {"bottom": bottom, "center": (bottom + top) / 2, "top": top}[va]
+        assert middle == pytest.approx(100, abs=1)
 
 
 def test_mistakes_are_the_wrong_ones_the_surest_first():
