@@ -15,6 +15,7 @@ import matplotlib as mpl
 import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from PIL import Image
 
 from mnist_jax.panels import Label, Looks, Panel, ticks
@@ -37,6 +38,10 @@ def _figure(height: float, *title: str, width: float = _WIDTH) -> Figure:
     """Returns an empty figure of a size in inches, with the title's lines at its top."""
     figure = Figure(figsize=(width, height), dpi=_DPI)
     FigureCanvasAgg(figure)
+    # IPython shows no figure that has neither axes nor a line of its own.
+    nothing = Line2D([], [])
+    figure.add_artist(nothing)
+    figure.lines.append(nothing)
     for number, line in enumerate(title):
         y = height - 0.06 - 0.14 * number
         figure.add_artist(
@@ -88,7 +93,7 @@ def confusion_matrix(counts: np.ndarray, title: str) -> Figure:
     for label in range(num_classes):
         panel.write(-0.65, label, f"{label}", size, ha="right", va="center")
         panel.write(label, num_classes - 0.4, f"{label}", size, ha="center", va="top")
-    panel.name("true class", "predicted class")
+    panel.name("true class", "predicted class", apart=0.2)
     return figure
 
 

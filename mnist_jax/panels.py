@@ -103,9 +103,9 @@ class Panel:
         for y in y_ticks:
             self.write(left - dx, y, f"{y:g}", ha="right", va="center")
 
-    def name(self, y: str, x: str = "") -> None:
-        """Writes what the axes are of, beside the numbers of `grid`."""
-        dx, dy = self._inches(0.36, 0.3)
+    def name(self, y: str, x: str = "", *, apart: float = 0.36) -> None:
+        """Writes what the axes are of, beside numbers; that of y so many inches apart."""
+        dx, dy = self._inches(apart, 0.3)
         middle = sum(self.x) / 2, sum(self.y) / 2
         self.write(self.x[0] - dx, middle[1], y, _FONT, ha="center", rotation=90)
         self.write(middle[0], self.y[0] - dy, x, _FONT, ha="center")
