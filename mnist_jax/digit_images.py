@@ -150,9 +150,9 @@ def _source(pixels: np.ndarray) -> np.ndarray:
     """Undoes an enlargement by nearest neighbour.
 
     That repeats some rows and columns once more than others, which bends the strokes by up to
-    half a pixel: where pixels are few, that costs up to 2 % of MNIST's test images. Undone it
-    is only where nothing is lost, which keeps a row of each run of equal ones, and where at
-    least half of the repeats go: an upright stroke has equal rows too.
+    half a pixel: where pixels are few, up to 2 % of MNIST's test images are misread for it.
+    It is undone only where nothing is lost by it (a row of each run of equal ones stays) and
+    over half of the repeats go by it: an upright stroke has equal rows too.
 
     Args:
       pixels: `[height, width, channels]`.
@@ -164,7 +164,7 @@ def _source(pixels: np.ndarray) -> np.ndarray:
     repeats = sum(map(_repeats, axes))
     longer = max(map(len, axes))
     box = max(np.count_nonzero(_drawn(runs)) for runs in axes)
-    # A box of 20 pixels has become `box`, or one more.
+    # No less: it would have to be enlarged again. A box may be short of its share by a pixel.
     for size in range(math.ceil(longer * _BOX / (box + 1)), longer):
         kept = [_nearest(len(runs), size / longer) for runs in axes]
         fewer = [runs[places] for runs, places in zip(axes, kept, strict=True)]
