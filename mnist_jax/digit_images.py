@@ -128,7 +128,7 @@ def normalize(pixels: np.ndarray) -> np.ndarray:
     Raises:
       UnreadableImageError: Nothing is drawn on it.
     """
-    ink = _ink(np.asarray(pixels, np.float64))
+    ink = _ink(_source(np.asarray(pixels, np.float64)))
     ink, is_digit = _without_dust(ink)
     top, bottom = _edges(ink.max(axis=1), np.any(is_digit, axis=1))
     left, right = _edges(ink.max(axis=0), np.any(is_digit, axis=0))
@@ -144,6 +144,56 @@ def normalize(pixels: np.ndarray) -> np.ndarray:
     scaled = _resize(ink, (size, size), (x, y, x + size * scale, y + size * scale))
     canvas = _window(np.pad(np.clip(scaled, 0, None), _BOX))
     return np.rint(canvas * (255 / canvas.max())).astype(np.uint8)
+
+
+def _source(pixels: np.ndarray) -> np.ndarray:
+    """Undoes an enlargement by nearest neighbour.
+
+    That repeats some rows and columns once more than others, which bends the strokes by up to
+    half a pixel: where pixels are few, up to 2 % of MNIST's test images are misread for it.
+    It is undone only where nothing is lost by it (a row of each run of equal ones stays) and
+    over half of the repeats go by it: an upright stroke has equal rows too.
+
+    Args:
+      pixels: `[height, width, channels]`.
+
+    Returns:
+      The smallest such picture on which the digit still has 20 pixels, or `pixels`.
+    """
+    axes = [_runs(np.moveaxis(pixels, axis, 0)) for axis in (0, 1)]
+    repeats = sum(map(_repeats, axes))
+    longer = max(map(len, axes))
+    box = max(np.count_nonzero(_drawn(runs)) for runs in axes)
+    # No less: it would have to be enlarged again. A box may be short of its share by a pixel.
+    for size in range(math.ceil(longer * _BOX / (box + 1)), longer):
+        kept = [_nearest(len(runs), size / longer) for runs in axes]
+        fewer = [runs[places] for runs, places in zip(axes, kept, strict=True)]
+        is_whole = all(map(np.array_equal, map(np.unique, fewer), map(np.unique, axes)))
+        if is_whole and 2 * sum(map(_repeats, fewer)) < repeats:
+            return pixels[np.ix_(*kept)]
+    return pixels
+
+
+def _runs(rows: np.ndarray) -> np.ndarray:
+    """Numbers the runs of equal rows from 0, `int[rows]`."""
+    return np.cumsum(np.diff(rows, axis=0, prepend=rows[:1]).any(axis=(1, 2)))
+
+
+def _drawn(runs: np.ndarray) -> np.ndarray:
+    """Marks all rows but those of the first and the last run, which are the ground."""
+    return (runs > 0) & (runs < runs[-1])
+
+
+def _repeats(runs: np.ndarray) -> int:
+    """Counts the drawn rows that are as the one before."""
+    drawn = runs[_drawn(runs)]
+    return len(drawn) - len(np.unique(drawn))
+
+
+def _nearest(length: int, scale: float) -> np.ndarray:
+    """Returns the places of the rows that stay when `length` are reduced by `scale`."""
+    size = max(1, round(length * scale))
+    return np.floor((np.arange(size) + 0.5) * length / size).astype(int)
 
 
 def _ink(pixels: np.ndarray) -> np.ndarray:

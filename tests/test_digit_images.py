@@ -17,6 +17,7 @@ from mnist_jax.train_step import create_train_state, predict_step, train_steps
 
 NUM_IMAGES = 1000
 SMOOTH = (Image.Resampling.BILINEAR, Image.Resampling.BICUBIC, Image.Resampling.LANCZOS)
+UNEVEN = (Image.Resampling.NEAREST, Image.Resampling.BOX)
 FONTS = Path(matplotlib.get_data_path()) / "fonts" / "ttf"
 
 
@@ -95,6 +96,12 @@ class TestPictures:
     )
     def test_of_any_size(self, size, most):
         assert difference(normalize(pixels(draw_seven(size))), SEVEN) < most
+
+    @pytest.mark.parametrize("size", [50, 60, 64, 75, 100])
+    def test_enlarged_by_nearest_neighbour(self, size):
+        seven = draw_seven(40)
+        enlarged = seven.resize((size, size), Image.Resampling.NEAREST)
+        assert np.array_equal(normalize(pixels(enlarged)), normalize(pixels(seven)))
 
     def test_under_uneven_light_with_noise_and_dust(self):
         rng = np.random.default_rng(0)
@@ -241,15 +248,25 @@ class TestRecognition:
         assert (off <= 1).mean() > 0.97
 
     @pytest.mark.long
-    def test_accuracy_on_enlarged_images_is_that_on_the_arrays(self, trained, tmp_path):
+    @pytest.mark.parametrize(
+        ("filters", "sizes"),
+        [
+            (SMOOTH, (28, 40, 100, 140, 224, 280, 500)),
+            # Near to 28 pixels nearest neighbour is the most uneven.
+            (UNEVEN, (29, 30, 32, 33, 42, 50, 100)),
+        ],
+    )
+    def test_accuracy_on_enlarged_images_is_that_on_the_arrays(
+        self, trained, tmp_path, filters, sizes
+    ):
         test, predict = trained
         images, labels = test.image[:NUM_IMAGES], test.label[:NUM_IMAGES]
         arrays = (predict(images) == labels).mean()
         seen = []
         for number, image in enumerate(images):
-            size = (28, 40, 100, 140, 224, 280, 500)[number % 7]
-            picture = Image.fromarray(255 - image if number % 2 else image)
-            picture = picture.resize((size, size), SMOOTH[number % 3])
+            size = sizes[number % len(sizes)]
+            picture = Image.fromarray(255 - image if number // 2 % 2 else image)
+            picture = picture.resize((size, size), filters[number % len(filters)])
             picture.save(tmp_path / "digit.png", compress_level=0)
             seen.append(normalize(digit_images.read(tmp_path / "digit.png")))
         files = (predict(np.stack(seen)) == labels).mean()
