@@ -9,7 +9,7 @@ from mnist_jax.errors import first_line
 
 
 def _prepare() -> Callable[[Any], str | None]:
-    tensorflow_summary.replace_tensorflow()
+    tensorflow_summary.replace_imports()
     from clu import metric_writers
 
     writers: dict[str, Any] = {}

@@ -2,8 +2,8 @@
 
 clu's writer works in a process of its own, `mnist_jax.event_process`, one for all the runs of
 this process. There something else can stand in TensorFlow's place, which clu imports only to
-write (see `tensorflow_summary`); and what it imports, a second of a core, and what it writes
-hold up no training. Nobody waits for it before the end of a run.
+write (see `tensorflow_summary`); and what it imports, half a second of a core, and what it
+writes hold up no training. Nobody waits for it before the end of a run.
 """
 
 import atexit

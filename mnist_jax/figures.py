@@ -5,8 +5,9 @@ Colours are matplotlib's Blues and PuOr (https://colorbrewer2.org: colour-blind-
 and Ito's (https://jfly.uni-koeln.de/color/); lines differ in their style too.
 """
 
-import io
 import math
+import struct
+import zlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,6 @@ import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from PIL import Image
 
 from mnist_jax.panels import Label, Looks, Panel, ticks
 
@@ -345,10 +345,25 @@ def render(figure: Figure) -> np.ndarray:
 
 
 def encode(pixels: np.ndarray) -> bytes:
-    """Returns a PNG of what `render` returns."""
-    file = io.BytesIO()
-    Image.fromarray(pixels).save(file, format="PNG", compress_level=1)
-    return file.getvalue()
+    """Returns a PNG of what `render` returns.
+
+    Pillow tries each of PNG's five filters on each row, which takes four times as long; and
+    for most of these pictures none of them at all gives the smallest file.
+    """
+    height, width, _ = pixels.shape
+    rows = np.pad(pixels.reshape(height, -1), ((0, 0), (1, 0)))  # Each after a 0: no filter.
+    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)  # 8 bits, colours.
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        checksum = struct.pack(">I", zlib.crc32(kind + data))
+        return struct.pack(">I", len(data)) + kind + data + checksum
+
+    return (
+        b"\x89PNG\r\n\x1a\n"
+        + chunk(b"IHDR", header)
+        + chunk(b"IDAT", zlib.compress(rows.tobytes(), 1))
+        + chunk(b"IEND", b"")
+    )
 
 
 def save(png: bytes, path: Path) -> None:

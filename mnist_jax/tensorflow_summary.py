@@ -103,8 +103,14 @@ def write_raw_pb(serialized: bytes, step: int) -> None:
     _writers[-1].add(Summary.FromString(serialized), step)
 
 
-def replace_tensorflow() -> None:
-    """Has this process import the functions above for TensorFlow."""
+def replace_imports() -> None:
+    """Has this process import the functions above for TensorFlow, and NumPy for `jax.numpy`.
+
+    Of `jax.numpy` clu's writers name types, for half a second of a core.
+    """
+    jax: Any = types.ModuleType("jax")
+    jax.numpy = np
+    sys.modules.update({"jax": jax, "jax.numpy": np})
     tensorflow: Any = types.ModuleType("tensorflow")
     tensorflow.summary = types.SimpleNamespace(
         create_file_writer=FileWriter,

@@ -29,9 +29,10 @@ class WorkerProcess:
             stdout=subprocess.PIPE,
             # What goes wrong is answered; what libraries say beside would break our lines.
             stderr=subprocess.DEVNULL,
-            # If it imports jax, then never to compute: an accelerator is the parent's.
-            env=os.environ | {"PYTHONPATH": path, "JAX_PLATFORMS": "cpu"},
-            start_new_session=True,  # Ctrl-C is for the run, which still wants its reports.
+            env=os.environ | {"PYTHONPATH": path},
+            # Ctrl-C is for the run, which still wants its reports. No session of its own: the
+            # kernel may weigh sessions against each other, whatever their processes' priority.
+            process_group=0,
         )
 
     def send(self, request: Any) -> None:
@@ -85,11 +86,11 @@ def serve(prepare: Callable[[], Callable[[Any], Any]]) -> None:
     gc.disable()  # To walk over what the imports allocate would take as long as they do.
     respond = prepare()
     gc.freeze()
-    gc.enable()
     answer = None
     while True:
         pickle.dump(answer, answers)
         answers.flush()
+        gc.collect()  # Now that nobody waits.
         try:
             request = pickle.load(requests)
         except EOFError:
