@@ -79,6 +79,7 @@ class Drawing:
             self._worker.kill()
         self._waiting.put(None)
         self._thread.join()
+        self._worker.kill()  # All is answered; to end by itself would take its time.
         self._worker.close()
         if wait:
             self._check()

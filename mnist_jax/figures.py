@@ -303,9 +303,9 @@ def predictions(
 def draw(
     dataset: str,
     step: int,
-    images: np.ndarray,
     labels: np.ndarray,
     log_probabilities: np.ndarray,
+    misread: np.ndarray,
     kernel: np.ndarray,
     journal: Sequence[Mapping[str, Any]],
 ) -> dict[str, Figure]:
@@ -314,9 +314,9 @@ def draw(
     Args:
       dataset: Its name.
       step: Completed updates.
-      images: The test split's, `uint8[n, 28, 28]`.
-      labels: `int32[n]`.
-      log_probabilities: `float32[n, num_classes]`.
+      labels: The test split's, `int32[n]`.
+      log_probabilities: Of its images, `float32[n, num_classes]`.
+      misread: Those images that are taken for another class, `uint8[m, 28, 28]`, in order.
       kernel: The first layer's, `float32[784, units]`.
       journal: The lines of `metrics.jsonl`.
 
@@ -327,9 +327,11 @@ def draw(
     probabilities = np.exp(log_probabilities)
     counts = np.zeros((probabilities.shape[1],) * 2, int)
     np.add.at(counts, (labels, probabilities.argmax(axis=1)), 1)
+    is_misread = log_probabilities.argmax(axis=1) != labels
+    wrong = misread, labels[is_misread], probabilities[is_misread]
     return {
         "confusion_matrix": confusion_matrix(counts, f"{where}, {when}"),
-        "mistakes": mistakes(images, labels, probabilities, f"{where}, {when}"),
+        "mistakes": mistakes(*wrong, f"{where}, {when}"),
         "calibration": calibration(labels, probabilities, f"{where}, {when}"),
         "first_layer": first_layer(kernel, f"{dataset}, {when}"),
         "learning_curves": learning_curves(journal, f"{dataset}, to {when}"),

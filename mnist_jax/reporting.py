@@ -20,7 +20,6 @@ from ml_collections import ConfigDict
 
 from mnist_jax import config as config_lib
 from mnist_jax import drawing, event_files, event_writer
-from mnist_jax.datasets import Split
 from mnist_jax.drawing import Drawing
 from mnist_jax.errors import UserError, WriteError, writing_to
 from mnist_jax.event_writer import EventWriter
@@ -206,19 +205,14 @@ class Reporter:
             scalars |= {f"{split}/accuracy": result.accuracy, loss_tag: result.loss}
         self._write(step, scalars)
 
-    def figures(
-        self, step: int, test: Split, log_probabilities: np.ndarray, kernel: np.ndarray
-    ) -> None:
+    def figures(self, step: int, **arrays: np.ndarray) -> None:
         """Has the figures of this step drawn; see `figures.draw`."""
         if self._drawing:
             self._drawing.draw(
                 dataset=self._dataset,
                 step=step,
-                images=test.image,
-                labels=test.label,
-                log_probabilities=log_probabilities,
-                kernel=kernel,
                 journal=list(self._lines),
+                **arrays,
             )
 
     def lacks_figures(self, step: int) -> bool:

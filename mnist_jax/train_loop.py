@@ -26,7 +26,7 @@ from mnist_jax import (
 )
 from mnist_jax import config as config_lib
 from mnist_jax.checkpointing import Checkpoints, Manifest
-from mnist_jax.datasets import Dataset
+from mnist_jax.datasets import Dataset, Split
 from mnist_jax.errors import DamagedCheckpointError, TrainingDivergedError
 from mnist_jax.preemption import PreemptedError, SignalWatch
 from mnist_jax.profiling import Profiler
@@ -283,8 +283,13 @@ def _draw_figures(
     reporter: Reporter | Silence, state: TrainState, dataset: Dataset, batches: EvalBatches
 ) -> None:
     log_probabilities = predict(state.params, state.apply_fn, batches["test"])
-    kernel = first_kernel(state.params)
-    reporter.figures(int(state.step), dataset.test, log_probabilities, kernel)
+    reporter.figures(
+        int(state.step),
+        labels=dataset.test.label,
+        log_probabilities=log_probabilities,
+        misread=misread(dataset.test, log_probabilities),
+        kernel=first_kernel(state.params),
+    )
 
 
 def _add_lacking_figures(
@@ -405,6 +410,11 @@ def predict(params: Params, apply_fn: ApplyFn, batches: Sequence[Batch]) -> np.n
     step = functools.partial(predict_step, params, apply_fn=apply_fn)
     rows = jax.device_get([(step(batch["image"]), batch["mask"]) for batch in batches])
     return np.concatenate([log_probabilities[mask] for log_probabilities, mask in rows])
+
+
+def misread(split: Split, log_probabilities: np.ndarray) -> np.ndarray:
+    """Returns the images of a split that are taken for another class, in order."""
+    return split.image[log_probabilities.argmax(axis=1) != split.label]
 
 
 def first_kernel(params: Params) -> np.ndarray:

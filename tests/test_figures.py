@@ -49,9 +49,11 @@ def predictions(num_classes: int = 10, n: int = 500, seed: int = 0) -> dict:
     return {
         "dataset": "fake",
         "step": 40,
-        "images": rng.integers(0, 256, (n, 28, 28)).astype(np.uint8),
         "labels": labels,
         "log_probabilities": np.asarray(jax.nn.log_softmax(logits)),
+        "misread": rng.integers(0, 256, (n, 28, 28)).astype(np.uint8)[
+            logits.argmax(1) != labels
+        ],
         "kernel": rng.normal(0, 0.05, (784, 16)),
         "journal": [
             {"step": 10, "train/loss": 2.0},
@@ -151,6 +153,7 @@ def test_expected_calibration_error_is_its_formula():
 
 def test_a_model_without_mistakes_or_journal_can_be_drawn(tmp_path):
     given = predictions()
+    given["misread"] = given["misread"][:0]
     given["log_probabilities"] = np.log(np.eye(10)[given["labels"]] * 0.99 + 0.001)
     given["journal"] = []
     figures.save_all(tmp_path, figures.draw(**given))
