@@ -63,7 +63,8 @@ def main() -> None:
         # In a job process 0 does so, once it knows that it is.
         event_writer.start()
         if config.figures:
-            drawing.start()
+            # Not at once: with two cores, a third that imports would hold up this one.
+            event_writer.when_ready(drawing.start)
     from mnist_jax import devices, train_loop
 
     gc.freeze()

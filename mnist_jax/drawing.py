@@ -22,12 +22,14 @@ WriteImages = Callable[[int, Mapping[str, bytes]], None]
 
 
 _started: WorkerProcess | None = None
+_start_lock = threading.Lock()
 
 
 def start() -> None:
     """Begins the import of matplotlib, which else the next `Drawing` does."""
     global _started
-    _started = _started or WorkerProcess("mnist_jax.drawing")
+    with _start_lock:
+        _started = _started or WorkerProcess("mnist_jax.drawing")
 
 
 class Drawing:
@@ -117,10 +119,9 @@ class Drawing:
 
 def _take_started() -> WorkerProcess:
     global _started
-    start()
-    worker, _started = _started, None
-    assert worker is not None
-    return worker
+    with _start_lock:
+        worker, _started = _started, None
+    return worker or WorkerProcess("mnist_jax.drawing")
 
 
 def _prepare() -> Callable[[Any], dict[str, bytes] | Exception]:

@@ -25,18 +25,18 @@ class _EventProcess:
     def __init__(self) -> None:
         self._worker = WorkerProcess("mnist_jax.event_process")
         self.thread = ThreadPoolExecutor(1, thread_name_prefix="event_writer")
-        self._imported = self.thread.submit(self._worker.receive)
+        self.imported = self.thread.submit(self._worker.receive)
         atexit.register(self.kill)
 
     def is_ready(self) -> bool:
-        return self._imported.done()
+        return self.imported.done()
 
     def has_ended(self) -> bool:
         return self._worker.has_ended()
 
     def call(self, *request: Any) -> None:
         """Has the request served; in the thread, once clu is imported."""
-        self._imported.result()
+        self.imported.result()
         self._worker.send(request)
         error = self._worker.receive()
         if error:
@@ -64,6 +64,14 @@ def start() -> None:
         stop()
     if _event_process is None and is_available():
         _event_process = _EventProcess()
+
+
+def when_ready(action: Callable[[], None]) -> None:
+    """Calls a function once the process has imported, in another thread, or without one."""
+    if _event_process:
+        _event_process.imported.add_done_callback(lambda imported: action())
+    else:
+        action()
 
 
 def stop() -> None:

@@ -79,6 +79,7 @@ def serve(prepare: Callable[[], Callable[[Any], Any]]) -> None:
         first answer, None, says that this is done.
     """
     parent = int(sys.argv[1])
+    os.nice(10)  # The training goes first.
     requests = sys.stdin.buffer
     answers = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # What libraries print is no answer.
