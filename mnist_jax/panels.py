@@ -153,7 +153,8 @@ class Picture(Artist):
         rows = np.arange(height - 1, -1, -1) * len(self.pixels) // height  # From below.
         columns = np.arange(width) * self.pixels.shape[1] // width
         context = renderer.new_gc()
-        pixels = self.pixels[rows[:, np.newaxis], columns]
+        colours = self.pixels.view(np.uint32)[:, :, 0]  # Four bytes move as fast as one.
+        pixels = colours[np.ix_(rows, columns)].view(np.uint8).reshape(height, width, 4)
         renderer.draw_image(context, round(box.x0), round(box.y0), pixels)
         context.restore()
 
