@@ -162,13 +162,17 @@ def _source(pixels: np.ndarray) -> np.ndarray:
     """
     axes = [_runs(np.moveaxis(pixels, axis, 0)) for axis in (0, 1)]
     repeats = sum(map(_repeats, axes))
+    if not repeats:
+        return pixels
     longer = max(map(len, axes))
     box = max(np.count_nonzero(_drawn(runs)) for runs in axes)
     # No less: it would have to be enlarged again. A box may be short of its share by a pixel.
     for size in range(math.ceil(longer * _BOX / (box + 1)), longer):
         kept = [_nearest(len(runs), size / longer) for runs in axes]
         fewer = [runs[places] for runs, places in zip(axes, kept, strict=True)]
-        is_whole = all(map(np.array_equal, map(np.unique, fewer), map(np.unique, axes)))
+        is_whole = all(
+            len(np.unique(runs)) == axis[-1] + 1 for runs, axis in zip(fewer, axes, strict=True)
+        )
         if is_whole and 2 * sum(map(_repeats, fewer)) < repeats:
             return pixels[np.ix_(*kept)]
     return pixels

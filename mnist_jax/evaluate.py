@@ -79,18 +79,14 @@ def create_folder(path: str) -> Path:
 def draw(model: TrainedModel, dataset: Dataset, folder: Path) -> None:
     """Writes the figures that the run itself drew at this step."""
     from mnist_jax import figures, reporting
-    from mnist_jax.train_loop import create_eval_batches, first_kernel, misread, predict
+    from mnist_jax.train_loop import create_eval_batches, figure_arrays
 
     batches = create_eval_batches(dataset, model.config.eval_batch_size, ["test"])
-    log_probabilities = predict(model.params, model.apply_fn, batches["test"])
     drawn = figures.draw(
         dataset=dataset.name,
         step=model.step,
-        labels=dataset.test.label,
-        log_probabilities=log_probabilities,
-        misread=misread(dataset.test, log_probabilities),
-        kernel=first_kernel(model.params),
         journal=reporting.read_journal(model.workdir, model.step),
+        **figure_arrays(model.params, model.apply_fn, dataset.test, batches["test"]),
     )
     try:
         figures.save_all(folder, drawn)

@@ -68,8 +68,13 @@ def start() -> None:
 
 def when_ready(action: Callable[[], None]) -> None:
     """Calls a function once the process has imported, in another thread, or without one."""
+
+    def act(imported: Future[None]) -> None:
+        if not imported.cancelled() and imported.exception() is None:
+            action()
+
     if _event_process:
-        _event_process.imported.add_done_callback(lambda imported: action())
+        _event_process.imported.add_done_callback(act)
     else:
         action()
 

@@ -18,7 +18,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from mnist_jax.panels import Label, Looks, Panel, ticks
+from mnist_jax.panels import FONT, SMALL, Label, Looks, Panel, ticks
 
 _BLUE, _ORANGE, _GREY = "#0072B2", "#D55E00", "#777777"
 _SPLITS = {"train": (_GREY, ":"), "validation": (_ORANGE, "--"), "test": (_BLUE, "-")}
@@ -31,7 +31,6 @@ _WHITE = np.uint8(255)
 # smaller legible in the file.
 _WIDTH = 3.5
 _DPI = 200
-_FONT = 8
 
 
 def _figure(height: float, *title: str, width: float = _WIDTH) -> Figure:
@@ -45,7 +44,7 @@ def _figure(height: float, *title: str, width: float = _WIDTH) -> Figure:
     for number, line in enumerate(title):
         y = height - 0.06 - 0.14 * number
         figure.add_artist(
-            Label(figure.dpi_scale_trans, width / 2, y, line, _FONT, ha="center", va="top")
+            Label(figure.dpi_scale_trans, width / 2, y, line, FONT, ha="center", va="top")
         )
     return figure
 
@@ -164,10 +163,12 @@ def first_layer(kernel: np.ndarray, title: str, *, most: int = 144) -> Figure:
     key[len(key) // 2 :, third : 2 * third] = np.linspace(-scale, scale, third)
     sheet = np.concatenate([sheet, key])
     what = f"weights of the first layer: {len(units)} of {kernel.shape[1]} units"
+    # Each weight as a square of whole dots, as large as there is room for.
     height, width = np.array(sheet.shape) * (_WIDTH * _DPI // sheet.shape[1]) / _DPI
-    figure = _figure(height + 0.4, title, what, width=width)
+    figure = _figure(height + 0.4, title, what)
+    side = (_WIDTH - width) / 2
     pixels = mpl.colormaps["PuOr"](sheet / scale / 2 + 0.5, bytes=True)
-    panel = _add_picture(figure, pixels, (0, 0.02, 0, 0.38))
+    panel = _add_picture(figure, pixels, (side, 0.02, side, 0.38))
     middle = sheet.shape[0] - len(key) / 4
     panel.write(third, middle, f"{-scale:.2g} ", ha="right", va="center")
     panel.write(2 * third, middle, f" {scale:.2g}", va="center")
@@ -183,8 +184,8 @@ def learning_curves(journal: Sequence[Mapping[str, Any]], title: str) -> Figure:
     """
 
     def points(tag: str) -> tuple[list[int], list[float]]:
-        lines = [line for line in journal if math.isfinite(line.get(tag, math.nan))]
-        return [line["step"] for line in lines], [line[tag] for line in lines]
+        told = [line for line in journal if math.isfinite(line.get(tag, math.nan))]
+        return [line["step"] for line in told], [line[tag] for line in told]
 
     looks: dict[str, Looks] = {
         split: {"color": colour, "ls": style, "marker": "o", "ms": 3, "lw": 1.2}
@@ -194,10 +195,11 @@ def learning_curves(journal: Sequence[Mapping[str, Any]], title: str) -> Figure:
     accuracies = {f"{split}/accuracy": looks[split] for split in _SPLITS}
     losses = {"train/loss": batch, "train/eval_loss": looks["train"]}
     losses |= {f"{split}/loss": looks[split] for split in ("validation", "test")}
+    lines = {tag: points(tag) for tag in (*losses, *accuracies)}
 
     end = 1.03 * max([line["step"] for line in journal], default=1)
-    highest = max([loss for tag in losses for loss in points(tag)[1]], default=1)
-    some = [accuracy for tag in accuracies for accuracy in points(tag)[1]] or [0, 1]
+    highest = max([loss for tag in losses for loss in lines[tag][1]], default=1)
+    some = [accuracy for tag in accuracies for accuracy in lines[tag][1]] or [0, 1]
     edge = 0.05 * (max(some) - min(some)) or 0.01
 
     figure = _figure(4.2, title)
@@ -206,12 +208,12 @@ def learning_curves(journal: Sequence[Mapping[str, Any]], title: str) -> Figure:
     for panel, curves in ((upper, losses), (lower, accuracies)):
         panel.grid(ticks(0, end), x_labels=panel is lower)
         for tag, curve_looks in curves.items():
-            panel.line(*points(tag), curve_looks)
+            panel.line(*lines[tag], curve_looks)
     upper.name("cross-entropy, nats")
     lower.name("accuracy", "step")
     entries = [("train, a batch", batch)]
     for split in _SPLITS:
-        last = "".join(f" {accuracy:.4f}" for accuracy in points(f"{split}/accuracy")[1][-1:])
+        last = "".join(f" {accuracy:.4f}" for accuracy in lines[f"{split}/accuracy"][1][-1:])
         entries.append((f"{split}{last}", looks[split]))
     upper.legend(1.6, entries)
     return figure
@@ -294,7 +296,7 @@ def predictions(
     for (left, right), picture, digit, title in zip(rows, inputs, digits, titles, strict=True):
         left.imshow(np.broadcast_to(picture, (*picture.shape[:2], 3)), interpolation="nearest")
         right.imshow(digit, cmap="gray", vmin=0, vmax=255, interpolation="nearest")
-        left.set_title(title, fontsize=_FONT - 1, loc="left", parse_math=False, pad=2)
+        left.set_title(title, fontsize=SMALL, loc="left", parse_math=False, pad=2)
         for axes in (left, right):
             axes.set(xticks=[], yticks=[])
     return figure

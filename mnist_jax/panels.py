@@ -26,7 +26,7 @@ from matplotlib.transforms import Affine2D, Bbox, BboxTransform, Transform
 
 Looks = dict[str, Any]
 
-_SMALL, _FONT = 7, 8  # Points.
+SMALL, FONT = 7, 8  # Points.
 _LINE = 0.155  # Inches between two lines of a legend.
 _GRID: Looks = {"color": "#777777", "alpha": 0.4, "lw": 0.5}
 
@@ -83,7 +83,7 @@ class Panel:
         patch = StepPatch(values, edges, fill=True, lw=0, transform=self._place, **looks)
         self._figure.add_artist(patch)
 
-    def write(self, x: float, y: float, text: str, size: float = _SMALL, **looks: Any) -> None:
+    def write(self, x: float, y: float, text: str, size: float = SMALL, **looks: Any) -> None:
         """Writes a line of text; see `Label`."""
         self._figure.add_artist(Label(self._place, x, y, text, size, **looks))
 
@@ -107,8 +107,8 @@ class Panel:
         """Writes what the axes are of, beside numbers; that of y so many inches apart."""
         dx, dy = self._inches(apart, 0.3)
         middle = sum(self.x) / 2, sum(self.y) / 2
-        self.write(self.x[0] - dx, middle[1], y, _FONT, ha="center", rotation=90)
-        self.write(middle[0], self.y[0] - dy, x, _FONT, ha="center")
+        self.write(self.x[0] - dx, middle[1], y, FONT, ha="center", rotation=90)
+        self.write(middle[0], self.y[0] - dy, x, FONT, ha="center")
 
     def legend(self, left: float, entries: Sequence[tuple[str, Looks]]) -> None:
         """Tells at the top, from `left` inches on, what each kind of line is."""
@@ -174,7 +174,7 @@ class Label(Artist):
         x: float,
         y: float,
         text: str,
-        size: float = _FONT,
+        size: float = FONT,
         *,
         ha: str = "left",
         va: str = "bottom",

@@ -21,6 +21,9 @@ from typing import Any
 import numpy as np
 from tensorboard.compat.proto.event_pb2 import Event
 from tensorboard.compat.proto.summary_pb2 import Summary, SummaryMetadata
+from tensorboard.plugins.histogram.summary_v2 import histogram_pb
+from tensorboard.plugins.scalar.summary_v2 import scalar_pb
+from tensorboard.plugins.text.summary_v2 import text_pb
 from tensorboard.util.tensor_util import make_tensor_proto
 
 from mnist_jax import event_files
@@ -38,9 +41,14 @@ class FileWriter:
         self._file = (Path(logdir) / f"events.out.tfevents.{place}.v2").open("xb")
         self._write(Event(file_version="brain.Event:2"))
 
-    def as_default(self) -> contextlib.AbstractContextManager[None]:
+    @contextlib.contextmanager
+    def as_default(self) -> Iterator[None]:
         """Has the functions of this module write here, within a `with`."""
-        return _default(self)
+        _writers.append(self)
+        try:
+            yield
+        finally:
+            _writers.pop()
 
     def add(self, summary: Summary, step: int) -> None:
         """Writes a summary, perhaps not at once."""
@@ -62,33 +70,18 @@ class FileWriter:
 _writers: list[FileWriter] = []
 
 
-@contextlib.contextmanager
-def _default(writer: FileWriter) -> Iterator[None]:
-    _writers.append(writer)
-    try:
-        yield
-    finally:
-        _writers.pop()
-
-
 def scalar(name: str, data: Any, step: int) -> None:
     """`tf.summary.scalar`."""
-    from tensorboard.plugins.scalar.summary_v2 import scalar_pb
-
     _writers[-1].add(scalar_pb(name, data), step)
 
 
 def text(name: str, data: str, step: int) -> None:
     """`tf.summary.text`."""
-    from tensorboard.plugins.text.summary_v2 import text_pb
-
     _writers[-1].add(text_pb(name, data), step)
 
 
 def histogram(name: str, data: np.ndarray, step: int, buckets: int | None = None) -> None:
     """`tf.summary.histogram`."""
-    from tensorboard.plugins.histogram.summary_v2 import histogram_pb
-
     _writers[-1].add(histogram_pb(name, data, buckets), step)
 
 

@@ -282,14 +282,8 @@ def _train(
 def _draw_figures(
     reporter: Reporter | Silence, state: TrainState, dataset: Dataset, batches: EvalBatches
 ) -> None:
-    log_probabilities = predict(state.params, state.apply_fn, batches["test"])
-    reporter.figures(
-        int(state.step),
-        labels=dataset.test.label,
-        log_probabilities=log_probabilities,
-        misread=misread(dataset.test, log_probabilities),
-        kernel=first_kernel(state.params),
-    )
+    arrays = figure_arrays(state.params, state.apply_fn, dataset.test, batches["test"])
+    reporter.figures(int(state.step), **arrays)
 
 
 def _add_lacking_figures(
@@ -412,15 +406,25 @@ def predict(params: Params, apply_fn: ApplyFn, batches: Sequence[Batch]) -> np.n
     return np.concatenate([log_probabilities[mask] for log_probabilities, mask in rows])
 
 
-def misread(split: Split, log_probabilities: np.ndarray) -> np.ndarray:
-    """Returns the images of a split that are taken for another class, in order."""
-    return split.image[log_probabilities.argmax(axis=1) != split.label]
+def figure_arrays(
+    params: Params, apply_fn: ApplyFn, test: Split, batches: Sequence[Batch]
+) -> dict[str, np.ndarray]:
+    """Returns what `figures.draw` is to show of a model, by the names of its arguments.
 
-
-def first_kernel(params: Params) -> np.ndarray:
-    """Returns the weights that look at the image, `float32[784, units]`."""
-    layer = "hidden1" if "hidden1" in params else "softmax_linear"
-    return np.asarray(params[layer]["kernel"])
+    Args:
+      params: The model's parameters.
+      apply_fn: The model's `apply`.
+      test: The split.
+      batches: The same on the device; see `create_eval_batches`.
+    """
+    log_probabilities = predict(params, apply_fn, batches)
+    looks_at_image = "hidden1" if "hidden1" in params else "softmax_linear"
+    return {
+        "labels": test.label,
+        "log_probabilities": log_probabilities,
+        "misread": test.image[log_probabilities.argmax(axis=1) != test.label],
+        "kernel": np.asarray(params[looks_at_image]["kernel"]),
+    }
 
 
 def _diverged(

@@ -63,7 +63,7 @@ class WorkerProcess:
         return self._process.poll() is not None
 
     def close(self) -> None:
-        """Waits until it has served all that was sent."""
+        """Waits for its end: where it was not killed, until it has served all that was sent."""
         self._process.communicate()
 
     def kill(self) -> None:
