@@ -42,8 +42,11 @@ class WorkerProcess:
           OSError: The process is gone.
         """
         assert self._process.stdin is not None
-        pickle.dump(request, self._process.stdin)
-        self._process.stdin.flush()
+        try:
+            pickle.dump(request, self._process.stdin)
+            self._process.stdin.flush()
+        except BrokenPipeError as error:
+            raise self._is_gone() from error
 
     def receive(self) -> Any:
         """Waits for the next answer.
@@ -54,9 +57,8 @@ class WorkerProcess:
         assert self._process.stdout is not None
         try:
             return pickle.load(self._process.stdout)
-        except EOFError as error:
-            code = self._process.wait()
-            raise OSError(f"the process that writes it ended with {code}") from error
+        except (EOFError, pickle.UnpicklingError) as error:  # Nothing, or half an answer.
+            raise self._is_gone() from error
 
     def has_ended(self) -> bool:
         """Returns whether it has, which it should not before `close`."""
@@ -69,6 +71,9 @@ class WorkerProcess:
     def kill(self) -> None:
         """Ends it at once; who waits in `receive` gets an OSError. Then `close`."""
         self._process.kill()
+
+    def _is_gone(self) -> OSError:
+        return OSError(f"the process that writes it ended with {self._process.wait()}")
 
 
 def serve(prepare: Callable[[], Callable[[Any], Any]]) -> None:

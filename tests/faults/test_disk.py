@@ -136,11 +136,19 @@ def test_event_files_that_cannot_be_written(tmp_path: Path):
         writer.close()
 
 
-def test_event_files_whose_process_is_killed(tmp_path: Path):
+@pytest.mark.parametrize("is_at_work", [True, False])
+def test_event_files_whose_process_is_killed(tmp_path: Path, is_at_work: bool):
+    """It is told alike of one that owes an answer, and of one that was gone when asked."""
     writer = EventWriter(tmp_path)
-    writer.write_scalars(1, {"train/loss": 1.0})
+    writer.flush(wait=True)
     (pid,) = event_processes()
-    os.kill(pid, signal.SIGKILL)
+    if is_at_work:
+        os.kill(pid, signal.SIGSTOP)
+        writer.write_scalars(1, {"train/loss": 1.0})
+        os.kill(pid, signal.SIGKILL)
+    else:
+        os.kill(pid, signal.SIGKILL)
+        os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)  # Until it is gone.
     with pytest.raises(WriteError, match="the process that writes it ended with -9"):
         writer.close()
     writer = EventWriter(tmp_path)  # Of another process.
