@@ -17,12 +17,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from unittest import mock
 
-import jax
 import numpy as np
 from ml_collections import ConfigDict
 
 from configs import default
-from mnist_jax import input_pipeline, train_loop
+from mnist_jax import devices, input_pipeline, train_loop
 from mnist_jax.train_step import create_train_state, train_steps
 
 _UNSTEADY = 2  # Calls at the start of a block that still see what was before it.
@@ -36,17 +35,19 @@ def measure(config: ConfigDict, calls_per_block: int) -> list[float]:
       calls_per_block: Device calls, each of `config.steps_per_call` steps.
     """
     dataset = input_pipeline.load(config)
-    images, labels = jax.device_put(tuple(dataset.train))
+    examples = devices.put(dataset.examples)
     state = create_train_state(config, dataset.num_classes)
     steps = range(1, config.steps_per_call + 1)
-    indices = input_pipeline.batch_indices(config.seed, steps, config.batch_size, len(labels))
+    indices = input_pipeline.batch_indices(
+        config.seed, steps, config.batch_size, dataset.sizes["train"]
+    )
 
     def alone() -> float:
         """Returns the median steps/s of a block of calls."""
         nonlocal state
         times, unread = [], None
         for _ in range(calls_per_block + _UNSTEADY):
-            state, metrics = train_steps(state, images, labels, indices)
+            state, metrics = train_steps(state, *examples, indices)
             if unread is not None:
                 np.asarray(unread)
                 times.append(time.perf_counter())

@@ -53,7 +53,7 @@ def get_config() -> ml_collections.ConfigDict:
     # Reporting. `log`: loss and speed; `eval`: loss and accuracy of every split.
     config.log_every_steps = 100
     config.eval_every_steps = 1000
-    config.eval_batch_size = 5000
+    config.eval_batch_size = 1000
     # Also at log steps: gradients' norm, histograms of them and the parameters.
     config.log_histograms = False
     # First and last step of a jax.profiler trace, like (200, 210).

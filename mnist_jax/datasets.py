@@ -3,12 +3,17 @@
 import dataclasses
 import gzip
 import importlib.util
+import math
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
 from mnist_jax.errors import UserError
+
+# Bytes. XLA's CPU client takes an array at such an address as it is, and copies others.
+_ALIGNMENT = 64
 
 
 class Split(NamedTuple):
@@ -30,34 +35,76 @@ class Dataset:
     Attributes:
       name: What was loaded; differs from what was asked for after a fallback.
       num_classes: Labels are in `[0, num_classes)`.
-      train: To learn from.
-      validation: To choose by.
-      test: To report.
+      examples: All of them, split after split; read-only, since a device may share them.
+      sizes: How many are of each split, in the order of the reports.
     """
 
     name: str
     num_classes: int
-    train: Split
-    validation: Split
-    test: Split
+    examples: Split
+    sizes: Mapping[str, int]
 
     @property
     def splits(self) -> dict[str, Split]:
-        """The three splits by name, in the order of the reports."""
-        return {"train": self.train, "validation": self.validation, "test": self.test}
+        """The three splits by name: views of `examples`."""
+        splits, start = {}, 0
+        for name, size in self.sizes.items():
+            splits[name] = Split(*(array[start : start + size] for array in self.examples))
+            start += size
+        return splits
+
+    @property
+    def train(self) -> Split:
+        """To learn from: the first of the examples."""
+        return self.splits["train"]
+
+    @property
+    def validation(self) -> Split:
+        """To choose by."""
+        return self.splits["validation"]
+
+    @property
+    def test(self) -> Split:
+        """To report."""
+        return self.splits["test"]
 
 
-def check(dataset: Dataset) -> None:
-    """Raises ValueError unless shapes, dtypes and labels are what `Dataset` promises."""
-    for name, (image, label) in dataset.splits.items():
+def join(
+    name: str, num_classes: int, *, train: Split, validation: Split, test: Split
+) -> Dataset:
+    """Returns the dataset of three splits, copied.
+
+    Raises:
+      ValueError: Shapes, dtypes or labels are not what `Dataset` promises.
+    """
+    splits = {"train": train, "validation": validation, "test": test}
+    for split, (image, label) in splits.items():
         if image.dtype != np.uint8 or image.shape[1:] != (28, 28):
-            raise ValueError(f"{name} images are {image.dtype}{list(image.shape)}")
+            raise ValueError(f"{split} images are {image.dtype}{list(image.shape)}")
         if label.dtype != np.int32 or label.shape != image.shape[:1]:
-            raise ValueError(f"{name} labels are {label.dtype}{list(label.shape)}")
+            raise ValueError(f"{split} labels are {label.dtype}{list(label.shape)}")
         if not len(label):
-            raise ValueError(f"the {name} split is empty")
-        if label.min() < 0 or label.max() >= dataset.num_classes:
-            raise ValueError(f"{name} labels reach beyond {dataset.num_classes} classes")
+            raise ValueError(f"the {split} split is empty")
+        if label.min() < 0 or label.max() >= num_classes:
+            raise ValueError(f"{split} labels reach beyond {num_classes} classes")
+    return Dataset(
+        name=name,
+        num_classes=num_classes,
+        examples=Split(*map(_concatenate, zip(*splits.values(), strict=True))),
+        sizes={split: len(label) for split, (_, label) in splits.items()},
+    )
+
+
+def _concatenate(arrays: Sequence[np.ndarray]) -> np.ndarray:
+    """As `np.concatenate`, to an address that divides by `_ALIGNMENT`; read-only."""
+    shape = (sum(map(len, arrays)), *arrays[0].shape[1:])
+    num_bytes = math.prod(shape) * arrays[0].itemsize
+    memory = np.empty(num_bytes + _ALIGNMENT, np.uint8)
+    start = -memory.ctypes.data % _ALIGNMENT
+    joined = memory[start : start + num_bytes].view(arrays[0].dtype).reshape(shape)
+    np.concatenate(arrays, out=joined)
+    joined.flags.writeable = False
+    return joined
 
 
 def load_mnist_5k() -> Dataset:
@@ -86,12 +133,8 @@ def load_mnist_5k() -> Dataset:
         rows = by_class[:, start:stop].reshape(-1, 785)
         return Split(rows[:, :-1].reshape(-1, 28, 28), rows[:, -1].astype(np.int32))
 
-    return Dataset(
-        name="mnist_5k",
-        num_classes=10,
-        train=split(0, 400),
-        validation=split(400, 450),
-        test=split(450, 500),
+    return join(
+        "mnist_5k", 10, train=split(0, 400), validation=split(400, 450), test=split(450, 500)
     )
 
 
@@ -105,6 +148,4 @@ def make_fake(seed: int) -> Dataset:
         noise = rng.integers(0, 256, (num_examples, 28, 28))
         return Split(((patterns[label] + noise) // 2).astype(np.uint8), label)
 
-    return Dataset(
-        name="fake", num_classes=10, train=split(2000), validation=split(500), test=split(500)
-    )
+    return join("fake", 10, train=split(2000), validation=split(500), test=split(500))

@@ -21,7 +21,9 @@ from mnist_jax import commands
 from mnist_jax.errors import UserError
 
 if TYPE_CHECKING:
-    from mnist_jax.datasets import Dataset
+    import numpy as np
+
+    from mnist_jax.datasets import Dataset, Split
     from mnist_jax.restoring import TrainedModel
 
 _WORKDIR = flags.DEFINE_string("workdir", None, "The run's folder.", required=True)
@@ -37,17 +39,19 @@ _FIGURES = flags.DEFINE_string(
 
 def main() -> None:
     """Prints the results."""
-    from mnist_jax import restoring
+    from mnist_jax import devices, input_pipeline, restoring
     from mnist_jax.reporting import format_result
-    from mnist_jax.train_loop import create_eval_batches, evaluate
+    from mnist_jax.train_loop import evaluate
 
     model = restoring.restore(_WORKDIR.value, _STEP.value)
-    splits = None if _SPLIT.value == "all" else [_SPLIT.value]
     dataset = restoring.load_dataset(model.config)
-    batches = create_eval_batches(dataset, model.config.eval_batch_size, splits)
+    examples = devices.put(dataset.examples)
+    indices = input_pipeline.eval_indices(dataset.sizes, model.config.eval_batch_size)
     if _FIGURES.value:
-        draw(model, dataset, create_folder(_FIGURES.value))
-    results = evaluate(model.params, model.apply_fn, batches)
+        draw(model, dataset, examples, indices["test"], create_folder(_FIGURES.value))
+    if _SPLIT.value != "all":
+        indices = {_SPLIT.value: indices[_SPLIT.value]}
+    results = evaluate(model.params, model.apply_fn, examples, indices)
     if _JSON.value:
         report = {
             "workdir": str(model.workdir),
@@ -76,17 +80,18 @@ def create_folder(path: str) -> Path:
     return folder
 
 
-def draw(model: TrainedModel, dataset: Dataset, folder: Path) -> None:
+def draw(
+    model: TrainedModel, dataset: Dataset, examples: Split, indices: np.ndarray, folder: Path
+) -> None:
     """Writes the figures that the run itself drew at this step."""
     from mnist_jax import figures, reporting
-    from mnist_jax.train_loop import create_eval_batches, figure_arrays
+    from mnist_jax.train_loop import figure_arrays
 
-    batches = create_eval_batches(dataset, model.config.eval_batch_size, ["test"])
     drawn = figures.draw(
         dataset=dataset.name,
         step=model.step,
         journal=reporting.read_journal(model.workdir, model.step),
-        **figure_arrays(model.params, model.apply_fn, dataset.test, batches["test"]),
+        **figure_arrays(model.params, model.apply_fn, dataset.test, examples, indices),
     )
     try:
         figures.save_all(folder, drawn)

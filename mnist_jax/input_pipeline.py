@@ -1,13 +1,13 @@
 """The examples: a dataset by its name; which of them each step sees; batches to evaluate."""
 
 import functools
-from collections.abc import Iterator
+from collections.abc import Mapping
 
 import numpy as np
 from ml_collections import ConfigDict
 
 from mnist_jax import datasets, terminal, tfds_source
-from mnist_jax.datasets import Dataset, Split
+from mnist_jax.datasets import Dataset
 from mnist_jax.errors import DatasetUnavailableError
 
 
@@ -92,22 +92,21 @@ def epoch_order(seed: int, epoch: int, num_examples: int) -> np.ndarray:
     return order
 
 
-def eval_batches(split: Split, batch_size: int) -> Iterator[dict[str, np.ndarray]]:
-    """Cuts a split into batches of one shape that hold every example exactly once.
+def eval_indices(sizes: Mapping[str, int], batch_size: int) -> dict[str, np.ndarray]:
+    """Cuts each split into batches of one shape that hold every example exactly once.
 
     Args:
-      split: The examples, in order.
-      batch_size: Rows of every batch; the last is filled up with zeros.
+      sizes: Examples of each split; see `datasets.Dataset`.
+      batch_size: Rows of every batch.
 
-    Yields:
-      `image`: `uint8[batch_size, 28, 28]`, `label`: `int32[batch_size]`, `mask`:
-      `bool[batch_size]`, False for the rows that only fill up.
+    Returns:
+      By split the examples of each batch, in order, `int32[num_batches, batch_size]`; -1 in
+      the rows that only fill up the last one.
     """
-    for start in range(0, len(split.label), batch_size):
-        image = split.image[start : start + batch_size]
-        label = split.label[start : start + batch_size]
-        size, missing = len(label), batch_size - len(label)
-        if missing:
-            image = np.pad(image, ((0, missing), (0, 0), (0, 0)))
-            label = np.pad(label, (0, missing))
-        yield {"image": image, "label": label, "mask": np.arange(batch_size) < size}
+    indices, start = {}, 0
+    for split, size in sizes.items():
+        rows = np.full((-(-size // batch_size), batch_size), -1, np.int32)
+        rows.flat[:size] = np.arange(start, start + size)
+        indices[split] = rows
+        start += size
+    return indices

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from mnist_jax.datasets import Dataset, Split, check
+from mnist_jax.datasets import Dataset, Split, join
 from mnist_jax.errors import DatasetUnavailableError, UserError, first_line
 
 # The tutorial's 5,000 of 60,000; where the dataset has no validation split of its own.
@@ -54,7 +54,6 @@ def load(name: str, data_dir: Path, manual_dir: Path) -> tuple[Dataset, Path]:
     _import_tensorflow()
     try:
         dataset = _decode(name, builder, num_classes, tfds)
-        check(dataset)
     except Exception as error:
         raise UserError(
             f"{builder.data_dir}: the prepared dataset can't be read ({first_line(error)}); "
@@ -220,9 +219,7 @@ def _decode(name: str, builder: Any, num_classes: int, tfds: Any) -> Dataset:
         validation, train = (
             Split(train.image[part], train.label[part]) for part in (np.s_[:cut], np.s_[cut:])
         )
-    return Dataset(
-        name=name, num_classes=num_classes, train=train, validation=validation, test=test
-    )
+    return join(name, num_classes, train=train, validation=validation, test=test)
 
 
 def _unshuffle(stored: Split, name: str) -> Split:

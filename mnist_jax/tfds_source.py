@@ -11,7 +11,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from mnist_jax import terminal, tfds_preparation
-from mnist_jax.datasets import Dataset, Split, check
+from mnist_jax.datasets import Dataset, Split, join
 from mnist_jax.errors import first_line
 
 _CACHE_NAME = "mnist_jax_splits.npz"
@@ -71,9 +71,7 @@ def _read_cache(path: Path, name: str) -> Dataset:
             split: Split(arrays[f"{split}_image"], arrays[f"{split}_label"])
             for split in ("train", "validation", "test")
         }
-        dataset = Dataset(name=name, num_classes=int(arrays["num_classes"]), **splits)
-    check(dataset)
-    return dataset
+        return join(name, int(arrays["num_classes"]), **splits)
 
 
 def _write_cache(path: Path, dataset: Dataset) -> None:

@@ -4,7 +4,7 @@ import contextlib
 import functools
 import math
 import signal
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -33,18 +33,17 @@ from mnist_jax.profiling import Profiler
 from mnist_jax.reporting import Reporter, Silence, SplitResult
 from mnist_jax.train_step import (
     ApplyFn,
-    Batch,
     Metrics,
     Params,
     all_finite,
     create_train_state,
-    eval_step,
-    predict_step,
+    eval_steps,
+    predict_steps,
     train_step,
     train_steps,
 )
 
-EvalBatches = Mapping[str, Sequence[Batch]]
+EvalIndices = Mapping[str, np.ndarray]
 
 
 @devices.use_all()
@@ -74,21 +73,22 @@ def train_and_evaluate(
     config = _resolve(config, newest, workdir)
     dataset = _load_dataset(config, newest)
     _check_alike(config, workdir, newest, dataset)
-    config_lib.check_batch_size(config, len(dataset.train.label))
+    config_lib.check_batch_size(config, dataset.sizes["train"])
     state = create_train_state(config, dataset.num_classes)
-    batches = create_eval_batches(dataset, config.eval_batch_size)
+    examples = devices.put(dataset.examples)
+    eval_indices = input_pipeline.eval_indices(dataset.sizes, config.eval_batch_size)
 
     if workdir and newest and newest.step >= config.num_train_steps:
         with Checkpoints(workdir) as checkpoints:
             state = checkpoints.restore(newest.step, state)
-        results = evaluate(state.params, state.apply_fn, batches)
+        results = evaluate(state.params, state.apply_fn, examples, eval_indices)
         tags = graphs(state, config.batch_size)
         is_whole = functools.partial(
             reporting.is_whole, workdir, newest.step, tags, has_figures=config.figures
         )
         if not devices.agree(is_whole):
             with _claim(workdir), _open_reporter(config, workdir, state) as reporter:
-                _add_lacking_figures(reporter, state, dataset, batches)
+                _add_lacking_figures(reporter, state, dataset, examples, eval_indices)
         if devices.is_first():
             print(f"{workdir}: complete at step {newest.step}; nothing to train")
             for split, result in results.items():
@@ -99,7 +99,9 @@ def train_and_evaluate(
     with _claim(workdir), SignalWatch() as watch:
         state = _restore_newest(state, config, workdir)
         with Checkpoints(workdir, keep=config.keep_checkpoints) as checkpoints:
-            return _train(config, workdir, dataset, state, batches, checkpoints, watch)
+            return _train(
+                config, workdir, dataset, examples, eval_indices, state, checkpoints, watch
+            )
 
 
 def _resolve(config: ConfigDict, newest: Manifest | None, workdir: Path | None) -> ConfigDict:
@@ -136,8 +138,7 @@ def _check_alike(
     places = {"data_dir": None, "manual_dir": None}  # Each machine's own.
     devices.check_alike("config", config_lib.to_json(config) | places)
     devices.check_alike("workdir", workdir, newest and newest.step)
-    arrays = (array for split in dataset.splits.values() for array in split)
-    devices.check_alike(f"dataset {config.dataset}", *arrays)
+    devices.check_alike(f"dataset {config.dataset}", *dataset.examples, dict(dataset.sizes))
 
 
 def _create_workdir(name: str) -> Path:
@@ -192,13 +193,14 @@ def _train(
     config: ConfigDict,
     workdir: Path,
     dataset: Dataset,
+    examples: Split,
+    eval_indices: EvalIndices,
     state: TrainState,
-    batches: EvalBatches,
     checkpoints: Checkpoints,
     watch: SignalWatch,
 ) -> TrainState:
     first_step = int(state.step)
-    images, labels = devices.put(tuple(dataset.train))
+    sizes = dataset.sizes
     learning_rate = optimizers.create_learning_rate_schedule(config)
     with (
         _open_reporter(config, workdir, state) as reporter,
@@ -208,12 +210,12 @@ def _train(
         devices.ending_with_a_lost_process(),
     ):
         reporter.print(
-            f"Training on {dataset.name} ({len(dataset.train.label):,} examples; "
-            f"{len(dataset.validation.label):,} to validate, {len(dataset.test.label):,} to "
-            f"test), steps {first_step + 1} to {config.num_train_steps}, in {workdir}"
+            f"Training on {dataset.name} ({sizes['train']:,} examples; "
+            f"{sizes['validation']:,} to validate, {sizes['test']:,} to test), "
+            f"steps {first_step + 1} to {config.num_train_steps}, in {workdir}"
         )
 
-        _add_lacking_figures(reporter, state, dataset, batches)
+        _add_lacking_figures(reporter, state, dataset, examples, eval_indices)
 
         def report(steps: range, metrics: Metrics) -> None:
             """Reads a call's metrics: waits for it, while the next may already run."""
@@ -238,11 +240,11 @@ def _train(
         unreported = None
         for steps in device_calls(config, first_step):
             indices = input_pipeline.batch_indices(
-                config.seed, steps, config.batch_size, len(labels)
+                config.seed, steps, config.batch_size, sizes["train"]
             )
             detailed = config.log_histograms and steps[-1] % config.log_every_steps == 0
             state, metrics = profiler.call(
-                steps, train_steps, state, images, labels, indices, detailed=detailed
+                steps, train_steps, state, *examples, indices, detailed=detailed
             )
             if unreported:
                 report(*unreported)
@@ -261,11 +263,11 @@ def _train(
                 raise _diverged(step, "a parameter", math.nan, checkpoints)
             validation_accuracy = None
             if eval_is_due:
-                results = evaluate(state.params, state.apply_fn, batches)
+                results = evaluate(state.params, state.apply_fn, examples, eval_indices)
                 reporter.evaluation(step, results)
                 validation_accuracy = results["validation"].accuracy
                 if config.figures:
-                    _draw_figures(reporter, state, dataset, batches)
+                    _draw_figures(reporter, state, dataset, examples, eval_indices)
             if save_is_due:
                 reporter.flush()
                 checkpoints.save(state, config, dataset.num_classes, validation_accuracy)
@@ -280,18 +282,27 @@ def _train(
 
 
 def _draw_figures(
-    reporter: Reporter | Silence, state: TrainState, dataset: Dataset, batches: EvalBatches
+    reporter: Reporter | Silence,
+    state: TrainState,
+    dataset: Dataset,
+    examples: Split,
+    eval_indices: EvalIndices,
 ) -> None:
-    arrays = figure_arrays(state.params, state.apply_fn, dataset.test, batches["test"])
+    indices = eval_indices["test"]
+    arrays = figure_arrays(state.params, state.apply_fn, dataset.test, examples, indices)
     reporter.figures(int(state.step), **arrays)
 
 
 def _add_lacking_figures(
-    reporter: Reporter | Silence, state: TrainState, dataset: Dataset, batches: EvalBatches
+    reporter: Reporter | Silence,
+    state: TrainState,
+    dataset: Dataset,
+    examples: Split,
+    eval_indices: EvalIndices,
 ) -> None:
     """Draws what an attempt that was killed after its save did not come to draw."""
     if devices.agree(lambda: reporter.lacks_figures(int(state.step))):
-        _draw_figures(reporter, state, dataset, batches)
+        _draw_figures(reporter, state, dataset, examples, eval_indices)
 
 
 @contextlib.contextmanager
@@ -361,34 +372,26 @@ def device_calls(config: ConfigDict, first_step: int) -> Iterator[range]:
         step = last
 
 
-def create_eval_batches(
-    dataset: Dataset, batch_size: int, splits: Collection[str] | None = None
-) -> EvalBatches:
-    """Returns the `eval_batches` of the splits, of all by default, on the device."""
-    return {
-        name: [devices.put(batch) for batch in input_pipeline.eval_batches(split, batch_size)]
-        for name, split in dataset.splits.items()
-        if splits is None or name in splits
-    }
-
-
-def evaluate(params: Params, apply_fn: ApplyFn, batches: EvalBatches) -> dict[str, SplitResult]:
-    """Evaluates every example of every split exactly once.
+def evaluate(
+    params: Params, apply_fn: ApplyFn, examples: Split, eval_indices: EvalIndices
+) -> dict[str, SplitResult]:
+    """Evaluates every example of some splits exactly once, in one device call.
 
     Args:
       params: The model's parameters.
       apply_fn: The model's `apply`.
-      batches: By split; see `input_pipeline.eval_batches`.
+      examples: All of the dataset's, on the devices; see `devices.put`.
+      eval_indices: By split; see `input_pipeline.eval_indices`.
 
     Returns:
       The result by split.
     """
-    step = functools.partial(eval_step, params, apply_fn=apply_fn)
-    sums = {name: [step(batch) for batch in split] for name, split in batches.items()}
-    sums = jax.device_get(sums)  # All is dispatched before the first value is waited for.
-    results = {}
-    for name in batches:
-        total = functools.reduce(lambda a, b: a.merge(b), sums[name])
+    indices = np.concatenate(list(eval_indices.values()))
+    batches = jax.device_get(eval_steps(params, *examples, indices, apply_fn=apply_fn))
+    results, start = {}, 0
+    for name, split in eval_indices.items():
+        of_split = slice(start, start + len(split))
+        total = jax.tree.map(lambda sums, rows=of_split: sums[rows].sum(), batches)
         values = total.compute()
         results[name] = SplitResult(
             num_examples=int(total.accuracy.count),
@@ -396,18 +399,12 @@ def evaluate(params: Params, apply_fn: ApplyFn, batches: EvalBatches) -> dict[st
             accuracy=float(values["accuracy"]),
             loss=float(values["loss"]),
         )
+        start = of_split.stop
     return results
 
 
-def predict(params: Params, apply_fn: ApplyFn, batches: Sequence[Batch]) -> np.ndarray:
-    """Returns the log-probabilities of a split's examples, `float32[examples, classes]`."""
-    step = functools.partial(predict_step, params, apply_fn=apply_fn)
-    rows = jax.device_get([(step(batch["image"]), batch["mask"]) for batch in batches])
-    return np.concatenate([log_probabilities[mask] for log_probabilities, mask in rows])
-
-
 def figure_arrays(
-    params: Params, apply_fn: ApplyFn, test: Split, batches: Sequence[Batch]
+    params: Params, apply_fn: ApplyFn, test: Split, examples: Split, indices: np.ndarray
 ) -> dict[str, np.ndarray]:
     """Returns what `figures.draw` is to show of a model, by the names of its arguments.
 
@@ -415,9 +412,11 @@ def figure_arrays(
       params: The model's parameters.
       apply_fn: The model's `apply`.
       test: The split.
-      batches: The same on the device; see `create_eval_batches`.
+      examples: All of the dataset's, on the devices.
+      indices: Those of the split; see `input_pipeline.eval_indices`.
     """
-    log_probabilities = predict(params, apply_fn, batches)
+    rows = predict_steps(params, examples.image, indices, apply_fn=apply_fn)
+    log_probabilities = np.asarray(rows)[indices >= 0]
     looks_at_image = "hidden1" if "hidden1" in params else "softmax_linear"
     return {
         "labels": test.label,

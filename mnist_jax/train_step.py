@@ -129,9 +129,9 @@ def train_steps(
 
     Args:
       state: Donated: use the one returned instead.
-      images: The whole training split, `uint8[num_examples, 28, 28]`.
+      images: Of all examples, `uint8[num_examples, 28, 28]`.
       labels: `int32[num_examples]`.
-      indices: The examples of each step, `int32[steps, batch]`.
+      indices: Which of them each step sees, `int32[steps, batch]`.
       detailed: Return more metrics; all of every step, so let the steps be few.
 
     Returns:
@@ -168,6 +168,41 @@ def eval_step(params: Params, batch: Batch, *, apply_fn: ApplyFn) -> EvalMetrics
 
 
 @functools.partial(jax.jit, static_argnames="apply_fn")
+def eval_steps(
+    params: Params,
+    images: jax.Array,
+    labels: jax.Array,
+    indices: jax.Array,
+    *,
+    apply_fn: ApplyFn,
+) -> EvalMetrics:
+    """Many batches in one device call: a scan of `eval_step`.
+
+    Args:
+      params: The model's parameters.
+      images: Of all examples, `uint8[num_examples, 28, 28]`.
+      labels: `int32[num_examples]`.
+      indices: Which of them are in each batch, `int32[batches, batch]`; -1 in rows that do
+        not count.
+      apply_fn: The model's `apply`.
+
+    Returns:
+      Each batch's metrics, in arrays with a leading `batches`.
+    """
+
+    def body(_: None, batch_indices: jax.Array) -> tuple[None, EvalMetrics]:
+        batch = {
+            "image": images[batch_indices],
+            "label": labels[batch_indices],
+            "mask": batch_indices >= 0,
+        }
+        return None, eval_step(params, batch, apply_fn=apply_fn)
+
+    _, metrics = jax.lax.scan(body, None, indices)
+    return devices.replicate(metrics)
+
+
+@functools.partial(jax.jit, static_argnames="apply_fn")
 def predict_step(params: Params, images: jax.Array, *, apply_fn: ApplyFn) -> jax.Array:
     """Predicts each image's class.
 
@@ -181,6 +216,28 @@ def predict_step(params: Params, images: jax.Array, *, apply_fn: ApplyFn) -> jax
     """
     logits = apply_fn({"params": params}, devices.shard(images))
     return devices.replicate(jax.nn.log_softmax(logits))
+
+
+@functools.partial(jax.jit, static_argnames="apply_fn")
+def predict_steps(
+    params: Params, images: jax.Array, indices: jax.Array, *, apply_fn: ApplyFn
+) -> jax.Array:
+    """Many batches in one device call: a scan of `predict_step`.
+
+    Args:
+      params: The model's parameters.
+      images: `uint8[num_examples, 28, 28]`.
+      indices: Which of them are in each batch, `int32[batches, batch]`.
+      apply_fn: The model's `apply`.
+
+    Returns:
+      Log-probabilities, `float32[batches, batch, num_classes]`.
+    """
+
+    def body(_: None, batch_indices: jax.Array) -> tuple[None, jax.Array]:
+        return None, predict_step(params, images[batch_indices], apply_fn=apply_fn)
+
+    return jax.lax.scan(body, None, indices)[1]
 
 
 @jax.jit

@@ -22,7 +22,7 @@ from ml_collections import ConfigDict, config_flags
 
 from mnist_jax import devices, input_pipeline
 from mnist_jax.datasets import Dataset
-from mnist_jax.train_loop import create_eval_batches, evaluate
+from mnist_jax.train_loop import evaluate
 from mnist_jax.train_step import create_train_state, train_steps
 
 _CONFIG = config_flags.DEFINE_config_file(
@@ -57,7 +57,8 @@ def main(_: list[str]) -> None:
                 results = evaluate(
                     devices.put(first_params),
                     state.apply_fn,
-                    create_eval_batches(dataset, config.eval_batch_size),
+                    devices.put(dataset.examples),
+                    input_pipeline.eval_indices(dataset.sizes, config.eval_batch_size),
                 )
             leaves = jax.tree.leaves((state.step, state.params, state.opt_state))
             differences = jax.tree.map(lambda a, b: abs(a - b).max(), params, first_params)
@@ -75,17 +76,19 @@ def main(_: list[str]) -> None:
 def train(config: ConfigDict, dataset: Dataset) -> tuple[Any, list[str]]:
     """Returns the last state, and the names of the step's collective operations."""
     state = create_train_state(config, dataset.num_classes)
-    images, labels = devices.put(tuple(dataset.train))
+    examples = devices.put(dataset.examples)
 
     def indices(first: int) -> np.ndarray:
         steps = range(first, min(first + config.steps_per_call, config.num_train_steps + 1))
-        return input_pipeline.batch_indices(config.seed, steps, config.batch_size, len(labels))
+        return input_pipeline.batch_indices(
+            config.seed, steps, config.batch_size, dataset.sizes["train"]
+        )
 
-    compiled = train_steps.lower(state, images, labels, indices(1)).compile()
+    compiled = train_steps.lower(state, *examples, indices(1)).compile()
     names = "all-reduce|all-gather|all-to-all|reduce-scatter|collective-permute"
     exchanges = re.findall(rf" ({names})(?:-start)?\(", compiled.as_text())
     for first in range(1, config.num_train_steps + 1, config.steps_per_call):
-        state, _ = train_steps(state, images, labels, indices(first))
+        state, _ = train_steps(state, *examples, indices(first))
     return state, exchanges
 
 

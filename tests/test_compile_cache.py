@@ -124,5 +124,5 @@ def test_a_second_run_compiles_nothing_and_ends_with_the_same_bits(cache_home, t
     assert {path.name.split("-")[0] for path in remains[0][1]} >= {
         "jit_init",
         "jit_train_steps",
-        "jit_eval_step",
+        "jit_eval_steps",
     }

@@ -2,9 +2,9 @@ import hashlib
 
 import jax
 import numpy as np
+import pytest
 
-from mnist_jax import datasets, train_loop
-from mnist_jax.input_pipeline import batch_indices
+from mnist_jax import datasets, devices, input_pipeline, train_loop
 from mnist_jax.train_step import create_train_state, train_steps
 
 
@@ -17,7 +17,6 @@ def digest(dataset: datasets.Dataset) -> str:
 
 def test_mnist_5k_is_stratified_and_fixed():
     dataset = datasets.load_mnist_5k()
-    datasets.check(dataset)
     for split, per_class in zip(dataset.splits.values(), (400, 50, 50), strict=True):
         assert np.bincount(split.label).tolist() == [per_class] * 10
     assert digest(dataset) == (
@@ -29,16 +28,30 @@ def test_mnist_5k_is_stratified_and_fixed():
 
 def test_fake_data_is_made_from_the_seed():
     dataset = datasets.make_fake(0)
-    datasets.check(dataset)
     assert digest(dataset) == digest(datasets.make_fake(0))
     assert digest(dataset) != digest(datasets.make_fake(1))
+
+
+def test_a_cpu_shares_the_memory_of_the_examples():
+    """Else they would lie in memory once more, and each start would copy them."""
+    if jax.default_backend() != "cpu":
+        pytest.skip("another device has a memory of its own")
+    dataset = datasets.make_fake(0)
+    with devices.use_all():
+        arrays = devices.put(dataset.examples)
+    for on_device, on_host in zip(arrays, dataset.examples, strict=True):
+        assert on_device.unsafe_buffer_pointer() == on_host.ctypes.data
+        assert not on_host.flags.writeable
+    for split in dataset.splits.values():
+        assert np.shares_memory(split.image, dataset.examples.image)
 
 
 def test_fake_data_is_learnable(fake_config):
     dataset = datasets.make_fake(0)
     fake_config.learning_rate = 0.1
     state = create_train_state(fake_config, 10)
-    indices = batch_indices(0, range(1, 101), 30, len(dataset.train.label))
-    state, _ = train_steps(state, *jax.device_put(tuple(dataset.train)), indices)
-    batches = train_loop.create_eval_batches(dataset, 500, ["test"])
-    assert train_loop.evaluate(state.params, state.apply_fn, batches)["test"].accuracy > 0.9
+    indices = input_pipeline.batch_indices(0, range(1, 101), 30, dataset.sizes["train"])
+    state, _ = train_steps(state, *dataset.examples, indices)
+    eval_indices = input_pipeline.eval_indices(dataset.sizes, 500)
+    results = train_loop.evaluate(state.params, state.apply_fn, dataset.examples, eval_indices)
+    assert results["test"].accuracy > 0.9

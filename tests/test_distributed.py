@@ -12,7 +12,7 @@ import pytest
 
 from mnist_jax import input_pipeline, restoring, run_folder
 from mnist_jax.checkpointing import Checkpoints
-from mnist_jax.train_loop import create_eval_batches, evaluate
+from mnist_jax.train_loop import evaluate
 from mnist_jax.train_step import create_train_state, train_steps
 from tests import jobs
 from tests.faults import processes
@@ -52,8 +52,8 @@ def test_a_checkpoint_of_four_devices_is_evaluated_on_one(of_two_by_two):
     assert jax.device_count() == 1
     model = restoring.restore(workdir)
     dataset = restoring.load_dataset(model.config)
-    batches = create_eval_batches(dataset, model.config.eval_batch_size)
-    results = evaluate(model.params, model.apply_fn, batches)
+    indices = input_pipeline.eval_indices(dataset.sizes, model.config.eval_batch_size)
+    results = evaluate(model.params, model.apply_fn, dataset.examples, indices)
     last = journal(workdir)[-1]
     for split, result in results.items():
         assert result.accuracy == last[f"{split}/accuracy"]
@@ -68,7 +68,7 @@ def test_a_checkpoint_of_four_devices_is_resumed_on_two(of_two_by_two, tmp_path:
     config = processes.short_config()
     dataset = input_pipeline.load(config)
     indices = input_pipeline.batch_indices(config.seed, range(1, 61), config.batch_size, 2000)
-    expected, _ = train_steps(create_train_state(config, 10), *dataset.train, indices)
+    expected, _ = train_steps(create_train_state(config, 10), *dataset.examples, indices)
     with Checkpoints(workdir) as checkpoints:
         assert checkpoints.steps() == [20, 40, 60]
         resumed = checkpoints.restore(60, expected)

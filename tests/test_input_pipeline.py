@@ -3,8 +3,7 @@ import hashlib
 import numpy as np
 import pytest
 
-from mnist_jax.datasets import Split
-from mnist_jax.input_pipeline import batch_indices, epoch_order, eval_batches
+from mnist_jax.input_pipeline import batch_indices, epoch_order, eval_indices
 
 
 @pytest.mark.parametrize(
@@ -44,14 +43,12 @@ def test_the_order_never_changes():
     assert digest == "092f0ed8692433090c451b62a33ba095bed6877788a16a5fac9d9c30664e312f"
 
 
-@pytest.mark.parametrize("num_examples", [1, 9, 10, 11, 25])
-def test_eval_batches_hold_every_example_once_in_order(num_examples):
-    image = np.arange(num_examples * 784, dtype=np.uint8).reshape(-1, 28, 28)
-    label = np.arange(num_examples, dtype=np.int32)
-    batches = list(eval_batches(Split(image, label), 10))
-    for batch in batches:
-        assert batch["image"].shape == (10, 28, 28)
-        assert batch["label"].shape == batch["mask"].shape == (10,)
-    mask = np.concatenate([batch["mask"] for batch in batches])
-    np.testing.assert_array_equal(np.concatenate([b["image"] for b in batches])[mask], image)
-    np.testing.assert_array_equal(np.concatenate([b["label"] for b in batches])[mask], label)
+@pytest.mark.parametrize("sizes", [(1, 9, 10), (10, 1, 11), (25, 20, 9)])
+def test_eval_indices_hold_every_example_once_in_order(sizes):
+    indices = eval_indices(dict(zip(("train", "validation", "test"), sizes, strict=True)), 10)
+    start = 0
+    for batches, size in zip(indices.values(), sizes, strict=True):
+        assert batches.shape == (-(-size // 10), 10)
+        np.testing.assert_array_equal(batches[batches >= 0], np.arange(start, start + size))
+        assert (batches < 0).sum() == batches.size - size
+        start += size

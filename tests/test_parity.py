@@ -31,8 +31,8 @@ def assert_same_mean(name: str, ours: list[float], reference: tuple[float, float
 @pytest.mark.mnist
 def test_accuracies_and_losses_are_the_tutorials(mnist_config):
     dataset = input_pipeline.load(mnist_config)
-    images, labels = jax.device_put(tuple(dataset.train))
-    batches = train_loop.create_eval_batches(dataset, mnist_config.eval_batch_size)
+    examples = jax.device_put(dataset.examples)
+    eval_indices = input_pipeline.eval_indices(dataset.sizes, mnist_config.eval_batch_size)
     tx = create_train_state(mnist_config, 10).tx  # One: every other would be compiled anew.
     first_losses, results = [], {1000: [], 2000: []}
     for seed in SEEDS:
@@ -40,12 +40,12 @@ def test_accuracies_and_losses_are_the_tutorials(mnist_config):
         state = create_train_state(mnist_config, 10).replace(tx=tx)
         for start in range(0, 2000, 100):
             steps = range(start + 1, start + 101)
-            indices = input_pipeline.batch_indices(seed, steps, 100, len(labels))
-            state, metrics = train_steps(state, images, labels, indices)
+            indices = input_pipeline.batch_indices(seed, steps, 100, dataset.sizes["train"])
+            state, metrics = train_steps(state, *examples, indices)
             if start == 0:
                 first_losses.append(float(metrics["loss"][0]))
             if steps[-1] in results:
-                r = train_loop.evaluate(state.params, state.apply_fn, batches)
+                r = train_loop.evaluate(state.params, state.apply_fn, examples, eval_indices)
                 accuracies = [r[split].accuracy for split in ("test", "validation", "train")]
                 results[steps[-1]].append([*accuracies, r["test"].loss])
     assert_same_mean("first loss", first_losses, REFERENCE_FIRST_LOSS)
