@@ -4,7 +4,7 @@ import dataclasses
 import gzip
 import importlib.util
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -78,33 +78,45 @@ def join(
       ValueError: Shapes, dtypes or labels are not what `Dataset` promises.
     """
     splits = {"train": train, "validation": validation, "test": test}
-    for split, (image, label) in splits.items():
-        if image.dtype != np.uint8 or image.shape[1:] != (28, 28):
-            raise ValueError(f"{split} images are {image.dtype}{list(image.shape)}")
-        if label.dtype != np.int32 or label.shape != image.shape[:1]:
-            raise ValueError(f"{split} labels are {label.dtype}{list(label.shape)}")
-        if not len(label):
-            raise ValueError(f"the {split} split is empty")
-        if label.min() < 0 or label.max() >= num_classes:
-            raise ValueError(f"{split} labels reach beyond {num_classes} classes")
-    return Dataset(
-        name=name,
-        num_classes=num_classes,
-        examples=Split(*map(_concatenate, zip(*splits.values(), strict=True))),
-        sizes={split: len(label) for split, (_, label) in splits.items()},
+    sizes = {split: len(label) for split, (_, label) in splits.items()}
+    examples = empty_examples(sum(sizes.values()))
+    for joined, arrays in zip(examples, zip(*splits.values(), strict=True), strict=True):
+        np.concatenate(arrays, out=joined, casting="no")
+    return checked(Dataset(name, num_classes, examples, sizes))
+
+
+def empty_examples(num_examples: int) -> Split:
+    """Returns arrays to fill, in memory that a device can share."""
+    return Split(
+        _aligned_empty((num_examples, 28, 28), np.uint8),
+        _aligned_empty((num_examples,), np.int32),
     )
 
 
-def _concatenate(arrays: Sequence[np.ndarray]) -> np.ndarray:
-    """As `np.concatenate`, to an address that divides by `_ALIGNMENT`; read-only."""
-    shape = (sum(map(len, arrays)), *arrays[0].shape[1:])
-    num_bytes = math.prod(shape) * arrays[0].itemsize
+def _aligned_empty(shape: tuple[int, ...], dtype: type) -> np.ndarray:
+    num_bytes = math.prod(shape) * np.dtype(dtype).itemsize
     memory = np.empty(num_bytes + _ALIGNMENT, np.uint8)
     start = -memory.ctypes.data % _ALIGNMENT
-    joined = memory[start : start + num_bytes].view(arrays[0].dtype).reshape(shape)
-    np.concatenate(arrays, out=joined)
-    joined.flags.writeable = False
-    return joined
+    return memory[start : start + num_bytes].view(dtype).reshape(shape)
+
+
+def checked(dataset: Dataset) -> Dataset:
+    """Returns it, made read-only.
+
+    Raises:
+      ValueError: It is not what `Dataset` promises.
+    """
+    label = dataset.examples.label
+    if len(label) != sum(dataset.sizes.values()):
+        raise ValueError(f"{len(label)} examples, but splits of {dict(dataset.sizes)}")
+    for split, size in dataset.sizes.items():
+        if not size:
+            raise ValueError(f"the {split} split is empty")
+    if label.min() < 0 or label.max() >= dataset.num_classes:
+        raise ValueError(f"labels reach beyond {dataset.num_classes} classes")
+    for array in dataset.examples:
+        array.flags.writeable = False
+    return dataset
 
 
 def load_mnist_5k() -> Dataset:

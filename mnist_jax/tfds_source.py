@@ -6,15 +6,18 @@ and decoding, and imports TensorFlow.
 
 import os
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 from ml_collections import ConfigDict
 
 from mnist_jax import terminal, tfds_preparation
-from mnist_jax.datasets import Dataset, Split, join
+from mnist_jax.datasets import Dataset, checked, empty_examples
 from mnist_jax.errors import first_line
 
-_CACHE_NAME = "mnist_jax_splits.npz"
+_CACHE_NAME = "mnist_jax_examples.npz"
+_SPLITS = ("train", "validation", "test")
+_CHUNK = 2**20  # Bytes; each is checked while it is in the processor's caches.
 
 
 def data_dir(config: ConfigDict) -> Path:
@@ -67,18 +70,35 @@ def _newest_cache(dataset_folder: Path) -> Path | None:
 def _read_cache(path: Path, name: str) -> Dataset:
     """Reads what `_write_cache` wrote; the zip's CRC-32 of each array is checked."""
     with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
-        splits = {
-            split: Split(arrays[f"{split}_image"], arrays[f"{split}_label"])
-            for split in ("train", "validation", "test")
-        }
-        return join(name, int(arrays["num_classes"]), **splits)
+        num_classes = int(arrays["num_classes"])
+        sizes = dict(zip(_SPLITS, arrays["sizes"].tolist(), strict=True))
+        examples = empty_examples(sum(sizes.values()))
+        np.copyto(examples.label, arrays["label"], casting="no")
+        with arrays.zip.open("image.npy") as member:
+            _read_array(member, examples.image)
+    return checked(Dataset(name, num_classes, examples, sizes))
+
+
+def _read_array(file: IO[bytes], array: np.ndarray) -> None:
+    """Reads an array of NumPy's format 1.0 to where it is to lie, without another copy."""
+    np.lib.format.read_magic(file)
+    shape, is_fortran, dtype = np.lib.format.read_array_header_1_0(file)
+    if (shape, is_fortran, dtype) != (array.shape, False, array.dtype):
+        raise ValueError(f"an array of {dtype}{list(shape)}")
+    memory = array.data.cast("B")
+    start = 0
+    while size := file.readinto(memory[start : start + _CHUNK]):  # type: ignore[attr-defined]
+        start += size
+    if start != array.nbytes or file.read(1):
+        raise ValueError(f"{start} bytes of {array.nbytes}")
 
 
 def _write_cache(path: Path, dataset: Dataset) -> None:
     """Writes the arrays aside, then renames; a folder that can't be written goes without."""
-    arrays = {"num_classes": np.array(dataset.num_classes)}
-    for name, split in dataset.splits.items():
-        arrays |= {f"{name}_image": split.image, f"{name}_label": split.label}
+    arrays = dataset.examples._asdict() | {
+        "num_classes": np.array(dataset.num_classes),
+        "sizes": np.array([dataset.sizes[split] for split in _SPLITS]),
+    }
     aside = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         with aside.open("wb") as file:

@@ -15,7 +15,7 @@ from configs import default
 from mnist_jax import input_pipeline, tfds_preparation
 from mnist_jax.errors import DatasetUnavailableError, UserError
 
-CACHE = "mnist_jax_splits.npz"
+CACHE = "mnist_jax_examples.npz"
 
 
 @pytest.fixture

@@ -68,22 +68,24 @@ def test_a_pickle_in_the_place_of_any_file_of_a_checkpoint(run: Path, trace: Pat
 def test_a_pickle_in_the_cache_of_a_dataset(trace: Path, tmp_path: Path, monkeypatch):
     config = processes.short_config()
     config.update(dataset="mnist", data_dir=str(tmp_path / "data"))
-    cache = tmp_path / "data" / "mnist" / "3.0.1" / "mnist_jax_splits.npz"
+    cache = tmp_path / "data" / "mnist" / "3.0.1" / "mnist_jax_examples.npz"
     cache.parent.mkdir(parents=True)
     prepared = []
     monkeypatch.setattr(
         tfds_source.tfds_preparation, "load", lambda *args: prepared.append(args) or 1 / 0
     )
-    array = np.array([Malicious(trace)], dtype=object)
+    array = np.array([Malicious(trace)] * 3, dtype=object)
+    good = {"num_classes": 10, "sizes": [1, 1, 1], "label": np.zeros(3, np.int32)}
     for save in (
-        lambda: np.savez(cache, allow_pickle=True, num_classes=array, train_image=array),
+        lambda: np.savez(cache, allow_pickle=True, num_classes=array),
+        lambda: np.savez(cache, allow_pickle=True, image=array, **good),
         lambda: cache.write_bytes(pickle.dumps(Malicious(trace))),
     ):
         save()
         with pytest.raises(ZeroDivisionError):  # The cache is of no use: prepared anew.
             tfds_source.load("mnist", config)
         assert not trace.exists()
-    assert len(prepared) == 2
+    assert len(prepared) == 3
 
 
 @pytest.mark.parametrize(
