@@ -136,16 +136,14 @@ def _peak_memory_of_a_process(num_examples: int) -> float:
 
 def peak_memory_mib(num_examples: int) -> float:
     """Trains on so many examples; returns this process's largest resident set, in MiB."""
-    import jax
-    import numpy as np
-
     from benchmarks import throughput
+    from mnist_jax import datasets, devices
 
-    images = np.zeros((num_examples, 28, 28), np.uint8)
-    images[:] = 1  # Else the kernel gives no memory.
-    labels = np.zeros(num_examples, np.int32)
+    examples = datasets.empty_examples(num_examples)
+    for array in examples:
+        array[:] = 1  # Else the kernel gives no memory.
     config = throughput.tutorial_config()
-    throughput.repeat_training(config, *jax.device_put((images, labels)))(2)
+    throughput.repeat_training(config, *devices.put(examples))(2)
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 

@@ -2,6 +2,7 @@
 
 import contextlib
 import difflib
+import fcntl
 import hashlib
 import os
 import sys
@@ -9,6 +10,7 @@ import threading
 import urllib.error
 import urllib.parse
 import urllib.request
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -48,7 +50,9 @@ def load(name: str, data_dir: Path, manual_dir: Path) -> tuple[Dataset, Path]:
         source, download_config = _find_source(name, builder, data_dir, manual_dir, tfds)
         print(f"Preparing {name} from {source}, once ...", file=sys.stderr, flush=True)
         _import_tensorflow()
-        _prepare(name, builder, data_dir, download_config, tfds)
+        with _alone(data_dir):
+            if not _is_prepared(builder):
+                _prepare(name, builder, data_dir, download_config, tfds)
         # Read it afresh: another process may have prepared it meanwhile.
         builder = _builder(name, data_dir, tfds)
     _import_tensorflow()
@@ -140,6 +144,21 @@ def _find_source(
     return urllib.parse.urlsplit(url).netloc, tfds.download.DownloadConfig()
 
 
+@contextlib.contextmanager
+def _alone(data_dir: Path) -> Iterator[None]:
+    """Waits until no other process prepares a dataset here, and keeps others waiting.
+
+    tensorflow-datasets extracts archives to one place, under the feet of who reads there.
+    """
+    with contextlib.ExitStack() as stack:
+        # Some network folders know no locks: there it goes without.
+        with contextlib.suppress(OSError):
+            data_dir.mkdir(parents=True, exist_ok=True)
+            lock = stack.enter_context((data_dir / ".mnist_jax.lock").open("a"))
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
 def _prepare(name: str, builder: Any, data_dir: Path, download_config: Any, tfds: Any) -> None:
     if not sys.stderr.isatty():
         tfds.disable_progress_bar()
@@ -147,7 +166,7 @@ def _prepare(name: str, builder: Any, data_dir: Path, download_config: Any, tfds
         with contextlib.redirect_stdout(sys.stderr):  # stdout is for results.
             builder.download_and_prepare(download_config=download_config)
     except Exception as error:
-        # Of two processes that prepare it at once, the loser fails to rename its copy.
+        # Of two processes that prepare it at once, without a lock, one can fail.
         if _is_prepared(builder):
             return
         if isinstance(error, OSError) and not isinstance(error, ConnectionError):
