@@ -23,7 +23,7 @@ from mnist_jax.errors import UserError
 if TYPE_CHECKING:
     import numpy as np
 
-    from mnist_jax.datasets import Dataset, Split
+    from mnist_jax.datasets import Dataset
     from mnist_jax.restoring import TrainedModel
 
 _WORKDIR = flags.DEFINE_string("workdir", None, "The run's folder.", required=True)
@@ -47,11 +47,12 @@ def main() -> None:
     dataset = restoring.load_dataset(model.config)
     examples = devices.put(dataset.examples)
     indices = input_pipeline.eval_indices(dataset.sizes, model.config.eval_batch_size)
-    if _FIGURES.value:
-        draw(model, dataset, examples, indices["test"], create_folder(_FIGURES.value))
+    folder = create_folder(_FIGURES.value) if _FIGURES.value else None
+    results, logits = evaluate(model.params, model.apply_fn, examples, indices)
+    if folder:
+        draw(model, dataset, logits["test"], folder)
     if _SPLIT.value != "all":
-        indices = {_SPLIT.value: indices[_SPLIT.value]}
-    results = evaluate(model.params, model.apply_fn, examples, indices)
+        results = {_SPLIT.value: results[_SPLIT.value]}
     if _JSON.value:
         report = {
             "workdir": str(model.workdir),
@@ -80,9 +81,7 @@ def create_folder(path: str) -> Path:
     return folder
 
 
-def draw(
-    model: TrainedModel, dataset: Dataset, examples: Split, indices: np.ndarray, folder: Path
-) -> None:
+def draw(model: TrainedModel, dataset: Dataset, logits: np.ndarray, folder: Path) -> None:
     """Writes the figures that the run itself drew at this step."""
     from mnist_jax import figures, reporting
     from mnist_jax.train_loop import figure_arrays
@@ -91,7 +90,7 @@ def draw(
         dataset=dataset.name,
         step=model.step,
         journal=reporting.read_journal(model.workdir, model.step),
-        **figure_arrays(model.params, model.apply_fn, dataset.test, examples, indices),
+        **figure_arrays(model.params, dataset.test, logits),
     )
     try:
         figures.save_all(folder, drawn)

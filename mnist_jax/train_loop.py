@@ -38,7 +38,6 @@ from mnist_jax.train_step import (
     all_finite,
     create_train_state,
     eval_steps,
-    predict_steps,
     train_step,
     train_steps,
 )
@@ -81,14 +80,15 @@ def train_and_evaluate(
     if workdir and newest and newest.step >= config.num_train_steps:
         with Checkpoints(workdir) as checkpoints:
             state = checkpoints.restore(newest.step, state)
-        results = evaluate(state.params, state.apply_fn, examples, eval_indices)
+        results, logits = evaluate(state.params, state.apply_fn, examples, eval_indices)
         tags = graphs(state, config.batch_size)
         is_whole = functools.partial(
             reporting.is_whole, workdir, newest.step, tags, has_figures=config.figures
         )
         if not devices.agree(is_whole):
             with _claim(workdir), _open_reporter(config, workdir, state) as reporter:
-                _add_lacking_figures(reporter, state, dataset, examples, eval_indices)
+                if devices.agree(lambda: reporter.lacks_figures(newest.step)):
+                    _draw_figures(reporter, state, dataset.test, logits["test"])
         if devices.is_first():
             print(f"{workdir}: complete at step {newest.step}; nothing to train")
             for split, result in results.items():
@@ -215,7 +215,10 @@ def _train(
             f"steps {first_step + 1} to {config.num_train_steps}, in {workdir}"
         )
 
-        _add_lacking_figures(reporter, state, dataset, examples, eval_indices)
+        if devices.agree(lambda: reporter.lacks_figures(first_step)):
+            # An attempt that was killed after its save did not come to draw them.
+            _, logits = evaluate(state.params, state.apply_fn, examples, eval_indices)
+            _draw_figures(reporter, state, dataset.test, logits["test"])
 
         def report(steps: range, metrics: Metrics) -> None:
             """Reads a call's metrics: waits for it, while the next may already run."""
@@ -263,11 +266,11 @@ def _train(
                 raise _diverged(step, "a parameter", math.nan, checkpoints)
             validation_accuracy = None
             if eval_is_due:
-                results = evaluate(state.params, state.apply_fn, examples, eval_indices)
+                results, logits = evaluate(state.params, state.apply_fn, examples, eval_indices)
                 reporter.evaluation(step, results)
                 validation_accuracy = results["validation"].accuracy
                 if config.figures:
-                    _draw_figures(reporter, state, dataset, examples, eval_indices)
+                    _draw_figures(reporter, state, dataset.test, logits["test"])
             if save_is_due:
                 reporter.flush()
                 checkpoints.save(state, config, dataset.num_classes, validation_accuracy)
@@ -282,27 +285,10 @@ def _train(
 
 
 def _draw_figures(
-    reporter: Reporter | Silence,
-    state: TrainState,
-    dataset: Dataset,
-    examples: Split,
-    eval_indices: EvalIndices,
+    reporter: Reporter | Silence, state: TrainState, test: Split, logits: np.ndarray
 ) -> None:
-    indices = eval_indices["test"]
-    arrays = figure_arrays(state.params, state.apply_fn, dataset.test, examples, indices)
+    arrays = figure_arrays(state.params, test, logits)
     reporter.figures(int(state.step), **arrays)
-
-
-def _add_lacking_figures(
-    reporter: Reporter | Silence,
-    state: TrainState,
-    dataset: Dataset,
-    examples: Split,
-    eval_indices: EvalIndices,
-) -> None:
-    """Draws what an attempt that was killed after its save did not come to draw."""
-    if devices.agree(lambda: reporter.lacks_figures(int(state.step))):
-        _draw_figures(reporter, state, dataset, examples, eval_indices)
 
 
 @contextlib.contextmanager
@@ -374,7 +360,7 @@ def device_calls(config: ConfigDict, first_step: int) -> Iterator[range]:
 
 def evaluate(
     params: Params, apply_fn: ApplyFn, examples: Split, eval_indices: EvalIndices
-) -> dict[str, SplitResult]:
+) -> tuple[dict[str, SplitResult], dict[str, np.ndarray]]:
     """Evaluates every example of some splits exactly once, in one device call.
 
     Args:
@@ -384,14 +370,17 @@ def evaluate(
       eval_indices: By split; see `input_pipeline.eval_indices`.
 
     Returns:
-      The result by split.
+      By split the result; by split the logits of each example, in order,
+      `float32[num_examples, num_classes]`.
     """
     indices = np.concatenate(list(eval_indices.values()))
-    batches = jax.device_get(eval_steps(params, *examples, indices, apply_fn=apply_fn))
-    results, start = {}, 0
+    sums, rows = jax.device_get(eval_steps(params, *examples, indices, apply_fn=apply_fn))
+    results, logits, start = {}, {}, 0
     for name, split in eval_indices.items():
-        of_split = slice(start, start + len(split))
-        total = jax.tree.map(lambda sums, rows=of_split: sums[rows].sum(), batches)
+        batches = slice(start, start + len(split))
+        start = batches.stop
+        logits[name] = rows[batches][split >= 0]
+        total = jax.tree.map(lambda sums, batches=batches: sums[batches].sum(), sums)
         values = total.compute()
         results[name] = SplitResult(
             num_examples=int(total.accuracy.count),
@@ -399,24 +388,18 @@ def evaluate(
             accuracy=float(values["accuracy"]),
             loss=float(values["loss"]),
         )
-        start = of_split.stop
-    return results
+    return results, logits
 
 
-def figure_arrays(
-    params: Params, apply_fn: ApplyFn, test: Split, examples: Split, indices: np.ndarray
-) -> dict[str, np.ndarray]:
+def figure_arrays(params: Params, test: Split, logits: np.ndarray) -> dict[str, np.ndarray]:
     """Returns what `figures.draw` is to show of a model, by the names of its arguments.
 
     Args:
       params: The model's parameters.
-      apply_fn: The model's `apply`.
       test: The split.
-      examples: All of the dataset's, on the devices.
-      indices: Those of the split; see `input_pipeline.eval_indices`.
+      logits: What `evaluate` gave for it.
     """
-    rows = predict_steps(params, examples.image, indices, apply_fn=apply_fn)
-    log_probabilities = np.asarray(rows)[indices >= 0]
+    log_probabilities = logits - np.logaddexp.reduce(logits, axis=1, keepdims=True)
     looks_at_image = "hidden1" if "hidden1" in params else "softmax_linear"
     return {
         "labels": test.label,

@@ -147,7 +147,9 @@ def train_steps(
 
 
 @functools.partial(jax.jit, static_argnames="apply_fn")
-def eval_step(params: Params, batch: Batch, *, apply_fn: ApplyFn) -> EvalMetrics:
+def eval_step(
+    params: Params, batch: Batch, *, apply_fn: ApplyFn
+) -> tuple[EvalMetrics, jax.Array]:
     """Sums loss and correct predictions over a batch.
 
     Args:
@@ -157,14 +159,16 @@ def eval_step(params: Params, batch: Batch, *, apply_fn: ApplyFn) -> EvalMetrics
       apply_fn: The model's `apply`.
 
     Returns:
-      Metrics to `merge` with those of the other batches.
+      Metrics to `merge` with those of the other batches, and the logits,
+      `float32[batch, num_classes]`.
     """
     batch = devices.shard(batch)
     logits = apply_fn({"params": params}, batch["image"])
     losses = optax.softmax_cross_entropy_with_integer_labels(logits, batch["label"])
-    return EvalMetrics.single_from_model_output(
+    metrics = EvalMetrics.single_from_model_output(
         logits=logits, labels=batch["label"], loss=losses, mask=batch["mask"]
     )
+    return metrics, logits
 
 
 @functools.partial(jax.jit, static_argnames="apply_fn")
@@ -175,7 +179,7 @@ def eval_steps(
     indices: jax.Array,
     *,
     apply_fn: ApplyFn,
-) -> EvalMetrics:
+) -> tuple[EvalMetrics, jax.Array]:
     """Many batches in one device call: a scan of `eval_step`.
 
     Args:
@@ -187,10 +191,10 @@ def eval_steps(
       apply_fn: The model's `apply`.
 
     Returns:
-      Each batch's metrics, in arrays with a leading `batches`.
+      Each batch's metrics and logits: those of `eval_step`, with a leading `batches`.
     """
 
-    def body(_: None, batch_indices: jax.Array) -> tuple[None, EvalMetrics]:
+    def body(_: None, batch_indices: jax.Array) -> tuple[None, tuple[EvalMetrics, jax.Array]]:
         batch = {
             "image": images[batch_indices],
             "label": labels[batch_indices],
@@ -198,8 +202,7 @@ def eval_steps(
         }
         return None, eval_step(params, batch, apply_fn=apply_fn)
 
-    _, metrics = jax.lax.scan(body, None, indices)
-    return devices.replicate(metrics)
+    return devices.replicate(jax.lax.scan(body, None, indices)[1])
 
 
 @functools.partial(jax.jit, static_argnames="apply_fn")
@@ -216,28 +219,6 @@ def predict_step(params: Params, images: jax.Array, *, apply_fn: ApplyFn) -> jax
     """
     logits = apply_fn({"params": params}, devices.shard(images))
     return devices.replicate(jax.nn.log_softmax(logits))
-
-
-@functools.partial(jax.jit, static_argnames="apply_fn")
-def predict_steps(
-    params: Params, images: jax.Array, indices: jax.Array, *, apply_fn: ApplyFn
-) -> jax.Array:
-    """Many batches in one device call: a scan of `predict_step`.
-
-    Args:
-      params: The model's parameters.
-      images: `uint8[num_examples, 28, 28]`.
-      indices: Which of them are in each batch, `int32[batches, batch]`.
-      apply_fn: The model's `apply`.
-
-    Returns:
-      Log-probabilities, `float32[batches, batch, num_classes]`.
-    """
-
-    def body(_: None, batch_indices: jax.Array) -> tuple[None, jax.Array]:
-        return None, predict_step(params, images[batch_indices], apply_fn=apply_fn)
-
-    return jax.lax.scan(body, None, indices)[1]
 
 
 @jax.jit

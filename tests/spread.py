@@ -54,7 +54,7 @@ def main(_: list[str]) -> None:
                 state, exchanges = train(config, dataset)
                 params = jax.tree.map(np.asarray, state.params)
                 first_params = first_params or params
-                results = evaluate(
+                results, _ = evaluate(
                     devices.put(first_params),
                     state.apply_fn,
                     devices.put(dataset.examples),

@@ -53,5 +53,7 @@ def test_fake_data_is_learnable(fake_config):
     indices = input_pipeline.batch_indices(0, range(1, 101), 30, dataset.sizes["train"])
     state, _ = train_steps(state, *dataset.examples, indices)
     eval_indices = input_pipeline.eval_indices(dataset.sizes, 500)
-    results = train_loop.evaluate(state.params, state.apply_fn, dataset.examples, eval_indices)
+    results, _ = train_loop.evaluate(
+        state.params, state.apply_fn, dataset.examples, eval_indices
+    )
     assert results["test"].accuracy > 0.9

@@ -53,7 +53,7 @@ def test_a_checkpoint_of_four_devices_is_evaluated_on_one(of_two_by_two):
     model = restoring.restore(workdir)
     dataset = restoring.load_dataset(model.config)
     indices = input_pipeline.eval_indices(dataset.sizes, model.config.eval_batch_size)
-    results = evaluate(model.params, model.apply_fn, dataset.examples, indices)
+    results, _ = evaluate(model.params, model.apply_fn, dataset.examples, indices)
     last = journal(workdir)[-1]
     for split, result in results.items():
         assert result.accuracy == last[f"{split}/accuracy"]

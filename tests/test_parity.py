@@ -45,7 +45,7 @@ def test_accuracies_and_losses_are_the_tutorials(mnist_config):
             if start == 0:
                 first_losses.append(float(metrics["loss"][0]))
             if steps[-1] in results:
-                r = train_loop.evaluate(state.params, state.apply_fn, examples, eval_indices)
+                r, _ = train_loop.evaluate(state.params, state.apply_fn, examples, eval_indices)
                 accuracies = [r[split].accuracy for split in ("test", "validation", "train")]
                 results[steps[-1]].append([*accuracies, r["test"].loss])
     assert_same_mean("first loss", first_losses, REFERENCE_FIRST_LOSS)

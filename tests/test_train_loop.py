@@ -157,9 +157,9 @@ def test_the_best_and_the_newest_checkpoints_are_kept(fake_config, tmp_path, mon
     real_evaluate = train_loop.evaluate
 
     def evaluate(*args):
-        results = real_evaluate(*args)
+        results, logits = real_evaluate(*args)
         better = results["validation"]._replace(accuracy=next(accuracies))
-        return results | {"validation": better}
+        return results | {"validation": better}, logits
 
     monkeypatch.setattr(train_loop, "evaluate", evaluate)
     fake_config.update(eval_every_steps=5, checkpoint_every_steps=5, keep_checkpoints=2)

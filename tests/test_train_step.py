@@ -76,7 +76,7 @@ def test_evaluation_counts_unmasked_examples_only(fake_config):
     state = create_train_state(fake_config, 10)
     mask = np.arange(50) % 3 != 0
     step = functools.partial(eval_step, state.params, apply_fn=state.apply_fn)
-    metrics = step(BATCH | {"mask": jnp.asarray(mask)})
+    metrics, _ = step(BATCH | {"mask": jnp.asarray(mask)})
     logits = np.asarray(state.apply_fn({"params": state.params}, BATCH["image"]))
     assert int(metrics.accuracy.count) == mask.sum()
     assert int(metrics.accuracy.total) == (logits.argmax(1) == LABELS)[mask].sum()
