@@ -78,10 +78,15 @@ def join(
       ValueError: Shapes, dtypes or labels are not what `Dataset` promises.
     """
     splits = {"train": train, "validation": validation, "test": test}
+    for split, (image, label) in splits.items():
+        if image.dtype != np.uint8 or image.shape[1:] != (28, 28):
+            raise ValueError(f"{split} images are {image.dtype}{list(image.shape)}")
+        if label.dtype != np.int32 or label.shape != image.shape[:1]:
+            raise ValueError(f"{split} labels are {label.dtype}{list(label.shape)}")
     sizes = {split: len(label) for split, (_, label) in splits.items()}
     examples = empty_examples(sum(sizes.values()))
     for joined, arrays in zip(examples, zip(*splits.values(), strict=True), strict=True):
-        np.concatenate(arrays, out=joined, casting="no")
+        np.concatenate(arrays, out=joined)
     return checked(Dataset(name, num_classes, examples, sizes))
 
 
@@ -104,7 +109,7 @@ def checked(dataset: Dataset) -> Dataset:
     """Returns it, made read-only.
 
     Raises:
-      ValueError: It is not what `Dataset` promises.
+      ValueError: Sizes or labels are not what `Dataset` promises.
     """
     label = dataset.examples.label
     if len(label) != sum(dataset.sizes.values()):

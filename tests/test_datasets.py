@@ -32,6 +32,23 @@ def test_fake_data_is_made_from_the_seed():
     assert digest(dataset) != digest(datasets.make_fake(1))
 
 
+@pytest.mark.parametrize(
+    ("field", "array", "message"),
+    [
+        ("image", np.zeros((3, 28, 27), np.uint8), "test images are uint8"),
+        ("image", np.zeros((3, 28, 28), np.float32), "test images are float32"),
+        ("image", np.zeros((2, 28, 28), np.uint8), "test labels are int32"),
+        ("label", np.zeros(3, np.int64), "test labels are int64"),
+        ("label", np.array([0, 1, 2], np.int32), "labels reach beyond 2 classes"),
+    ],
+)
+def test_splits_that_are_no_dataset_are_refused(field, array, message):
+    good = datasets.Split(np.zeros((3, 28, 28), np.uint8), np.zeros(3, np.int32))
+    bad = good._replace(**{field: array})
+    with pytest.raises(ValueError, match=message):
+        datasets.join("bad", 2, train=good, validation=good, test=bad)
+
+
 def test_a_cpu_shares_the_memory_of_the_examples():
     """Else they would lie in memory once more, and each start would copy them."""
     if jax.default_backend() != "cpu":
