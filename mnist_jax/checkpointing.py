@@ -175,9 +175,10 @@ class Checkpoints:
         }
         self._accuracies[step] = validation_accuracy
         with self._writing():
+            self._manager.wait_until_finished()
+            self._delete_renamed()
             args = _SaveArgs(_as_dict(state), manifest=content)
             self._manager.save(step, args=args, force=True)
-            self._delete_renamed()
 
     def restore(self, step: int, target: TrainState) -> TrainState:
         """Returns the checkpoint's state, verified.
@@ -227,6 +228,7 @@ class Checkpoints:
         return self._folder / str(step) / _ITEM
 
     def _delete_renamed(self) -> None:
+        # Only while nothing is being saved: the end of a save renames into the folder.
         deleted = self._folder / _DELETED_FOLDER
         if deleted.exists() and devices.is_first():
             shutil.rmtree(deleted)

@@ -1,3 +1,5 @@
+import shutil
+
 import jax
 import numpy as np
 import pytest
@@ -80,3 +82,23 @@ def test_setting_aside_loses_nothing(state, fake_config, tmp_path):
             assert checkpoints.steps() == []
         assert destination == tmp_path / f"damaged/7-{number}"
         assert (destination / "default/manifest.json").is_file()
+
+
+def test_nothing_is_renamed_into_what_is_being_deleted(
+    state, fake_config, tmp_path, monkeypatch
+):
+    """A save that is under way ends by renaming old checkpoints into the folder of the deleted."""
+    rmtree, deleted = shutil.rmtree, []
+
+    def rmtree_after_any_save(folder):
+        names = [path.name for path in folder.iterdir()]
+        checkpoints.steps()  # Waits for a save under way.
+        assert [path.name for path in folder.iterdir()] == names
+        deleted.extend(names)
+        rmtree(folder)
+
+    monkeypatch.setattr(shutil, "rmtree", rmtree_after_any_save)
+    with Checkpoints(tmp_path, keep=1) as checkpoints:
+        for step in range(8):
+            checkpoints.save(state.replace(step=np.int32(step)), fake_config, 10, None)
+    assert deleted == [str(step) for step in range(7)]
