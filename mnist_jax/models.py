@@ -24,8 +24,10 @@ def truncated_normal_by_fan_in(
     Returns:
       An array of `shape` and `dtype`.
     """
-    unit = jax.random.truncated_normal(key, -2.0, 2.0, tuple(shape), dtype)
-    return unit / math.sqrt(shape[0])
+    # Drawn as one row: the same bits, and XLA's CPU compiler, which unrolls rows as short as
+    # that of ten classes, is done with the initial state in half the time.
+    unit = jax.random.truncated_normal(key, -2.0, 2.0, (math.prod(shape),), dtype)
+    return unit.reshape(shape) / math.sqrt(shape[0])
 
 
 class MLP(nn.Module):

@@ -87,7 +87,7 @@ def test_setting_aside_loses_nothing(state, fake_config, tmp_path):
 def test_nothing_is_renamed_into_what_is_being_deleted(
     state, fake_config, tmp_path, monkeypatch
 ):
-    """A save that is under way ends by renaming old checkpoints into the folder of the deleted."""
+    """A save under way ends by renaming old checkpoints into the folder of the deleted."""
     rmtree, deleted = shutil.rmtree, []
 
     def rmtree_after_any_save(folder):
