@@ -1,6 +1,7 @@
 """How a command ends when the reason is not a bug: one line on stderr, no traceback."""
 
 import contextlib
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -53,4 +54,5 @@ def first_line(error: BaseException) -> str:
     reason = getattr(error, "strerror", None)  # An OSError's, without its path.
     lines = str(reason or error).strip().splitlines()
     line = lines[0] if lines else type(error).__name__
+    line = re.split(r" \[\w+='", line, maxsplit=1)[0]  # TensorStore adds all its settings.
     return line if len(line) <= 300 else f"{line[:120]} ... {line[-160:]}"

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from mnist_jax import event_files, restoring
+from mnist_jax import errors, event_files, restoring
 from mnist_jax.errors import WriteError
 from mnist_jax.event_writer import EventWriter
 from mnist_jax.train_loop import train_and_evaluate
@@ -81,6 +81,22 @@ def test_a_disk_that_was_full_before(small_disk: Path, free_kilobytes: int):
     assert ended.stderr.count("\n") == 1, ended.stderr
     line = ended.stderr.rstrip("\n")
     assert "No space left on device" in line
+
+
+def test_the_reason_stays_in_a_line_that_is_shortened(tmp_path: Path):
+    """TensorStore's own error, when the disk was full as it opened an array."""
+    path = f"{tmp_path}/run/checkpoints/20.orbax-checkpoint-tmp/default.orbax-checkpoint-tmp"
+    error = (
+        'RESOURCE_EXHAUSTED: Error opening "zarr" driver: Error writing ".zarray" in OCDBT '
+        f'database at local file "{path}/": Failed writing: "{path}/d/2d511b168c397a.__lock": '
+        "Failed to write 300 bytes to file 3: No space left on device "
+        f"[tensorstore_spec='{'x' * 500}'] [os_error_code='28']"
+    )
+    with (
+        pytest.raises(WriteError, match=r"\(RESOURCE.*: No space left on device\); what"),
+        errors.writing_to(tmp_path, ValueError),
+    ):
+        raise ValueError(error)
 
 
 @pytest.mark.long
