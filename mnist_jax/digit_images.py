@@ -14,7 +14,7 @@ import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 from scipy import ndimage
 
-from mnist_jax.errors import UserError
+from mnist_jax.errors import UserError, first_line
 
 SIZE = 28
 _BOX = 20
@@ -70,13 +70,9 @@ def read(path: str | Path) -> np.ndarray:
     except Image.DecompressionBombError as error:
         raise UnreadableImageError("too many pixels; reduce it") from error
     except OSError as error:
-        raise UnreadableImageError(error.strerror or _first_line(error)) from error
+        raise UnreadableImageError(first_line(error)) from error
     except Exception as error:  # Pillow's decoders raise almost anything on a damaged file.
-        raise UnreadableImageError(f"damaged ({_first_line(error)})") from error
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error) or type(error).__name__).splitlines()[0]
+        raise UnreadableImageError(f"damaged ({first_line(error)})") from error
 
 
 def _pixels(image: Image.Image) -> np.ndarray:
