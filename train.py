@@ -12,7 +12,7 @@ import contextlib
 import gc
 from pathlib import Path
 
-from mnist_jax import preemption
+from mnist_jax.runtime import signals as preemption
 
 if __name__ == "__main__":
     preemption.exit_at_signals()  # Before what follows, which takes its time to import.
@@ -20,9 +20,11 @@ if __name__ == "__main__":
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 
-from mnist_jax import commands, drawing, event_writer
-from mnist_jax import config as config_lib
-from mnist_jax.errors import UserError
+from mnist_jax.reporting import event_writer
+from mnist_jax.reporting import figure_worker as drawing
+from mnist_jax.runtime import command as commands
+from mnist_jax.runtime import config as config_lib
+from mnist_jax.runtime.errors import UserError
 
 _CONFIG = config_flags.DEFINE_config_file(
     "config", None, "A file, like those in configs/.", lock_config=True
@@ -65,7 +67,8 @@ def main() -> None:
         if config.figures:
             # Not at once: with two cores, a third that imports would hold up this one.
             event_writer.when_ready(drawing.start)
-    from mnist_jax import devices, train_loop
+    from mnist_jax import train_loop
+    from mnist_jax.parallel import devices
 
     gc.freeze()
     gc.enable()

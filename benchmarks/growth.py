@@ -137,7 +137,8 @@ def _peak_memory_of_a_process(num_examples: int) -> float:
 def peak_memory_mib(num_examples: int) -> float:
     """Trains on so many examples; returns this process's largest resident set, in MiB."""
     from benchmarks import throughput
-    from mnist_jax import datasets, devices
+    from mnist_jax.data import datasets
+    from mnist_jax.parallel import devices
 
     examples = datasets.empty_examples(num_examples)
     for array in examples:

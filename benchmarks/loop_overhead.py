@@ -21,7 +21,8 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from configs import default
-from mnist_jax import devices, input_pipeline, train_loop
+from mnist_jax import input_pipeline, train_loop
+from mnist_jax.parallel import devices
 from mnist_jax.train_step import create_train_state, train_steps
 
 _UNSTEADY = 2  # Calls at the start of a block that still see what was before it.

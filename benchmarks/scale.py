@@ -157,7 +157,7 @@ def _measure(processes: int, devices: int) -> list[float]:
 
 def worker(port: int, processes: int, process_id: int) -> None:
     """Prints the median seconds a step for both batches, as one process of a job."""
-    from mnist_jax import devices
+    from mnist_jax.parallel import devices
 
     job = devices.joined(f"127.0.0.1:{port}", processes, process_id)
     with job if processes > 1 else contextlib.nullcontext(), devices.use_all():
@@ -169,7 +169,9 @@ def _seconds_a_step(batch_size: int, steps: int) -> float:
     import jax
 
     from configs import default
-    from mnist_jax import datasets, devices, input_pipeline
+    from mnist_jax import input_pipeline
+    from mnist_jax.data import datasets
+    from mnist_jax.parallel import devices
     from mnist_jax.train_step import create_train_state, train_steps
 
     train = datasets.make_fake(0).train

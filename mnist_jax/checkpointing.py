@@ -24,9 +24,9 @@ import orbax.checkpoint as ocp
 from flax.training.train_state import TrainState
 from ml_collections import ConfigDict
 
-from mnist_jax import config as config_lib
-from mnist_jax import devices
-from mnist_jax.errors import DamagedCheckpointError, first_line, writing_to
+from mnist_jax.parallel import devices
+from mnist_jax.runtime import config as config_lib
+from mnist_jax.runtime.errors import DamagedCheckpointError, first_line, writing_to
 
 _FOLDER = "checkpoints"
 _SET_ASIDE_FOLDER = "damaged"

@@ -19,8 +19,8 @@ from importlib import resources
 import numpy as np
 from absl import flags
 
-from mnist_jax import commands
-from mnist_jax.errors import UserError
+from mnist_jax.runtime import command as commands
+from mnist_jax.runtime.errors import UserError
 
 _WORKDIR = flags.DEFINE_string("workdir", None, "The run's folder.", required=True)
 _STEP = flags.DEFINE_string("step", "latest", "latest, best (by validation), or a number.")
@@ -35,7 +35,8 @@ Predict = Callable[[np.ndarray], dict[str, object]]
 
 def main() -> None:
     """Serves the page until Ctrl-C."""
-    from mnist_jax import digit_images, restoring
+    from mnist_jax import restoring
+    from mnist_jax.digits import normalize as digit_images
 
     model = restoring.restore(_WORKDIR.value, _STEP.value)
 

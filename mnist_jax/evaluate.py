@@ -17,13 +17,13 @@ from typing import TYPE_CHECKING
 
 from absl import flags
 
-from mnist_jax import commands
-from mnist_jax.errors import UserError
+from mnist_jax.runtime import command as commands
+from mnist_jax.runtime.errors import UserError
 
 if TYPE_CHECKING:
     import numpy as np
 
-    from mnist_jax.datasets import Dataset
+    from mnist_jax.data.datasets import Dataset
     from mnist_jax.restoring import TrainedModel
 
 _WORKDIR = flags.DEFINE_string("workdir", None, "The run's folder.", required=True)
@@ -39,8 +39,9 @@ _FIGURES = flags.DEFINE_string(
 
 def main() -> None:
     """Prints the results."""
-    from mnist_jax import devices, input_pipeline, restoring
-    from mnist_jax.reporting import format_result
+    from mnist_jax import input_pipeline, restoring
+    from mnist_jax.parallel import devices
+    from mnist_jax.reporting.reporter import format_result
     from mnist_jax.train_loop import evaluate
 
     model = restoring.restore(_WORKDIR.value, _STEP.value)
@@ -83,7 +84,8 @@ def create_folder(path: str) -> Path:
 
 def draw(model: TrainedModel, dataset: Dataset, logits: np.ndarray, folder: Path) -> None:
     """Writes the figures that the run itself drew at this step."""
-    from mnist_jax import figures, reporting
+    from mnist_jax.reporting import figures
+    from mnist_jax.reporting import reporter as reporting
     from mnist_jax.train_loop import figure_arrays
 
     drawn = figures.draw(

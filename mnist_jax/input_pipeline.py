@@ -6,9 +6,10 @@ from collections.abc import Mapping
 import numpy as np
 from ml_collections import ConfigDict
 
-from mnist_jax import datasets, terminal, tfds_source
-from mnist_jax.datasets import Dataset
-from mnist_jax.errors import DatasetUnavailableError
+from mnist_jax.data import datasets, tfds_source
+from mnist_jax.data.datasets import Dataset
+from mnist_jax.runtime import terminal
+from mnist_jax.runtime.errors import DatasetUnavailableError
 
 
 def load(config: ConfigDict, *, may_fall_back: bool = True) -> Dataset:

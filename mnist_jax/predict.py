@@ -17,8 +17,9 @@ from pathlib import Path
 import numpy as np
 from absl import flags
 
-from mnist_jax import commands, terminal
-from mnist_jax.errors import UserError
+from mnist_jax.runtime import command as commands
+from mnist_jax.runtime import terminal
+from mnist_jax.runtime.errors import UserError
 
 _WORKDIR = flags.DEFINE_string("workdir", None, "The run's folder.", required=True)
 _STEP = flags.DEFINE_string("step", "latest", "latest, best (by validation), or a number.")
@@ -34,7 +35,8 @@ _PICTURE = Path("predictions.png")
 
 def main(files: Sequence[str]) -> None:
     """Prints a line for each image; what can't be read has its line on stderr."""
-    from mnist_jax import digit_images, restoring
+    from mnist_jax import restoring
+    from mnist_jax.digits import normalize as digit_images
 
     model = restoring.restore(_WORKDIR.value, _STEP.value)
     pictures: dict[str, np.ndarray] = {}
@@ -88,7 +90,7 @@ def format_prediction(probabilities: np.ndarray) -> str:
 def _show(
     pictures: dict[str, np.ndarray], digits: list[np.ndarray], probabilities: np.ndarray
 ) -> None:
-    from mnist_jax import figures
+    from mnist_jax.reporting import figures
 
     titles = [
         f"{Path(file).name}: {format_prediction(p)}"

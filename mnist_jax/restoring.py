@@ -8,10 +8,11 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
-from mnist_jax import checkpointing, input_pipeline, run_folder
+from mnist_jax import checkpointing, input_pipeline
 from mnist_jax.checkpointing import Checkpoints
-from mnist_jax.datasets import Dataset
-from mnist_jax.errors import DamagedCheckpointError, UserError
+from mnist_jax.data.datasets import Dataset
+from mnist_jax.runtime import run_folder
+from mnist_jax.runtime.errors import DamagedCheckpointError, UserError
 from mnist_jax.train_step import ApplyFn, Params, create_model, predict_step
 
 

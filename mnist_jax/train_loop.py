@@ -14,23 +14,18 @@ from clu import parameter_overview
 from flax.training.train_state import TrainState
 from ml_collections import ConfigDict
 
-from mnist_jax import (
-    checkpointing,
-    devices,
-    input_pipeline,
-    optimizers,
-    reporting,
-    run_folder,
-    terminal,
-    tfds_source,
-)
-from mnist_jax import config as config_lib
+from mnist_jax import checkpointing, input_pipeline, optimizers
 from mnist_jax.checkpointing import Checkpoints, Manifest
-from mnist_jax.datasets import Dataset, Split
-from mnist_jax.errors import DamagedCheckpointError, TrainingDivergedError
-from mnist_jax.preemption import PreemptedError, SignalWatch
-from mnist_jax.profiling import Profiler
-from mnist_jax.reporting import Reporter, Silence, SplitResult
+from mnist_jax.data import tfds_source
+from mnist_jax.data.datasets import Dataset, Split
+from mnist_jax.parallel import devices
+from mnist_jax.reporting import reporter as reporting
+from mnist_jax.reporting.profiling import Profiler
+from mnist_jax.reporting.reporter import Reporter, Silence, SplitResult
+from mnist_jax.runtime import config as config_lib
+from mnist_jax.runtime import run_folder, terminal
+from mnist_jax.runtime.errors import DamagedCheckpointError, TrainingDivergedError
+from mnist_jax.runtime.signals import PreemptedError, SignalWatch
 from mnist_jax.train_step import (
     ApplyFn,
     Metrics,

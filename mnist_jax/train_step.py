@@ -16,7 +16,8 @@ from clu import metrics as clu_metrics
 from flax.training.train_state import TrainState
 from ml_collections import ConfigDict
 
-from mnist_jax import devices, models, optimizers
+from mnist_jax import models, optimizers
+from mnist_jax.parallel import devices
 
 Batch = Mapping[str, jax.Array]
 Params = Mapping[str, Any]

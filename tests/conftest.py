@@ -8,8 +8,9 @@ import pytest
 from ml_collections import ConfigDict
 
 from configs import default
-from mnist_jax import input_pipeline, tfds_source
-from mnist_jax.errors import DatasetUnavailableError
+from mnist_jax import input_pipeline
+from mnist_jax.data import tfds_source
+from mnist_jax.runtime.errors import DatasetUnavailableError
 from tests.workdirs import save_reader_of_digits
 
 ROOT = Path(__file__).parent.parent

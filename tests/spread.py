@@ -20,8 +20,9 @@ from absl import app, flags
 from jax.sharding import AxisType
 from ml_collections import ConfigDict, config_flags
 
-from mnist_jax import devices, input_pipeline
-from mnist_jax.datasets import Dataset
+from mnist_jax import input_pipeline
+from mnist_jax.data.datasets import Dataset
+from mnist_jax.parallel import devices
 from mnist_jax.train_loop import evaluate
 from mnist_jax.train_step import create_train_state, train_steps
 

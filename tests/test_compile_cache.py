@@ -6,7 +6,7 @@ from typing import NoReturn
 
 import pytest
 
-from mnist_jax import compile_cache
+from mnist_jax.runtime import compile_cache
 from tests.faults import processes
 
 

@@ -4,7 +4,9 @@ import jax
 import numpy as np
 import pytest
 
-from mnist_jax import datasets, devices, input_pipeline, train_loop
+from mnist_jax import input_pipeline, train_loop
+from mnist_jax.data import datasets
+from mnist_jax.parallel import devices
 from mnist_jax.train_step import create_train_state, train_steps
 
 

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from ml_collections import ConfigDict
 
-from mnist_jax import devices
-from mnist_jax.errors import UserError
+from mnist_jax.parallel import devices
+from mnist_jax.runtime.errors import UserError
 from mnist_jax.train_step import create_train_state, train_steps
 from tests import jobs
 from tests.faults import processes

@@ -11,8 +11,9 @@ import pytest
 from ml_collections import ConfigDict
 from PIL import Image, ImageDraw, ImageFilter, ImageFont
 
-from mnist_jax import digit_images, input_pipeline
-from mnist_jax.digit_images import UnreadableImageError, normalize
+from mnist_jax import input_pipeline
+from mnist_jax.digits import normalize as digit_images
+from mnist_jax.digits.normalize import UnreadableImageError, normalize
 from mnist_jax.train_step import create_train_state, predict_step, train_steps
 
 NUM_IMAGES = 1000

@@ -10,8 +10,9 @@ import jax
 import numpy as np
 import pytest
 
-from mnist_jax import input_pipeline, restoring, run_folder
+from mnist_jax import input_pipeline, restoring
 from mnist_jax.checkpointing import Checkpoints
+from mnist_jax.runtime import run_folder
 from mnist_jax.train_loop import evaluate
 from mnist_jax.train_step import create_train_state, train_steps
 from tests import jobs

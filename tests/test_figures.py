@@ -17,10 +17,10 @@ from matplotlib.transforms import Affine2D, BboxTransformTo, IdentityTransform
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from mnist_jax import event_files, figures
-from mnist_jax.drawing import NAMES, Drawing
-from mnist_jax.errors import TrainingDivergedError, WriteError
-from mnist_jax.panels import Label
+from mnist_jax.reporting import event_files, figures
+from mnist_jax.reporting.figure_worker import NAMES, Drawing
+from mnist_jax.reporting.panels import Label
+from mnist_jax.runtime.errors import TrainingDivergedError, WriteError
 from mnist_jax.train_loop import train_and_evaluate
 from tests.conftest import ROOT, create_fake_config
 

@@ -16,7 +16,8 @@ from tensorboard.compat.proto.config_pb2 import RunMetadata
 from tensorboard.compat.proto.graph_pb2 import GraphDef
 from tensorboard.compat.proto.node_def_pb2 import NodeDef
 
-from mnist_jax import graph, train_loop
+from mnist_jax import train_loop
+from mnist_jax.reporting import graph
 from mnist_jax.train_step import create_train_state
 
 # --- Other models than the trainer's own.

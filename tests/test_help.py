@@ -8,7 +8,7 @@ import sys
 import pytest
 
 from configs import default
-from mnist_jax import help_page
+from mnist_jax.runtime import help_page
 from tests.conftest import ROOT
 
 COMMANDS = {
@@ -28,7 +28,7 @@ def ask(command: str, *flags: str) -> str:
     )
     assert done.returncode == 0
     imported = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines()}
-    assert "mnist_jax.commands" in imported
+    assert "mnist_jax.runtime.command" in imported
     assert not imported & {"jax", "tensorflow"}  # So it comes at once.
     return done.stdout
 
@@ -118,7 +118,7 @@ class TestColour:
         assert written == f"{self.MESSAGE}\n".encode()
 
     def test_warnings_have_their_own(self, monkeypatch, capsys):
-        from mnist_jax import terminal
+        from mnist_jax.runtime import terminal
 
         monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
         monkeypatch.setenv("TERM", "xterm")

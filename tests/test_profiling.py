@@ -6,10 +6,10 @@ import jax.numpy as jnp
 import pytest
 from ml_collections import ConfigDict
 
-from mnist_jax import config as config_lib
 from mnist_jax import train_loop
-from mnist_jax.errors import UserError
-from mnist_jax.profiling import Profiler
+from mnist_jax.reporting.profiling import Profiler
+from mnist_jax.runtime import config as config_lib
+from mnist_jax.runtime.errors import UserError
 
 
 def traced_steps(workdir: Path) -> list[int]:

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from mnist_jax import train_loop
-from mnist_jax.errors import UserError
-from mnist_jax.preemption import PreemptedError
+from mnist_jax.runtime.errors import UserError
+from mnist_jax.runtime.signals import PreemptedError
 from mnist_jax.train_loop import train_and_evaluate
 from tests.workdirs import curves, journal
 

@@ -11,7 +11,8 @@ import jax
 import pytest
 
 from configs import default
-from mnist_jax import graph, train_loop
+from mnist_jax import train_loop
+from mnist_jax.reporting import graph
 from mnist_jax.train_step import create_train_state
 
 CHROMIUM, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")

@@ -12,8 +12,9 @@ import pytest
 import tensorflow_datasets as tfds
 
 from configs import default
-from mnist_jax import input_pipeline, tfds_preparation
-from mnist_jax.errors import DatasetUnavailableError, UserError
+from mnist_jax import input_pipeline
+from mnist_jax.data import tfds_preparation
+from mnist_jax.runtime.errors import DatasetUnavailableError, UserError
 
 CACHE = "mnist_jax_examples.npz"
 

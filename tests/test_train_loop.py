@@ -11,9 +11,10 @@ import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.plugins.hparams import plugin_data_pb2
 
-from mnist_jax import datasets, train_loop
+from mnist_jax import train_loop
 from mnist_jax.checkpointing import Checkpoints
-from mnist_jax.errors import DatasetUnavailableError, TrainingDivergedError, UserError
+from mnist_jax.data import datasets
+from mnist_jax.runtime.errors import DatasetUnavailableError, TrainingDivergedError, UserError
 from mnist_jax.train_loop import device_calls, train_and_evaluate
 from tests.conftest import create_fake_config
 from tests.workdirs import contents, curves, journal
@@ -246,7 +247,7 @@ def test_a_fallback_run_names_what_it_was_trained_on(
     fake_config, tmp_path, monkeypatch, capsys
 ):
     monkeypatch.delenv("MNIST_JAX_MANUAL_DIR", raising=False)
-    monkeypatch.setattr("mnist_jax.tfds_preparation._probe", lambda url: "no network")
+    monkeypatch.setattr("mnist_jax.data.tfds_preparation._probe", lambda url: "no network")
     fake_config.update(dataset="mnist", fallback_dataset="mnist_5k", num_train_steps=20)
     fake_config.data_dir = str(tmp_path / "nothing")
     train_and_evaluate(fake_config, tmp_path / "run")

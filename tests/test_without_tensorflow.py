@@ -9,7 +9,7 @@ import pytest
 from tensorboard.backend.event_processing.event_file_loader import EventFileLoader
 from tensorboard.util.tensor_util import make_ndarray
 
-from mnist_jax.event_writer import EventWriter
+from mnist_jax.reporting.event_writer import EventWriter
 from tests.conftest import ROOT
 from tests.faults import processes
 from tests.workdirs import journal

@@ -19,7 +19,7 @@ import numpy as np
 
 from mnist_jax import restoring
 from mnist_jax.checkpointing import Checkpoints
-from mnist_jax.errors import DamagedCheckpointError
+from mnist_jax.runtime.errors import DamagedCheckpointError
 from mnist_jax.train_loop import train_and_evaluate
 from mnist_jax.train_step import create_train_state
 from tests.faults import processes

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from mnist_jax import restoring
-from mnist_jax.errors import UserError
+from mnist_jax.runtime.errors import UserError
 from mnist_jax.train_loop import train_and_evaluate
 from tests.faults import processes
 from tests.faults.test_bad_input import check_refused

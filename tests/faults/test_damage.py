@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from mnist_jax import restoring
-from mnist_jax.errors import DamagedCheckpointError, UserError
+from mnist_jax.runtime.errors import DamagedCheckpointError, UserError
 from mnist_jax.train_loop import train_and_evaluate
 from tests.faults import damage, processes
 

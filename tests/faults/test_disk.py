@@ -9,9 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from mnist_jax import errors, event_files, restoring
-from mnist_jax.errors import WriteError
-from mnist_jax.event_writer import EventWriter
+from mnist_jax import restoring
+from mnist_jax.reporting import event_files
+from mnist_jax.reporting.event_writer import EventWriter
+from mnist_jax.runtime import errors
+from mnist_jax.runtime.errors import WriteError
 from mnist_jax.train_loop import train_and_evaluate
 from tests.faults import processes
 
@@ -182,5 +184,5 @@ def event_processes() -> list[int]:
     return [
         pid
         for pid in children
-        if "mnist_jax.event_process" in Path(f"/proc/{pid}/cmdline").read_text()
+        if "mnist_jax.reporting.event_process" in Path(f"/proc/{pid}/cmdline").read_text()
     ]

@@ -8,8 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mnist_jax import checkpointing, restoring, tfds_source
-from mnist_jax.errors import DamagedCheckpointError, UserError
+from mnist_jax import checkpointing, restoring
+from mnist_jax.data import tfds_source
+from mnist_jax.runtime.errors import DamagedCheckpointError, UserError
 from mnist_jax.train_loop import train_and_evaluate
 from tests.faults import processes
 from tests.workdirs import contents

@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 
 from configs import default
-from mnist_jax import input_pipeline, run_folder
-from mnist_jax.errors import UserError
+from mnist_jax import input_pipeline
+from mnist_jax.runtime import run_folder
+from mnist_jax.runtime.errors import UserError
 from mnist_jax.train_loop import train_and_evaluate
 from tests.faults import processes
 from tests.faults.test_preemption import LONG_RUN, read_until

@@ -14,7 +14,7 @@ import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 from scipy import ndimage
 
-from mnist_jax.errors import UserError, first_line
+from mnist_jax.runtime.errors import UserError, first_line
 
 SIZE = 28
 _BOX = 20

@@ -20,8 +20,8 @@ import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
-from mnist_jax.errors import CommandError, TrainingDivergedError, UserError, first_line
-from mnist_jax.preemption import PreemptedError
+from mnist_jax.runtime.errors import CommandError, TrainingDivergedError, UserError, first_line
+from mnist_jax.runtime.signals import PreemptedError
 
 _AXIS = "data"
 _HEARTBEAT_TIMEOUT = 30  # Seconds; a lost process is noticed after this and a poll or two.

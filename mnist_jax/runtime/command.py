@@ -14,8 +14,9 @@ from typing import Any, NoReturn
 
 from absl import app, flags, logging
 
-from mnist_jax import compile_cache, config, help_page, preemption, terminal
-from mnist_jax.errors import CommandError, UserError, writing_to
+from mnist_jax.runtime import compile_cache, config, help_page, terminal
+from mnist_jax.runtime import signals as preemption
+from mnist_jax.runtime.errors import CommandError, UserError, writing_to
 
 
 def run(main: Callable[[], None], config_file: Path | None = None) -> None:

@@ -16,8 +16,8 @@ from typing import Any
 
 import numpy as np
 
-from mnist_jax.datasets import Dataset, Split, join
-from mnist_jax.errors import DatasetUnavailableError, UserError, first_line
+from mnist_jax.data.datasets import Dataset, Split, join
+from mnist_jax.runtime.errors import DatasetUnavailableError, UserError, first_line
 
 # The tutorial's 5,000 of 60,000; where the dataset has no validation split of its own.
 _VALIDATION_SHARE = 12

@@ -26,7 +26,7 @@ from tensorboard.plugins.scalar.summary_v2 import scalar_pb
 from tensorboard.plugins.text.summary_v2 import text_pb
 from tensorboard.util.tensor_util import make_tensor_proto
 
-from mnist_jax import event_files
+from mnist_jax.reporting import event_files
 
 _numbers = itertools.count()
 

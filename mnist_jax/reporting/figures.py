@@ -18,7 +18,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from mnist_jax.panels import FONT, SMALL, Label, Looks, Panel, ticks
+from mnist_jax.reporting.panels import FONT, SMALL, Label, Looks, Panel, ticks
 
 _BLUE, _ORANGE, _GREY = "#0072B2", "#D55E00", "#777777"
 _SPLITS = {"train": (_GREY, ":"), "validation": (_ORANGE, "--"), "test": (_BLUE, "-")}

@@ -22,7 +22,7 @@ from tensorboard.compat.proto.event_pb2 import Event
 from tensorboard.compat.proto.graph_pb2 import GraphDef
 from tensorboard.plugins.graph.metadata import PLUGIN_NAME_RUN_METADATA_WITH_GRAPH
 
-from mnist_jax import event_files
+from mnist_jax.reporting import event_files
 
 Scope = tuple[str, ...]
 

@@ -8,7 +8,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from mnist_jax.errors import UserError, writing_to
+from mnist_jax.runtime.errors import UserError, writing_to
 
 
 def locate(workdir: str | Path) -> Path:

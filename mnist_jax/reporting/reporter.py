@@ -18,12 +18,13 @@ import numpy as np
 import tqdm
 from ml_collections import ConfigDict
 
-from mnist_jax import config as config_lib
-from mnist_jax import drawing, event_files, event_writer
-from mnist_jax.drawing import Drawing
-from mnist_jax.errors import UserError, WriteError, writing_to
-from mnist_jax.event_writer import EventWriter
-from mnist_jax.preemption import PreemptedError
+from mnist_jax.reporting import event_files, event_writer
+from mnist_jax.reporting import figure_worker as drawing
+from mnist_jax.reporting.event_writer import EventWriter
+from mnist_jax.reporting.figure_worker import Drawing
+from mnist_jax.runtime import config as config_lib
+from mnist_jax.runtime.errors import UserError, WriteError, writing_to
+from mnist_jax.runtime.signals import PreemptedError
 
 _JOURNAL = "metrics.jsonl"
 _TITLES = {"train": "Training", "validation": "Validation", "test": "Test"}

@@ -1,6 +1,6 @@
 """TensorBoard's event files, by clu's writer, off the way of training.
 
-clu's writer works in a process of its own, `mnist_jax.event_process`, one for all the runs of
+clu's writer works in a process of its own, `event_process`, one for all the runs of
 this process. There something else can stand in TensorFlow's place, which clu imports only to
 write (see `tensorflow_summary`); and what it imports, half a second of a core, and what it
 writes hold up no training. Nobody waits for it before the end of a run.
@@ -15,15 +15,15 @@ from typing import Any
 
 import numpy as np
 
-from mnist_jax.errors import writing_to
-from mnist_jax.worker_process import WorkerProcess
+from mnist_jax.reporting.worker_process import WorkerProcess
+from mnist_jax.runtime.errors import writing_to
 
 
 class _EventProcess:
     """The process, and the thread that talks with it."""
 
     def __init__(self) -> None:
-        self._worker = WorkerProcess("mnist_jax.event_process")
+        self._worker = WorkerProcess("mnist_jax.reporting.event_process")
         self.thread = ThreadPoolExecutor(1, thread_name_prefix="event_writer")
         self.imported = self.thread.submit(self._worker.receive)
         atexit.register(self.kill)
@@ -150,7 +150,9 @@ class EventWriter:
         """Writes the graph of a function; see `graph.write_graph`."""
 
         def write() -> None:
-            from mnist_jax import graph  # TensorBoard's protocol buffers: a tenth of a second.
+            from mnist_jax.reporting import (
+                graph,  # TensorBoard's protocol buffers: a tenth of a second.
+            )
 
             graph.write_graph(self._logdir, function, *example_args, tag=tag)
 

@@ -4,8 +4,8 @@ import struct
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from mnist_jax import tensorflow_summary, worker_process
-from mnist_jax.errors import first_line
+from mnist_jax.reporting import tensorflow_summary, worker_process
+from mnist_jax.runtime.errors import first_line
 
 
 def _prepare() -> Callable[[Any], str | None]:

@@ -11,9 +11,10 @@ from typing import IO
 import numpy as np
 from ml_collections import ConfigDict
 
-from mnist_jax import terminal, tfds_preparation
-from mnist_jax.datasets import Dataset, checked, empty_examples
-from mnist_jax.errors import first_line
+from mnist_jax.data import tfds_preparation
+from mnist_jax.data.datasets import Dataset, checked, empty_examples
+from mnist_jax.runtime import terminal
+from mnist_jax.runtime.errors import first_line
 
 _CACHE_NAME = "mnist_jax_examples.npz"
 _SPLITS = ("train", "validation", "test")

@@ -21,7 +21,7 @@ class WorkerProcess:
     """Runs `python -m MODULE PARENT`, a program that calls `serve`."""
 
     def __init__(self, module: str):
-        package = str(Path(__file__).parent.parent)
+        package = str(Path(__file__).parent.parent.parent)
         path = os.pathsep.join(filter(None, [package, os.environ.get("PYTHONPATH")]))
         self._process = subprocess.Popen(
             [sys.executable, "-m", module, str(os.getpid())],

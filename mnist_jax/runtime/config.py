@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from ml_collections import ConfigDict
 
-from mnist_jax.errors import UserError
+from mnist_jax.runtime.errors import UserError
 
 
 class _Field(NamedTuple):

@@ -6,7 +6,7 @@ import threading
 import types
 from typing import Self
 
-from mnist_jax.errors import CommandError
+from mnist_jax.runtime.errors import CommandError
 
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 

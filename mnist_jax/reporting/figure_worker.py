@@ -11,9 +11,9 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from mnist_jax import worker_process
-from mnist_jax.errors import writing_to
-from mnist_jax.worker_process import WorkerProcess
+from mnist_jax.reporting import worker_process
+from mnist_jax.reporting.worker_process import WorkerProcess
+from mnist_jax.runtime.errors import writing_to
 
 # What `figures.draw` draws, and TensorBoard calls `figures/<name>`.
 NAMES = ("calibration", "confusion_matrix", "first_layer", "learning_curves", "mistakes")
@@ -29,7 +29,7 @@ def start() -> None:
     """Begins the import of matplotlib, which else the next `Drawing` does."""
     global _started
     with _start_lock:
-        _started = _started or WorkerProcess("mnist_jax.drawing")
+        _started = _started or WorkerProcess("mnist_jax.reporting.figure_worker")
 
 
 class Drawing:
@@ -121,12 +121,12 @@ def _take_started() -> WorkerProcess:
     global _started
     with _start_lock:
         worker, _started = _started, None
-    return worker or WorkerProcess("mnist_jax.drawing")
+    return worker or WorkerProcess("mnist_jax.reporting.figure_worker")
 
 
 def _prepare() -> Callable[[Any], dict[str, bytes] | Exception]:
     logging.getLogger("matplotlib").setLevel(logging.ERROR)  # It would tell of its font cache.
-    from mnist_jax import figures
+    from mnist_jax.reporting import figures
 
     def respond(request: tuple[Path, dict[str, Any]]) -> dict[str, bytes] | Exception:
         """Returns the pictures by name, or the error that it came to."""

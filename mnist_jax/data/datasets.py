@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from mnist_jax.errors import UserError
+from mnist_jax.runtime.errors import UserError
 
 # Bytes. XLA's CPU client takes an array at such an address as it is, and copies others.
 _ALIGNMENT = 64

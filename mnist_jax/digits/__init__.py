@@ -1,0 +1,1 @@
+"""Any picture of a digit, brought to the form of the dataset's images."""

@@ -1,0 +1,1 @@
+"""What a run reports: status lines, journal, TensorBoard, figures, profile."""

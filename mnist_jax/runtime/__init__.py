@@ -1,0 +1,1 @@
+"""What every command stands on: errors, configs, folders, signals, the command line."""
