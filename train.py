@@ -20,8 +20,6 @@ if __name__ == "__main__":
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 
-from mnist_jax.reporting import event_writer
-from mnist_jax.reporting import figure_worker as drawing
 from mnist_jax.runtime import command as commands
 from mnist_jax.runtime import config as config_lib
 from mnist_jax.runtime.errors import UserError
@@ -61,21 +59,14 @@ def main() -> None:
     # What the imports allocate stays: to walk it for garbage over and over would take a
     # fifth of a short run's time.
     gc.disable()
-    if not _DISTRIBUTED.value:
-        # In a job process 0 does so, once it knows that it is.
-        event_writer.start()
-        if config.figures:
-            # Not at once: with two cores, a third that imports would hold up this one.
-            event_writer.when_ready(drawing.start)
     from mnist_jax import train_loop
-    from mnist_jax.parallel import devices
+    from mnist_jax.parallel import job
 
     gc.freeze()
     gc.enable()
     with contextlib.ExitStack() as stack:
-        stack.callback(event_writer.stop)
         if _DISTRIBUTED.value:
-            stack.enter_context(devices.joined(*place))
+            stack.enter_context(job.join_job(*place))
         train_loop.train_and_evaluate(config, _WORKDIR.value, name=name)
 
 

@@ -1,242 +1,185 @@
-"""Checkpoints: orbax's manager saves the state, and a manifest vouches for every byte.
+"""Checkpoints: orbax saves and restores the state, a manifest detects damage.
 
-`<workdir>/checkpoints/<step>/default/` holds what orbax's PyTree handler writes, and
-`manifest.json`: step, config, validation accuracy, and the SHA-256 of every file. orbax alone
-restores a flipped byte as a wrong number without a word, and some damage it answers with
-tracebacks of its own threads; here it reads nothing that has not been verified. Nothing
-unpickles.
+`<workdir>/checkpoints/<step>/default/` contains the files of orbax's PyTree handler and a
+manifest with their SHA-256. orbax alone restores a flipped byte as a wrong number without an
+error, so nothing is read before its digest has been verified. Nothing is unpickled.
 """
 
 import contextlib
 import dataclasses
-import hashlib
-import json
+import functools
 import re
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from types import TracebackType
-from typing import Any, NamedTuple, Self
+from typing import Any, Self
 
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
-from flax.training.train_state import TrainState
-from ml_collections import ConfigDict
 
-from mnist_jax.parallel import devices
-from mnist_jax.runtime import config as config_lib
-from mnist_jax.runtime.errors import DamagedCheckpointError, first_line, writing_to
+from mnist_jax.parallel import job, sharding
+from mnist_jax.runtime import manifest as manifest_lib
+from mnist_jax.runtime import run_folder, terminal
+from mnist_jax.runtime.errors import (
+    DamagedCheckpointError,
+    TrainingDivergedError,
+    UserError,
+    first_line,
+    writing_to,
+)
+from mnist_jax.runtime.manifest import Manifest
+from mnist_jax.train_step import TrainState
 
-_FOLDER = "checkpoints"
-_SET_ASIDE_FOLDER = "damaged"
 _ITEM = "default"  # The manager's name for the only item of a checkpoint.
-_MANIFEST = "manifest.json"
-_COMMIT_MARK = "commit_success.txt"  # Written by orbax after the manifest; not read here.
-_DELETED_FOLDER = "deleted"
-
-
-class Manifest(NamedTuple):
-    """What a checkpoint says of itself.
-
-    Attributes:
-      step: Completed updates.
-      config: The run's config, with the dataset that was really used.
-      num_classes: That dataset's.
-      validation_accuracy: At this step, where it was evaluated.
-      digests: SHA-256 of every file that is read, by its path inside the folder.
-    """
-
-    step: int
-    config: ConfigDict
-    num_classes: int
-    validation_accuracy: float | None
-    digests: dict[str, str]
 
 
 class Checkpoints:
-    """The checkpoints of one workdir; a context manager that waits for saves under way."""
+    """The checkpoints of one workdir; a context manager that waits for the last save."""
 
     def __init__(self, workdir: Path, *, keep: int | None = None):
-        """Opens them.
+        """Opens the checkpoints.
 
         Args:
           workdir: The run's folder, absolute.
-          keep: How many of the newest to keep, beside the best; None: only to read, and
-            nothing on disk is touched.
+          keep: Number of newest checkpoints to keep, in addition to the best one. None: for
+            reading only; nothing on disk is changed.
         """
-        self._folder = workdir / _FOLDER
-        self._set_aside_folder = workdir / _SET_ASIDE_FOLDER
-        self._accuracies: dict[int, float | None] = {}
+        self._folder = workdir / "checkpoints"
+        self._damaged_folder = workdir / "damaged"
+        self._keep = keep
         self._manager: ocp.CheckpointManager | None = None
         if keep is not None:
             with self._writing():
                 self._folder.mkdir(parents=True, exist_ok=True)
-                self._manager = ocp.CheckpointManager(
-                    self._folder,
-                    item_handlers=_VouchingHandler(),
-                    options=ocp.CheckpointManagerOptions(
-                        preservation_policy=_NewestAndBest(keep, self._accuracies),
-                        cleanup_tmp_directories=True,
-                        lightweight_initialize=True,  # Reads none of what may be damaged.
-                        # Renamed, then deleted here: killed in between, orbax leaves a
-                        # half-deleted checkpoint, which would pass for a damaged one.
-                        todelete_subdir=_DELETED_FOLDER,
-                    ),
-                )
-                self._delete_renamed()
-            for step in self.steps():
-                with contextlib.suppress(DamagedCheckpointError):
-                    self._accuracies[step] = self.manifest(step).validation_accuracy
 
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         if self._manager:
             with self._writing():
                 self._manager.close()
-                self._delete_renamed()
+                self._delete_superseded()
 
     def steps(self) -> list[int]:
-        """Returns the steps there are checkpoints of, damaged ones included, ascending.
-
-        Waits for a save under way.
-        """
+        """Returns the steps of all checkpoints, damaged ones included, ascending."""
         if self._manager:
             with self._writing():
                 self._manager.wait_until_finished()
-        if not self._folder.is_dir():
-            return []
-        names = (path.name for path in self._folder.iterdir())
+        names = (path.name for path in self._folder.glob("*"))
         return sorted(int(name) for name in names if re.fullmatch("0|[1-9][0-9]*", name))
 
-    def best_step(self) -> int | None:
-        """Returns the step of the highest validation accuracy, the newest of equals.
-
-        Raises:
-          DamagedCheckpointError: One of the manifests can't be trusted.
-        """
-        return _best({m.step: m.validation_accuracy for m in map(self.manifest, self.steps())})
-
     def manifest(self, step: int) -> Manifest:
-        """Reads a checkpoint's manifest, and verifies all of its files.
+        """Returns a checkpoint's manifest; `restore` verifies the other files.
 
         Raises:
-          DamagedCheckpointError: Something is not what was written.
+          DamagedCheckpointError: The manifest is not what was written.
+          UserError: This version of the code can't use it.
         """
-        folder = self._item(step)
         try:
-            _refuse_links(folder.parent)
-            digests = _digests(folder)
-            sealed = json.loads((folder / _MANIFEST).read_text())
-            content = sealed["content"]
-            if _seal(content) != sealed["sha256"] or content["step"] != step:
-                raise ValueError(f"{_MANIFEST} is not what was written")
-            if digests != content["digests"]:
-                changed = dict(digests.items() ^ content["digests"].items())
-                raise ValueError(f"{min(changed)} is not what was written")
-            config = config_lib.from_json(content["config"])
-            return Manifest(**{**content, "config": config})
-        except Exception as error:  # Damaged JSON can be anything, of any type.
+            manifest = manifest_lib.read(self._folder / str(step) / _ITEM)
+            if manifest.step != step:
+                raise ValueError(f"it is that of step {manifest.step}")
+        except UserError as error:
+            raise self._incompatible(step, error) from error
+        except Exception as error:  # Damaged JSON raises errors of any type.
             raise self._damaged(step, error) from error
+        return manifest
 
-    def save(
-        self,
-        state: TrainState,
-        config: ConfigDict,
-        num_classes: int,
-        validation_accuracy: float | None,
-    ) -> None:
-        """Starts saving the state; returns once the state may be donated.
+    def intact_manifests(self) -> Iterator[Manifest]:
+        """Yields the manifests that are not damaged, the newest first."""
+        for step in reversed(self.steps()):
+            with contextlib.suppress(DamagedCheckpointError):
+                yield self.manifest(step)
+
+    def save(self, state: TrainState, manifest: Manifest) -> None:
+        """Starts saving the state; returns as soon as the state may be donated.
 
         Args:
-          state: Fully addressable or replicated arrays.
-          config: Stored with it.
-          num_classes: Likewise.
-          validation_accuracy: At this step; None where it was not evaluated.
+          state: All of its leaves are saved; they are addressable or replicated.
+          manifest: Without digests.
 
         Raises:
-          WriteError: This save, or the one before it, failed.
+          TrainingDivergedError: A leaf of the state is not finite.
+          WriteError: This save or the previous one failed.
         """
-        if not self._manager:
-            raise ValueError("opened only to read")
-        step = int(state.step)
-        content = {
-            "step": step,
-            "config": config_lib.to_json(config),
-            "num_classes": num_classes,
-            "validation_accuracy": validation_accuracy,
-        }
-        self._accuracies[step] = validation_accuracy
+        for path, leaf in jax.tree_util.tree_leaves_with_path(jax.device_get(state)):
+            if not np.isfinite(leaf).all():
+                name = jax.tree_util.keystr(path, simple=True, separator="/")
+                raise TrainingDivergedError(name, "not finite", manifest.step, self.steps())
         with self._writing():
+            self._manager = self._manager or _create_manager(self._folder)
             self._manager.wait_until_finished()
-            self._delete_renamed()
-            args = _SaveArgs(_as_dict(state), manifest=content)
-            self._manager.save(step, args=args, force=True)
+            self._delete_superseded()
+            args = _SaveArgs(state, manifest=manifest)
+            self._manager.save(manifest.step, args=args, force=True)
 
-    def restore(self, step: int, target: TrainState) -> TrainState:
-        """Returns the checkpoint's state, verified.
+    def restore(self, step: int, target: Any) -> Any:
+        """Returns a checkpoint's arrays on the devices, after verifying all of its files.
 
         Args:
           step: One of `steps()`.
-          target: A state, or its `jax.eval_shape`, of the same structure.
+          target: A state or its `jax.eval_shape`; or a part of it: `{"params": params}`.
 
         Raises:
-          DamagedCheckpointError: It can't be read, or is not what was saved.
+          DamagedCheckpointError: A file is not what was written.
+          UserError: The checkpoint is intact, but does not fit `target`.
         """
-        restored = self._restore(step, _as_dict(target), partial=False)
-        return devices.put(target.replace(**restored))
-
-    def restore_params(self, step: int, target: Any) -> Any:
-        """Returns the checkpoint's parameters alone, verified; see `restore`."""
-        restored = self._restore(step, {"params": target}, partial=True)
-        return devices.put(restored["params"])
-
-    def _restore(self, step: int, target: dict[str, Any], *, partial: bool) -> dict[str, Any]:
-        self.manifest(step)  # Verifies it.
-        # As NumPy arrays: any number of devices.
-        restore_args = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), target)
-        args = ocp.args.PyTreeRestore(
-            target, restore_args=restore_args, partial_restore=partial
-        )
+        manifest, folder = self.manifest(step), self._folder / str(step) / _ITEM
         try:
-            restored = ocp.PyTreeCheckpointHandler().restore(self._item(step), args=args)
-            jax.tree.map_with_path(_check_leaf, target, restored)
-        except Exception as error:  # orbax raises almost anything.
+            manifest_lib.verify_files(folder, manifest)
+        except (OSError, ValueError) as error:
             raise self._damaged(step, error) from error
-        return restored
+        try:
+            restored = _read(ocp.PyTreeCheckpointHandler(), folder, target)
+        except Exception as error:  # orbax raises errors of any type.
+            raise self._incompatible(step, error) from error
+        return sharding.put_replicated(restored)
 
-    def set_aside(self, step: int) -> Path:
-        """Moves a damaged checkpoint out of the way, and returns where to."""
-        with self._writing():
-            self._set_aside_folder.mkdir(exist_ok=True)
-            taken = {path.name for path in self._set_aside_folder.iterdir()}
-            names = (f"{step}-{number}" for number in range(len(taken) + 1))
-            destination = self._set_aside_folder / next(n for n in names if n not in taken)
-            (self._folder / str(step)).rename(destination)
-            if self._manager:
-                self._manager.reload()
-        return destination
+    def restore_newest(self, state: TrainState) -> TrainState:
+        """Returns the newest intact checkpoint's state, or the given state if there is none.
 
-    def _item(self, step: int) -> Path:
-        return self._folder / str(step) / _ITEM
+        Moves damaged checkpoints to `<workdir>/damaged/`, with a warning for each.
+        """
+        restore = functools.cache(lambda step: self.restore(step, state))
 
-    def _delete_renamed(self) -> None:
-        # Only while nothing is being saved: the end of a save renames into the folder.
-        deleted = self._folder / _DELETED_FOLDER
-        if deleted.exists() and devices.is_first():
+        def find_intact() -> int | None:
+            for step in reversed(self.steps()):
+                try:
+                    restore(step)
+                except DamagedCheckpointError as error:
+                    with self._writing():
+                        folder = self._folder / str(step)
+                        destination = run_folder.move_into(folder, self._damaged_folder)
+                    terminal.print_warning(f"WARNING: {error}; moved to {destination}")
+                else:
+                    self._delete_superseded()  # A killed run may have left some.
+                    return step
+            return None
+
+        step = job.broadcast_from_first(find_intact)
+        return state if step is None else restore(step)
+
+    def _delete_superseded(self) -> None:
+        """Deletes all but the newest `keep` checkpoints and the best one."""
+        if not job.is_first_process():
+            return
+        assert self._keep is not None
+        best = best_step(self.intact_manifests())
+        # Renamed first: a kill must not leave a half-deleted folder among the checkpoints.
+        deleted = self._folder / "deleted"
+        for step in self.steps()[: -self._keep]:
+            if step != best:
+                deleted.mkdir(exist_ok=True)
+                (self._folder / str(step)).rename(deleted / str(step))
+        if deleted.exists():
             shutil.rmtree(deleted)
 
     @contextlib.contextmanager
     def _writing(self) -> Iterator[None]:
-        # orbax raises almost anything.
-        with writing_to(self._folder, Exception), devices.ending_with_a_lost_process():
+        # orbax raises errors of any type.
+        with writing_to(self._folder, Exception), job.exit_if_process_lost():
             yield
 
     def _damaged(self, step: int, reason: Exception) -> DamagedCheckpointError:
@@ -245,109 +188,67 @@ class Checkpoints:
             f"({first_line(reason)})"
         )
 
+    def _incompatible(self, step: int, reason: Exception) -> UserError:
+        return UserError(
+            f"{self._folder / str(step)}: the checkpoint of step {step} is intact, but does "
+            f"not fit this code or config ({first_line(reason)}); choose another --workdir"
+        )
 
-class _VouchingHandler(ocp.PyTreeCheckpointHandler):
-    """Adds the manifest: the last file before orbax commits the folder by renaming it."""
+
+def best_step(manifests: Iterable[Manifest]) -> int | None:
+    """Returns the step of the highest validation accuracy, the newest of equals."""
+    rated = [(m.validation_accuracy, m.step) for m in manifests if m.validation_accuracy]
+    return max(rated)[1] if rated else None
+
+
+class _ManifestHandler(ocp.PyTreeCheckpointHandler):
+    """Reads back what was saved and adds the manifest, before orbax commits the folder."""
 
     async def async_save(
         self, directory: Any, item: Any = None, save_args: Any = None, args: Any = None
     ) -> Any:
-        self._content = args.manifest
+        self._saved, self._manifest = jax.device_get(args.item), args.manifest
         return await super().async_save(directory, item, save_args, args)
 
     def finalize(self, directory: Any) -> None:
         super().finalize(directory)
-        folder = Path(directory)
-        content = {**self._content, "digests": _digests(folder)}
-        sealed = {"content": content, "sha256": _seal(content)}
-        (folder / _MANIFEST).write_text(json.dumps(sealed, indent=1))
+        restored = _read(self, Path(directory), self._saved)
+        jax.tree.map(np.testing.assert_array_equal, restored, self._saved)
+        manifest_lib.write(Path(directory), self._manifest)
 
 
-@ocp.args.register_with_handler(_VouchingHandler, for_save=True, for_restore=True)
+@ocp.args.register_with_handler(_ManifestHandler, for_save=True, for_restore=True)
 @dataclasses.dataclass
 class _SaveArgs(ocp.args.PyTreeSave):
-    manifest: dict[str, Any] = dataclasses.field(default_factory=dict)
+    manifest: Manifest | None = None
 
 
-class _NewestAndBest(ocp.checkpoint_managers.PreservationPolicy):
-    """`steps_to_keep`, as the manager asks for it."""
-
-    def __init__(self, keep: int, accuracies: Mapping[int, float | None]):
-        self._keep = keep
-        self._accuracies = accuracies
-
-    def should_preserve(
-        self,
-        checkpoints: Sequence[ocp.checkpoint_managers.PolicyCheckpointInfo],
-        *,
-        context: ocp.checkpoint_managers.PreservationContext,
-    ) -> Sequence[bool]:
-        steps = [checkpoint.step for checkpoint in checkpoints]
-        accuracies = {step: self._accuracies.get(step) for step in steps}
-        kept = steps_to_keep(accuracies, self._keep)
-        return [step in kept for step in steps]
-
-
-def steps_to_keep(accuracies: Mapping[int, float | None], keep: int) -> set[int]:
-    """Returns the newest `keep` steps and the best.
-
-    orbax's own policies evict the newest for the best, or take the accuracy from a file that
-    nothing vouches for.
-
-    Args:
-      accuracies: Of each step that there is; None where it is not known.
-      keep: At least 1.
-    """
-    kept = set(sorted(accuracies)[-keep:])
-    best = _best(accuracies)
-    return kept if best is None else kept | {best}
-
-
-def exist(workdir: Path) -> bool:
-    """Returns whether the workdir has a folder of checkpoints."""
-    return (workdir / _FOLDER).is_dir()
-
-
-def _best(accuracies: Mapping[int, float | None]) -> int | None:
-    rated = [(accuracy, step) for step, accuracy in accuracies.items() if accuracy is not None]
-    return max(rated)[1] if rated else None
-
-
-def _as_dict(state: TrainState) -> dict[str, Any]:
-    return {"step": state.step, "params": state.params, "opt_state": state.opt_state}
-
-
-def _check_leaf(path: Any, wanted: Any, found: Any) -> None:
-    # orbax hands back what it finds, and the target's own leaf where it finds nothing.
-    same = isinstance(found, np.ndarray) and (found.shape, found.dtype) == (
-        wanted.shape,
-        wanted.dtype,
+def _create_manager(folder: Path) -> ocp.CheckpointManager:
+    registry = ocp.handlers.DefaultCheckpointHandlerRegistry()
+    registry.add(_ITEM, _SaveArgs, _ManifestHandler())
+    options = ocp.CheckpointManagerOptions(
+        cleanup_tmp_directories=True,
+        lightweight_initialize=True,  # Reads no file: some may be damaged.
     )
-    if not same:
-        raise ValueError(f"{jax.tree_util.keystr(path)} is not that of this model")
+    return ocp.CheckpointManager(folder, handler_registry=registry, options=options)
 
 
-def _digests(folder: Path) -> dict[str, str]:
-    """Returns the SHA-256 of each file to vouch for, by its path inside the folder."""
-    digests = {}
-    for path in sorted(folder.rglob("*")):
-        if path.is_file() and path.name not in (_MANIFEST, _COMMIT_MARK):
-            with path.open("rb") as file:
-                digest = hashlib.file_digest(file, "sha256").hexdigest()
-            digests[path.relative_to(folder).as_posix()] = digest
-    return digests
+def _read(handler: ocp.PyTreeCheckpointHandler, folder: Path, target: Any) -> Any:
+    """Returns `target` with the saved leaves as NumPy arrays, for any number of devices.
 
-
-def _refuse_links(folder: Path) -> None:
-    """Raises ValueError at what is neither a file nor a folder.
-
-    A link could lead out of the workdir, and a pipe would be waited for.
+    Raises:
+      Exception: Of any type: a leaf is missing, or has another shape or dtype.
     """
-    for path in (folder, *folder.rglob("*")):
-        if path.is_symlink() or not (path.is_file() or path.is_dir()):
-            raise ValueError(f"{path.name} is neither a file nor a folder")
+    restore_args = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), target)
+    args = ocp.args.PyTreeRestore(target, restore_args=restore_args, partial_restore=True)
+    restored = handler.restore(folder, args=args)
 
+    def check(path: Any, wanted: Any, found: Any) -> None:
+        # Where a leaf is missing, orbax returns the target's own.
+        is_array = isinstance(found, np.ndarray)
+        if not is_array or (found.shape, found.dtype) != (wanted.shape, wanted.dtype):
+            name = jax.tree_util.keystr(path, simple=True, separator="/")
+            raise ValueError(f"{name} is missing, or has another shape or dtype")
 
-def _seal(content: Any) -> str:
-    canonical = json.dumps(content, sort_keys=True, separators=(",", ":"))
-    return hashlib.sha256(canonical.encode()).hexdigest()
+    jax.tree.map_with_path(check, target, restored)
+    return restored

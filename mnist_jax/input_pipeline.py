@@ -1,4 +1,4 @@
-"""The examples: a dataset by its name; which of them each step sees; batches to evaluate."""
+"""Which examples each training step sees, and the batches of an evaluation."""
 
 import functools
 from collections.abc import Mapping
@@ -52,12 +52,12 @@ def _warn_of_fallback(wanted: str, used: str, reason: str) -> None:
 
 
 def batch_indices(seed: int, steps: range, batch_size: int, num_examples: int) -> np.ndarray:
-    """Returns the training examples of some steps.
+    """Returns the indices of the training examples that some steps see.
 
-    The examples stream by as one permutation an epoch, laid end to end; step s takes
-    those at [(s - 1) * batch_size, s * batch_size). So a batch may span two epochs, as
-    in the tutorial's `next_batch`, no example is dropped, and a resumed run finds its
-    place from the step alone.
+    The epochs' permutations, one after the other, form a stream of examples. Step s sees
+    the positions [(s - 1) * batch_size, s * batch_size) of it. A batch may span two epochs,
+    as in the tutorial's `next_batch`; no example is dropped; and the step alone determines
+    where a resumed run continues.
 
     Args:
       seed: Non-negative, below 2**64.
@@ -78,11 +78,11 @@ def batch_indices(seed: int, steps: range, batch_size: int, num_examples: int) -
 
 @functools.lru_cache(maxsize=4)
 def epoch_order(seed: int, epoch: int, num_examples: int) -> np.ndarray:
-    """Returns the permutation of the examples that epoch `epoch`, from 0, walks.
+    """Returns the permutation of the examples in epoch `epoch`, counted from 0.
 
-    The order in which the raw output of the counter-based generator Philox, keyed by
-    (seed, epoch), sorts. Unlike `Generator.permutation`, whose algorithm NumPy may change
-    (NEP 19), it is the same with every version of NumPy.
+    It sorts the raw output of the counter-based generator Philox, keyed by (seed, epoch).
+    Unlike `Generator.permutation`, whose algorithm NumPy may change (NEP 19), the result is
+    the same with every version of NumPy.
 
     Returns:
       `int32[num_examples]`, read-only.
@@ -94,15 +94,15 @@ def epoch_order(seed: int, epoch: int, num_examples: int) -> np.ndarray:
 
 
 def eval_indices(sizes: Mapping[str, int], batch_size: int) -> dict[str, np.ndarray]:
-    """Cuts each split into batches of one shape that hold every example exactly once.
+    """Cuts each split into batches of one shape that contain every example exactly once.
 
     Args:
-      sizes: Examples of each split; see `datasets.Dataset`.
-      batch_size: Rows of every batch.
+      sizes: Number of examples by split, in the order in which the splits are stored.
+      batch_size: Rows per batch.
 
     Returns:
-      By split the examples of each batch, in order, `int32[num_batches, batch_size]`; -1 in
-      the rows that only fill up the last one.
+      By split the example indices of each batch, in order, `int32[num_batches, batch_size]`;
+      -1 in the rows that pad the last batch.
     """
     indices, start = {}, 0
     for split, size in sizes.items():

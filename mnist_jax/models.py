@@ -6,15 +6,21 @@ from collections.abc import Sequence
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from ml_collections import ConfigDict
+
+
+def create_model(config: ConfigDict, num_classes: int) -> "MLP":
+    """Returns the network that the config describes."""
+    return MLP(hidden_sizes=tuple(config.hidden_sizes), num_classes=num_classes)
 
 
 def truncated_normal_by_fan_in(
     key: jax.Array, shape: Sequence[int], dtype: jnp.dtype = jnp.float32
 ) -> jax.Array:
-    """The tutorial's initial weights: N(0, 1/fan_in), drawn again outside two deviations.
+    """Draws the tutorial's initial weights: N(0, 1/fan_in), truncated at two deviations.
 
-    As `tf.truncated_normal(shape, stddev=1/sqrt(fan_in))`: 1/sqrt(fan_in) is the deviation
-    of the normal before truncation, so the weights' own is 0.8796/sqrt(fan_in).
+    The same distribution as `tf.truncated_normal(shape, stddev=1/sqrt(fan_in))`. That is the
+    standard deviation before truncation; the weights' own is 0.8796/sqrt(fan_in).
 
     Args:
       key: PRNG key.
@@ -24,8 +30,8 @@ def truncated_normal_by_fan_in(
     Returns:
       An array of `shape` and `dtype`.
     """
-    # Drawn as one row: the same bits, and XLA's CPU compiler, which unrolls rows as short as
-    # that of ten classes, is done with the initial state in half the time.
+    # Drawn as one row: the same bits, and half the compile time, because XLA's CPU compiler
+    # unrolls short rows like those of ten classes.
     unit = jax.random.truncated_normal(key, -2.0, 2.0, (math.prod(shape),), dtype)
     return unit.reshape(shape) / math.sqrt(shape[0])
 
@@ -55,7 +61,7 @@ class MLP(nn.Module):
         for number, size in enumerate(self.hidden_sizes, start=1):
             name = f"hidden{number}"
             x = nn.Dense(size, kernel_init=truncated_normal_by_fan_in, name=name)(x)
-            # Without the scope the ReLU would stand beside its layer in TensorBoard's graph.
+            # Puts the ReLU into its layer's box in TensorBoard's graph.
             with jax.named_scope(name):
                 x = nn.relu(x)
         return nn.Dense(

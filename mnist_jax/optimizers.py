@@ -25,10 +25,10 @@ def create_learning_rate_schedule(config: ConfigDict) -> optax.Schedule:
 
 
 def create_optimizer(config: ConfigDict) -> optax.GradientTransformation:
-    """Returns clipping, then weight decay, then the update rule, each where it is on."""
+    """Returns gradient clipping, weight decay and the update rule, as configured."""
     learning_rate = create_learning_rate_schedule(config)
     if config.schedule == "constant" and not config.warmup_steps:
-        # A number instead of a schedule: the state then has no counter beside `step`.
+        # With a number instead of a schedule, `opt_state` has no second step counter.
         learning_rate = config.learning_rate
     parts = []
     if config.grad_clip_norm:
@@ -49,5 +49,5 @@ def create_optimizer(config: ConfigDict) -> optax.GradientTransformation:
 
 
 def _kernels(params: optax.Params) -> optax.Params:
-    """Marks the parameters that decay: matrices, not biases."""
+    """Marks the parameters that weight decay applies to: matrices, not biases."""
     return jax.tree.map(lambda p: p.ndim > 1, params)

@@ -1,5 +1,6 @@
 """A trained model from a workdir alone: its parameters, its config and its data."""
 
+import functools
 from pathlib import Path
 from typing import NamedTuple
 
@@ -8,12 +9,14 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
-from mnist_jax import checkpointing, input_pipeline
-from mnist_jax.checkpointing import Checkpoints
+from mnist_jax.checkpointing import Checkpoints, best_step
+from mnist_jax.data import load
 from mnist_jax.data.datasets import Dataset
+from mnist_jax.models import create_model
+from mnist_jax.parallel.sharding import replicate, shard_batch
 from mnist_jax.runtime import run_folder
 from mnist_jax.runtime.errors import DamagedCheckpointError, UserError
-from mnist_jax.train_step import ApplyFn, Params, create_model, predict_step
+from mnist_jax.train_step import ApplyFn, Params
 
 
 class TrainedModel(NamedTuple):
@@ -34,72 +37,87 @@ class TrainedModel(NamedTuple):
     params: Params
 
     def predict(self, images: np.ndarray) -> np.ndarray:
-        """Returns each class's probability.
+        """Returns the probability of each class.
 
         Args:
-          images: `uint8[n, 28, 28]`, as MNIST's are.
+          images: `uint8[n, 28, 28]`, in the form of MNIST's images.
 
         Returns:
           `float32[n, num_classes]`; its rows sum to 1.
         """
-        return np.exp(np.asarray(predict_step(self.params, images, apply_fn=self.apply_fn)))
+        return np.exp(np.asarray(_predict(self.params, images, apply_fn=self.apply_fn)))
 
 
 def restore(workdir: str | Path, step: str = "latest") -> TrainedModel:
-    """Restores the parameters of a checkpoint; nothing on disk is touched.
+    """Restores the parameters of a checkpoint; changes nothing on disk.
 
     Args:
       workdir: The run's folder.
       step: `latest`, `best` (by validation accuracy), or a number.
 
     Raises:
-      UserError: There is no such checkpoint.
-      DamagedCheckpointError: There is, but it can't be trusted.
+      UserError: There is no such checkpoint, or it does not fit this code.
+      DamagedCheckpointError: The checkpoint is damaged.
     """
     workdir = run_folder.locate(workdir)
-    if not checkpointing.exist(workdir):
-        raise UserError(f"workdir: {workdir} holds no checkpoints")
-    with Checkpoints(workdir) as checkpoints:
-        try:
-            number = _choose(checkpoints, step, workdir)
-            manifest = checkpoints.manifest(number)
-            model = create_model(manifest.config, manifest.num_classes)
-            target = jax.eval_shape(
-                model.init, jax.random.key(0), jnp.zeros((1, 28, 28), jnp.uint8)
-            )
-            params = checkpoints.restore_params(number, target["params"])
-        except DamagedCheckpointError as error:
-            steps = ", ".join(map(str, checkpoints.steps()))
-            raise DamagedCheckpointError(
-                f"{error}; choose another step, there are: {steps}"
-            ) from error
+    checkpoints = Checkpoints(workdir)
+    try:
+        number = _choose(checkpoints, step, workdir)
+        manifest = checkpoints.manifest(number)
+        model = create_model(manifest.config, manifest.num_classes)
+        images = jnp.zeros((1, 28, 28), jnp.uint8)
+        target = jax.eval_shape(model.init, jax.random.key(0), images)
+        params = checkpoints.restore(number, {"params": target["params"]})["params"]
+    except DamagedCheckpointError as error:
+        steps = ", ".join(map(str, checkpoints.steps()))
+        raise DamagedCheckpointError(
+            f"{error}; choose another step, there are: {steps}"
+        ) from error
     return TrainedModel(workdir, number, manifest.config, model.apply, params)
 
 
 def _choose(checkpoints: Checkpoints, step: str, workdir: Path) -> int:
     steps = checkpoints.steps()
-    listed = ", ".join(map(str, steps)) or "none"
+    if not steps:
+        raise UserError(f"workdir: {workdir} contains no checkpoints")
     if step == "latest":
-        chosen = steps[-1] if steps else None
-    elif step == "best":
-        chosen = checkpoints.best_step()
+        return steps[-1]
+    if step == "best":
+        number = best_step(map(checkpoints.manifest, steps))
     elif step.isdecimal():
-        chosen = int(step) if int(step) in steps else None
+        number = int(step) if int(step) in steps else None
     else:
         raise UserError(f"step: {step!r} is not latest, best or a number")
-    if chosen is None:
+    if number is None:
+        listed = ", ".join(map(str, steps))
         raise UserError(f"step: {workdir} has no checkpoint {step!r}; there are: {listed}")
-    return chosen
+    return number
 
 
 def load_dataset(config: ConfigDict) -> Dataset:
-    """Loads the dataset that the run used; another will not do.
+    """Loads the dataset that the run used, and no other one.
 
     Raises:
-      UserError: It can't be had.
+      UserError: It is not available.
     """
     config = ConfigDict(config).unlock()
     for field in ("data_dir", "manual_dir"):
         if not Path(config[field]).is_dir():
-            config[field] = ""  # The run was made elsewhere: look where this machine has it.
-    return input_pipeline.load(config.lock(), may_fall_back=False)
+            config[field] = ""  # The run was made on another machine: use this one's default.
+    return load.load(config.lock(), may_fall_back=False)
+
+
+@functools.partial(jax.jit, static_argnames="apply_fn")
+def _predict(params: Params, images: jax.Array, *, apply_fn: ApplyFn) -> jax.Array:
+    """Predicts each image's class.
+
+    Args:
+      params: The model's parameters.
+      images: `uint8[batch, 28, 28]`.
+      apply_fn: The model's `apply`.
+
+    Returns:
+      Log-probabilities, `float32[batch, num_classes]`.
+    """
+    logits = apply_fn({"params": params}, shard_batch(images))
+    return replicate(jax.nn.log_softmax(logits))

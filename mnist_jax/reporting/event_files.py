@@ -1,8 +1,8 @@
-"""TensorBoard's event files as files: their records, what they hold, cutting off their ends.
+"""TensorBoard's event files as files: their records, and removing later events.
 
-A run that was killed may have written points that no checkpoint holds; the next attempt
-writes them again, so the first ones go. TensorBoard's own way (a `SessionLog.START` event)
-only hides them, and not in each of its readers.
+A killed run may have written events after its newest checkpoint. The resumed run writes them
+again, so the first ones are removed. TensorBoard's own way, a `SessionLog.START` event, only
+hides them, and not in each of its readers.
 """
 
 import os
@@ -12,15 +12,15 @@ from pathlib import Path
 
 import google_crc32c
 
-_HEADER, _FOOTER = 12, 4
+_HEADER, _FOOTER = 12, 4  # Bytes.
 _CRC_MASK = 0xA282EAD8
 
 
 def record(data: bytes) -> bytes:
-    """Returns a record of an event file, or of any TFRecord file.
+    """Returns a record of an event file, or of any other TFRecord file.
 
-    It is the length (uint64), its masked CRC-32C (uint32), the data and theirs, all little
-    endian (https://www.tensorflow.org/tutorials/load_data/tfrecord).
+    It contains the length (uint64), its masked CRC-32C (uint32), the data and their masked
+    CRC-32C, all little endian (https://www.tensorflow.org/tutorials/load_data/tfrecord).
     """
     length = struct.pack("<Q", len(data))
     return length + _checksum(length) + data + _checksum(data)
@@ -32,49 +32,38 @@ def _checksum(data: bytes) -> bytes:
     return struct.pack("<I", (((crc >> 15) | (crc << 17)) + _CRC_MASK) & 0xFFFFFFFF)
 
 
-def cut(logdir: Path, last_step: int) -> set[tuple[str, int]]:
-    """Removes all events after `last_step`, or from a damaged one on.
+def truncate(logdir: Path, last_step: int) -> None:
+    """Removes all events after `last_step`, and from the first damaged one on.
 
     Args:
-      logdir: Folder of the event files; each is in the order of its steps.
-      last_step: The last to keep.
-
-    Returns:
-      The (tag, step) pairs that stay.
+      logdir: Folder of the event files; in each file the steps ascend.
+      last_step: The last one to keep; at 0 the files are deleted, since the run starts anew.
     """
-    kept = set()
-    for path in sorted(logdir.glob("events.out.tfevents.*")):
-        points, size = _points_until(path, last_step)
-        kept |= points
-        if not points:
+    for path in logdir.glob("events.out.tfevents.*"):
+        size = _size_until(path, last_step) if last_step else 0
+        if not size:
             path.unlink()
         elif size < path.stat().st_size:
             os.truncate(path, size)
-    return kept
 
 
-def points(logdir: Path) -> set[tuple[str, int]]:
-    """Returns the (tag, step) pairs of the events that can be read."""
-    paths = logdir.glob("events.out.tfevents.*")
-    return {point for path in paths for point in _points_until(path, 2**63)[0]}
-
-
-def _points_until(path: Path, last_step: int) -> tuple[set[tuple[str, int]], int]:
-    """Returns the points up to `last_step`, and how many bytes of the file they take."""
+def _size_until(path: Path, last_step: int) -> int:
+    """Returns the size in bytes of the events up to `last_step`."""
     from tensorboard.compat.proto.event_pb2 import Event
 
-    points, size = set(), 0
+    size = 0
     for data, end in _records(path.read_bytes()):
         event = Event.FromString(data)
         if event.step > last_step:
             break
-        points |= {(value.tag, event.step) for value in event.summary.value}
-        size = end
-    return points, size
+        # A file that contains nothing but its version is of no use.
+        if size or event.HasField("summary"):
+            size = end
+    return size
 
 
 def _records(data: bytes) -> Iterator[tuple[bytes, int]]:
-    """Yields each record's data, and where it ends, until one is not whole or damaged."""
+    """Yields each record's data and its end, up to the first incomplete or damaged one."""
     start = 0
     while start + _HEADER <= len(data):
         (length,) = struct.unpack_from("<Q", data, start)

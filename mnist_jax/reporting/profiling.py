@@ -1,13 +1,12 @@
-"""A trace of a window of training steps, for TensorBoard's Profile tab and for Perfetto.
+"""A trace of some training steps, for TensorBoard's Profile tab and for Perfetto.
 
-`<workdir>/plugins/profile/<time>/` holds it in both forms: `*.xplane.pb` and
+`<workdir>/plugins/profile/<time>/` contains it in both forms: `*.xplane.pb` and
 `perfetto_trace.json.gz`, which https://ui.perfetto.dev opens.
 """
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from types import TracebackType
-from typing import ParamSpec, Self, TypeVar
+from typing import ParamSpec, TypeVar
 
 import jax
 
@@ -16,51 +15,47 @@ _T = TypeVar("_T")
 
 
 class Profiler:
-    """Traces the device calls of a window of steps; a context manager that ends the trace."""
+    """Traces the device calls of some steps."""
 
-    def __init__(self, workdir: Path, window: Sequence[int], tell: Callable[[str], None]):
-        """Traces nothing yet.
+    def __init__(
+        self, workdir: Path, profile_steps: Sequence[int], print_line: Callable[[str], None]
+    ):
+        """Creates an idle profiler.
 
         Args:
           workdir: The run's folder.
-          window: The first and the last step to trace, or nothing.
-          tell: Called with a line that says where the trace is.
+          profile_steps: The first and the last step to trace, or ().
+          print_line: Called with a line that says where the trace is.
         """
         self._workdir = workdir
-        self._window = range(window[0], window[1] + 1) if window else range(0)
-        self._tell = tell
+        first, last = profile_steps or (0, -1)
+        self._steps = range(first, last + 1)
+        self._print_line = print_line
         self._is_tracing = False
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def close(self) -> None:
+        """Writes a trace that was interrupted."""
         if self._is_tracing:
             self._stop()
 
     def call(
         self, steps: range, function: Callable[_P, _T], *args: _P.args, **kwargs: _P.kwargs
     ) -> _T:
-        """Calls the function, which performs the steps; traced and waited for in the window."""
-        if steps[-1] not in self._window:
+        """Calls the function that performs the steps; traces it where that is due."""
+        if steps[-1] not in self._steps:
             return function(*args, **kwargs)
         if not self._is_tracing:
             self._start()
         with jax.profiler.StepTraceAnnotation("train", step_num=steps[-1]):
-            # Waited for inside, so that the step's event is as long as the step.
+            # Waits for the result, so that the event is as long as the step.
             result = jax.block_until_ready(function(*args, **kwargs))
-        if steps[-1] == self._window[-1]:
+        if steps[-1] == self._steps[-1]:
             self._stop()
         return result
 
     def _start(self) -> None:
         options = jax.profiler.ProfileOptions()
-        # Else Python's calls, those of imports in other threads too, fill the trace.
+        # Without Python's own calls, which would fill the trace.
         options.python_tracer_level = 0
         jax.profiler.start_trace(
             self._workdir, create_perfetto_trace=True, profiler_options=options
@@ -70,4 +65,4 @@ class Profiler:
     def _stop(self) -> None:
         self._is_tracing = False
         jax.profiler.stop_trace()
-        self._tell(f"Profile: {self._workdir / 'plugins' / 'profile'}")
+        self._print_line(f"Profile: {self._workdir / 'plugins' / 'profile'}")

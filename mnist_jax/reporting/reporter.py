@@ -1,53 +1,37 @@
-"""What a run tells: lines on stdout, a progress bar, `metrics.jsonl`, TensorBoard.
+"""Reports a run: status lines, a progress bar, `metrics.jsonl`, TensorBoard, figures."""
 
-`metrics.jsonl` is the journal: it is on disk before the checkpoint of the same step is.
-"""
-
-import json
-import os
+import math
 import shutil
 import sys
 import time
-from collections.abc import Callable, Collection, Mapping
-from pathlib import Path
+from collections.abc import Mapping
 from types import TracebackType
-from typing import Any, NamedTuple, Self
+from typing import Any, NoReturn, Self
 
 import jax
 import numpy as np
 import tqdm
-from ml_collections import ConfigDict
+from clu import parameter_overview
 
-from mnist_jax.reporting import event_files, event_writer
-from mnist_jax.reporting import figure_worker as drawing
-from mnist_jax.reporting.event_writer import EventWriter
-from mnist_jax.reporting.figure_worker import Drawing
+from mnist_jax.eval_step import SplitResult
+from mnist_jax.parallel import job
+from mnist_jax.reporting import event_files
+from mnist_jax.reporting.figure_worker import FigureWorker
+from mnist_jax.reporting.journal import Journal
+from mnist_jax.reporting.profiling import Profiler
+from mnist_jax.reporting.tensorboard import EventWriter
+from mnist_jax.run import Run
 from mnist_jax.runtime import config as config_lib
-from mnist_jax.runtime.errors import UserError, WriteError, writing_to
+from mnist_jax.runtime import terminal
+from mnist_jax.runtime.errors import TrainingDivergedError, WriteError, first_line, writing_to
 from mnist_jax.runtime.signals import PreemptedError
+from mnist_jax.train_step import Metrics, TrainState, train_step
 
-_JOURNAL = "metrics.jsonl"
 _TITLES = {"train": "Training", "validation": "Validation", "test": "Test"}
 
 
-class SplitResult(NamedTuple):
-    """A model's result on every example of a split.
-
-    Attributes:
-      num_examples: How many there are.
-      num_correct: How many it got right.
-      accuracy: The tutorial's "Precision @ 1".
-      loss: Mean cross-entropy, in nats.
-    """
-
-    num_examples: int
-    num_correct: int
-    accuracy: float
-    loss: float
-
-
 def format_result(split: str, dataset_name: str, result: SplitResult) -> str:
-    """Returns the tutorial's two lines; any dataset but its own is named in them."""
+    """Returns the tutorial's two lines; names any dataset but the tutorial's own."""
     dataset = "" if dataset_name == "mnist" else f" [{dataset_name}]"
     return (
         f"{_TITLES[split]} Data Eval:{dataset}\n"
@@ -57,76 +41,95 @@ def format_result(split: str, dataset_name: str, result: SplitResult) -> str:
 
 
 class Reporter:
-    """Reports a run from `first_step` on; a context manager that writes all out at its end.
+    """Reports a run; a context manager that writes everything out at its end.
 
-    Of an earlier attempt at the run, what was reported after `first_step` is removed: it
-    will come again, since no checkpoint holds it. What it did not get to write into the
-    event files is written now, from the journal.
+    In a job every process reads the metrics, and only the first one writes and prints.
+
+    Attributes:
+      profiler: Traces the steps of `config.profile_steps`.
     """
 
-    def __init__(
-        self,
-        workdir: Path,
-        config: ConfigDict,
-        parameter_table: str,
-        first_step: int,
-    ):
-        """Opens the files.
-
-        Args:
-          workdir: The run's folder.
-          config: The run's; its dataset is named in every report.
-          parameter_table: For TensorBoard's Text tab.
-          first_step: Completed updates of the state that the run starts from.
+    def __init__(self, run: Run, state: TrainState):
+        """Opens the files, and removes what an earlier attempt reported after `state.step`.
 
         Raises:
           UserError: The journal is damaged.
-          WriteError: Here, and from every method that reports.
+          WriteError: A file can't be written; also from every other method.
         """
-        self._dataset = config.dataset
-        self._path = workdir / _JOURNAL
-        with writing_to(self._path):
-            written_lines = _cut_journal(self._path, first_step)
-            written_points = event_files.cut(workdir, first_step)
-            if ("config", 0) not in written_points:
-                written_points = event_files.cut(workdir, -1)  # Begun anew: `_describe`.
-        self._written_points = written_points
-        self._lines = written_lines
-        self._events = EventWriter(workdir)
-        if not event_writer.is_available():
-            print(
-                "WARNING: TensorBoard is not installed, so there will be no event files; "
-                f"{_JOURNAL} has every number",
-                file=sys.stderr,
-                flush=True,
-            )
-        if ("config", 0) not in written_points:
-            self._describe(config, parameter_table)
-        for line in written_lines:
-            # What the journal holds and the event files lost: they are written later.
-            step = line["step"]
-            lost = {t: x for t, x in _scalars(line).items() if (t, step) not in written_points}
-            if lost:
-                self._events.write_scalars(step, lost)
-        with writing_to(self._path):
-            self._journal = self._path.open("a")
-        terminal = shutil.get_terminal_size()
+        self._run = run
+        first_step, last_step = int(state.step), run.config.num_train_steps
+        is_first = job.is_first_process()
+        self._journal = Journal(run.workdir, first_step) if is_first else None
+        self._events = self._open_events(state) if is_first else None
+        self._figures = None
+        if is_first and run.config.figures and first_step < last_step:
+            self._figures = FigureWorker(run.workdir)
+        self.profiler = Profiler(
+            run.workdir, run.config.profile_steps if is_first else (), self.print
+        )
+        size = shutil.get_terminal_size()
         self._bar = tqdm.tqdm(
-            total=config.num_train_steps,
+            total=last_step,
             initial=first_step,
             unit=" steps",
             file=sys.stderr,
-            disable=None,  # Unless stderr is a terminal.
-            # Not tqdm's own look, which shows nothing where the terminal tells no size.
-            ncols=terminal.columns,
-            nrows=terminal.lines,
+            disable=None if is_first else True,  # None: only on a terminal.
+            # By default tqdm prints an empty bar where the terminal has no known size.
+            ncols=size.columns,
+            nrows=size.lines,
             leave=False,
         )
-        self._drawing = (
-            Drawing(workdir / "figures", self._events.write_images) if config.figures else None
-        )
-        self._has_histograms = False
+        self._unread: tuple[range, Metrics] | None = None
         self._last_step, self._last_time = first_step, time.perf_counter()
+        sizes = run.dataset.sizes
+        if first_step < last_step:
+            self.print(
+                f"Training on {run.dataset.name} ({sizes['train']:,} examples; "
+                f"{sizes['validation']:,} to validate, {sizes['test']:,} to test), "
+                f"steps {first_step + 1} to {last_step}, in {run.workdir}"
+            )
+        else:
+            self.print(f"{run.workdir}: complete at step {first_step}; nothing to train")
+
+    def _open_events(self, state: TrainState) -> EventWriter:
+        run, first_step = self._run, int(state.step)
+        with writing_to(run.workdir):
+            event_files.truncate(run.workdir, first_step)
+        events = EventWriter(run.workdir)
+        if first_step == 0:
+            table = parameter_overview.get_parameter_overview(state.params, include_stats=False)
+            rows = "\n".join(f"| {name} | `{value!r}` |" for name, value in run.config.items())
+            texts = {
+                "parameters": f"```\n{table}\n```",
+                "config": f"| field | value |\n|---|---|\n{rows}",
+            }
+            events.call("write_hparams", config_lib.hyperparameters(run.config))
+            events.call("write_texts", 0, texts)
+            state = jax.eval_shape(lambda: state)
+            events.submit(lambda: self._write_graphs(state))
+        return events
+
+    def _write_graphs(self, state: TrainState) -> None:
+        """Writes the graphs of the forward pass and of the training step."""
+        from mnist_jax.reporting import graph
+
+        batch_size = self._run.config.batch_size
+        batch = {
+            "image": jax.ShapeDtypeStruct((batch_size, 28, 28), np.uint8),
+            "label": jax.ShapeDtypeStruct((batch_size,), np.int32),
+        }
+
+        def forward(params: Any, images: jax.Array) -> jax.Array:
+            return state.apply_fn({"params": params}, images)
+
+        workdir = self._run.workdir
+        try:
+            graph.write_graph(workdir, forward, state.params, batch["image"], tag="forward")
+            graph.write_graph(workdir, train_step, state, batch, tag="train_step")
+        except OSError:
+            raise
+        except Exception as error:  # A graph that can't be drawn must not end the training.
+            terminal.print_warning(f"WARNING: no graph in TensorBoard: {first_line(error)}")
 
     def __enter__(self) -> Self:
         return self
@@ -138,202 +141,131 @@ class Reporter:
         traceback: TracebackType | None,
     ) -> None:
         self._bar.close()
-        # Asked to stop, there is no time for an import, nor for figures, and on a
-        # full disk no room: the next attempt writes the events that this one did not.
+        self.profiler.close()
+        # After a signal or on a full disk there is no time or room for figures.
         is_urgent = isinstance(error, PreemptedError | WriteError)
-        try:
-            if self._drawing:
-                self._drawing.close(wait=not is_urgent)
-        finally:
-            try:
-                self._events.close(wait_for_import=not is_urgent)
-            finally:
-                with writing_to(self._path):
-                    self._journal.close()
+        failure = self._figures.close(wait=not is_urgent) if self._figures else None
+        if failure and not is_urgent:
+            terminal.print_warning(
+                f"WARNING: figures are missing ({failure}); draw them by "
+                f"python -m mnist_jax.evaluate --workdir {self._run.workdir} --figures DIR"
+            )
+        for writer in (self._journal, self._events):
+            if writer:
+                writer.close()
 
-    def _describe(self, config: ConfigDict, parameter_table: str) -> None:
-        """Writes what the run is, for TensorBoard's HParams and Text tabs."""
-        rows = "\n".join(f"| {name} | `{value!r}` |" for name, value in config.items())
-        texts = {
-            "parameters": f"```\n{parameter_table}\n```",
-            "config": f"| field | value |\n|---|---|\n{rows}",
-        }
-        self._events.write_hparams(config_lib.hyperparameters(config))
-        self._events.write_texts(0, texts)  # `config` last: where it is, all of it is.
+    def train(self, steps: range, metrics: Metrics) -> None:
+        """Reports a device call: at once the one before it, this one at the next report.
 
-    def graph(self, tag: str, function: Callable[..., Any], *example_args: Any) -> None:
-        """Writes a function's graph, unless an earlier attempt at the run has."""
-        if (tag, 0) not in self._written_points:
-            self._events.write_graph(tag, function, *example_args)
+        Reading metrics waits for the device. This way it already has the next call to do.
 
-    def progress(self, step: int) -> None:
-        """Moves the progress bar."""
+        Args:
+          steps: The steps of the call.
+          metrics: Those of `train_steps`.
+
+        Raises:
+          TrainingDivergedError: A number is not finite.
+        """
+        self.read_metrics()
+        self._unread = steps, metrics
+
+    def read_metrics(self) -> None:
+        """Waits for the last device call and reports it; see `train`."""
+        if self._unread is None:
+            return
+        (steps, metrics), self._unread = self._unread, None
+        losses = np.asarray(metrics["loss"])
+        for index in np.flatnonzero(~np.isfinite(losses))[:1]:
+            self._raise_diverged("the loss", losses[index], steps[index])
+        step = steps[-1]
         self._bar.update(step - self._bar.n)
-
-    def train(
-        self, step: int, loss: float, learning_rate: float, grad_norm: float | None = None
-    ) -> None:
-        """Reports a training step, and the speed since the last report."""
+        if step % self._run.config.log_every_steps:
+            return
         now = time.perf_counter()
-        seconds_per_step = (now - self._last_time) / (step - self._last_step)
-        self.print(f"Step {step}: loss = {loss:.2f} ({seconds_per_step:.3f} sec)")
-        scalars = {
-            "train/loss": loss,
-            "train/learning_rate": learning_rate,
-            "train/steps_per_second": 1 / seconds_per_step,
-        }
-        if grad_norm is not None:
-            scalars["train/grad_norm"] = grad_norm
-        self._write(step, scalars)
+        steps_per_second = (step - self._last_step) / (now - self._last_time)
         self._last_step, self._last_time = step, now
+        self.print(f"Step {step}: loss = {losses[-1]:.2f} ({steps_per_second:,.0f} steps/s)")
+        scalars = {
+            "train/loss": float(losses[-1]),
+            "train/learning_rate": float(metrics["learning_rate"][-1]),
+            "train/steps_per_second": steps_per_second,
+        }
+        if "grads" in metrics:
+            scalars["train/grad_norm"] = float(metrics["grad_norm"][-1])
+            self._write_histograms(step, {k: metrics[k] for k in ("params", "grads")})
+        self._write_scalars(step, scalars)
 
-    def histograms(self, step: int, trees: Any) -> None:
-        """Reports the distribution of each array in a tree, under its path."""
+    def evaluation(
+        self, state: TrainState, results: Mapping[str, SplitResult], logits: Mapping[str, Any]
+    ) -> None:
+        """Reports the results of every split, and draws the figures of the test split.
+
+        Args:
+          state: The evaluated state.
+          results: By split; see `eval_step.evaluate`.
+          logits: By split; likewise.
+        """
+        step = int(state.step)
+        scalars: dict[str, float] = {}
+        for split, result in results.items():
+            # `train/loss` is that of a batch; the whole split's loss is another curve.
+            loss_tag = "train/eval_loss" if split == "train" else f"{split}/loss"
+            scalars |= {f"{split}/accuracy": result.accuracy, loss_tag: result.loss}
+        self._write_scalars(step, scalars)
+        self.print_results(results)
+        if self._figures and self._journal:
+            from mnist_jax.reporting import figures
+
+            images, labels = self._run.dataset.test
+            arrays = figures.arrays(state.params, labels, images, logits["test"])
+            self._figures.draw(
+                dataset=self._run.dataset.name,
+                split="test",
+                step=step,
+                journal=list(self._journal.lines),
+                **arrays,
+            )
+
+    def print_results(self, results: Mapping[str, SplitResult]) -> None:
+        """Prints the tutorial's lines for every split."""
+        for split, result in results.items():
+            self.print(format_result(split, self._run.dataset.name, result))
+
+    def restart_clock(self, step: int) -> None:
+        """Excludes the time since the last report from the next report's speed."""
+        self._last_step, self._last_time = step, time.perf_counter()
+
+    def flush(self) -> None:
+        """Passes all reports to the operating system.
+
+        To be called before a checkpoint is saved, so that the files contain all it does.
+        """
+        for writer in (self._journal, self._events):
+            if writer:
+                writer.flush()
+
+    def print(self, text: str) -> None:
+        """Prints on stdout without breaking the progress bar."""
+        if job.is_first_process():
+            with writing_to("stdout"):
+                self._bar.write(text, file=sys.stdout)
+                sys.stdout.flush()
+
+    def _write_histograms(self, step: int, trees: Any) -> None:
         arrays = {
             jax.tree_util.keystr(path, simple=True, separator="/"): np.asarray(leaf)
             for path, leaf in jax.tree_util.tree_leaves_with_path(trees)
         }
-        self._events.write_histograms(step, arrays)
-        self._has_histograms = True
+        if self._events:
+            self._events.call("write_histograms", step, arrays)
 
-    def evaluation(self, step: int, results: Mapping[str, SplitResult]) -> None:
-        """Reports the results of every split."""
-        scalars: dict[str, float] = {}
-        for split, result in results.items():
-            self.print(format_result(split, self._dataset, result))
-            # `train/loss` is the batch's; that of the whole split is another curve.
-            loss_tag = "train/eval_loss" if split == "train" else f"{split}/loss"
-            scalars |= {f"{split}/accuracy": result.accuracy, loss_tag: result.loss}
-        self._write(step, scalars)
+    def _write_scalars(self, step: int, scalars: Mapping[str, float]) -> None:
+        for tag, value in scalars.items():
+            if not math.isfinite(value):
+                self._raise_diverged(tag, value, step)
+        if self._journal and self._events:
+            self._journal.write(step, self._run.dataset.name, scalars)
+            self._events.call("write_scalars", step, scalars)
 
-    def figures(self, step: int, **arrays: np.ndarray) -> None:
-        """Has the figures of this step drawn; see `figures.draw`."""
-        if self._drawing:
-            self._drawing.draw(
-                dataset=self._dataset,
-                step=step,
-                journal=list(self._lines),
-                **arrays,
-            )
-
-    def lacks_figures(self, step: int) -> bool:
-        """Returns whether an earlier attempt at the run left this step's figures undrawn."""
-        is_evaluated = any(
-            line["step"] == step and "test/accuracy" in line for line in self._lines
-        )
-        return (
-            self._drawing is not None
-            and is_evaluated
-            and not _figure_points(step) <= self._written_points
-        )
-
-    def restart_clock(self, step: int) -> None:
-        """Leaves what was done since the last report out of the next one's speed."""
-        self._last_step, self._last_time = step, time.perf_counter()
-
-    def flush(self) -> None:
-        """Makes safe what a checkpoint must never hold more than.
-
-        That is the journal, from which a later attempt at the run writes the events that
-        are lost; and what the journal does not hold, the histograms.
-        """
-        with writing_to(self._path):
-            self._journal.flush()
-        self._events.flush(wait=self._has_histograms)
-
-    def print(self, text: str) -> None:
-        """Prints on stdout without breaking the progress bar."""
-        with writing_to("stdout"):
-            self._bar.write(text, file=sys.stdout)
-            sys.stdout.flush()
-
-    def _write(self, step: int, scalars: Mapping[str, float]) -> None:
-        line = {"step": step, "dataset": self._dataset, **scalars}
-        self._lines.append(line)
-        with writing_to(self._path):
-            self._journal.write(json.dumps(line) + "\n")
-        self._events.write_scalars(step, scalars)
-
-
-class Silence:
-    """Stands where a `Reporter` would, in every process but the first: it tells nothing."""
-
-    def __getattr__(self, method: str) -> Callable[..., None]:
-        return lambda *args, **kwargs: None
-
-
-def is_whole(
-    workdir: Path, last_step: int, graphs: Collection[str], *, has_figures: bool
-) -> bool:
-    """Returns whether the files of a run that ended at `last_step` lack nothing.
-
-    A run that was killed after its last save, while the event files were still to be
-    written, lacks points that its journal holds; a `Reporter` adds them.
-
-    Args:
-      workdir: The run's folder.
-      last_step: Completed updates at its end.
-      graphs: The tags of its graphs.
-      has_figures: Whether figures of the last step are to be there.
-    """
-    path = workdir / _JOURNAL
-    if not path.exists():
-        return False
-    lines, size = _read_journal(path, last_step)
-    if size < path.stat().st_size:
-        return False
-    if not event_writer.is_available():
-        return True
-    wanted = {(tag, line["step"]) for line in lines for tag in _scalars(line)}
-    wanted |= {(tag, 0) for tag in ("config", *graphs)}
-    if has_figures:
-        wanted |= _figure_points(last_step)
-    return wanted <= event_files.points(workdir)
-
-
-def _cut_journal(path: Path, last_step: int) -> list[dict[str, Any]]:
-    """Removes the lines after `last_step`, and one that was not written to its end.
-
-    Returns:
-      The lines that stay.
-    """
-    if not path.exists():
-        return []
-    kept, size = _read_journal(path, last_step)
-    os.truncate(path, size)
-    return kept
-
-
-def _read_journal(path: Path, last_step: int) -> tuple[list[dict[str, Any]], int]:
-    """Returns the whole lines up to `last_step`, and how many bytes they take."""
-    size, kept = 0, []
-    with path.open("rb") as file:
-        for number, line in enumerate(file, start=1):
-            if not line.endswith(b"\n"):
-                break
-            try:
-                content = json.loads(line)
-                is_late = content["step"] > last_step
-            except (ValueError, KeyError, TypeError) as error:
-                raise UserError(
-                    f"{path}: line {number} is damaged; delete it, or move the file away"
-                ) from error
-            if is_late:
-                break
-            size += len(line)
-            kept.append(content)
-    return kept, size
-
-
-def read_journal(workdir: Path, last_step: int) -> list[dict[str, Any]]:
-    """Returns the lines of `metrics.jsonl` to `last_step`; none where there is no such file."""
-    path = workdir / _JOURNAL
-    return _read_journal(path, last_step)[0] if path.exists() else []
-
-
-def _figure_points(step: int) -> set[tuple[str, int]]:
-    return {(f"figures/{name}", step) for name in drawing.NAMES}
-
-
-def _scalars(line: Mapping[str, Any]) -> dict[str, float]:
-    return {key: value for key, value in line.items() if key not in ("step", "dataset")}
+    def _raise_diverged(self, name: str, value: float, step: int) -> NoReturn:
+        raise TrainingDivergedError(name, value, step, self._run.checkpoints.steps())

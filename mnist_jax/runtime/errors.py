@@ -2,7 +2,7 @@
 
 import contextlib
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 
@@ -26,7 +26,22 @@ class DatasetUnavailableError(UserError):
 
 
 class TrainingDivergedError(CommandError):
-    """The loss or the state stopped being finite; nothing after that step was saved."""
+    """A number is no longer finite; neither this step nor a later one is saved."""
+
+    def __init__(self, name: str, value: object, step: int, saved_steps: Sequence[int]):
+        """Creates the message.
+
+        Args:
+          name: What is not finite, such as "the loss".
+          value: Its value.
+          step: Completed updates.
+          saved_steps: Those of the checkpoints, ascending.
+        """
+        good = f"step {saved_steps[-1]}" if saved_steps else "none"
+        super().__init__(
+            f"Training diverged: {name} is {value} at step {step}; last good checkpoint: "
+            f"{good}; lower config.learning_rate or set config.grad_clip_norm"
+        )
 
 
 class DamagedCheckpointError(CommandError):

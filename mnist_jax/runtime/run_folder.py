@@ -2,6 +2,7 @@
 
 import contextlib
 import fcntl
+import itertools
 import os
 import socket
 import time
@@ -64,14 +65,14 @@ def claim(workdir: Path) -> Iterator[None]:
         yield
 
 
-def create_new(parent: Path) -> Path:
-    """Creates and returns `<parent>/<YYYYMMDD-HHMMSS>`, a folder that no other run has.
+def create_new(name: str) -> Path:
+    """Creates and returns `runs/<name>/<YYYYMMDD-HHMMSS>`, a folder that no other run has.
 
     Raises:
       UserError: It can't be created.
     """
     while True:
-        workdir = parent / time.strftime("%Y%m%d-%H%M%S")
+        workdir = Path("runs") / name / time.strftime("%Y%m%d-%H%M%S")
         try:
             workdir.mkdir(parents=True)
         except FileExistsError:
@@ -80,3 +81,10 @@ def create_new(parent: Path) -> Path:
             raise UserError(f"workdir: {workdir}: {error.strerror}; choose another") from error
         else:
             return workdir.absolute()
+
+
+def move_into(folder: Path, parent: Path) -> Path:
+    """Moves a folder to `<parent>/<its name>-<number>`, a new name, and returns that."""
+    parent.mkdir(exist_ok=True)
+    destinations = (parent / f"{folder.name}-{number}" for number in itertools.count())
+    return folder.rename(next(path for path in destinations if not path.exists()))

@@ -1,0 +1,1 @@
+from mnist_jax.input_pipeline import load as load

@@ -1,0 +1,84 @@
+"""`metrics.jsonl`: one JSON line per report, with every number of a run."""
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from mnist_jax.runtime.errors import UserError, writing_to
+
+Line = dict[str, Any]
+
+
+class Journal:
+    """The journal of a run, opened for writing.
+
+    Attributes:
+      lines: All lines so far: `step`, `dataset`, and numbers by their tag.
+    """
+
+    def __init__(self, workdir: Path, first_step: int):
+        """Opens the journal, and removes the lines after `first_step`.
+
+        The run computes and writes those again: no checkpoint contains them.
+
+        Raises:
+          UserError: A line is damaged.
+          WriteError: The file can't be written; also from every other method.
+        """
+        self._path = workdir / "metrics.jsonl"
+        self.lines, size = _read(self._path, first_step)
+        with writing_to(self._path):
+            self._file = self._path.open("a")
+            os.truncate(self._path, size)
+
+    def write(self, step: int, dataset: str, scalars: Mapping[str, float]) -> None:
+        """Appends a line."""
+        line = {"step": step, "dataset": dataset, **scalars}
+        self.lines.append(line)
+        with writing_to(self._path):
+            self._file.write(json.dumps(line) + "\n")
+
+    def flush(self) -> None:
+        """Passes all lines to the operating system."""
+        with writing_to(self._path):
+            self._file.flush()
+
+    def close(self) -> None:
+        """Flushes and closes the file."""
+        with writing_to(self._path):
+            self._file.close()
+
+
+def read_journal(workdir: Path, last_step: int) -> list[Line]:
+    """Returns the lines up to `last_step`; none where there is no journal.
+
+    Raises:
+      UserError: A line is damaged.
+    """
+    return _read(workdir / "metrics.jsonl", last_step)[0]
+
+
+def _read(path: Path, last_step: int) -> tuple[list[Line], int]:
+    """Returns the complete lines up to `last_step`, and their size in bytes."""
+    lines: list[Line] = []
+    size = 0
+    if not path.exists():
+        return lines, size
+    with writing_to(path), path.open("rb") as file:
+        for number, text in enumerate(file, start=1):
+            if not text.endswith(b"\n"):  # A killed process was writing it.
+                break
+            try:
+                line = json.loads(text)
+                is_later = line["step"] > last_step
+            except (ValueError, KeyError, TypeError) as error:
+                raise UserError(
+                    f"{path}: line {number} is damaged; delete it, or move the file away"
+                ) from error
+            if is_later:
+                break
+            size += len(text)
+            lines.append(line)
+    return lines, size

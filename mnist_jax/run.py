@@ -1,0 +1,139 @@
+"""Opens a run: resolves the config, loads the data, claims the folder, finds checkpoints."""
+
+import contextlib
+import dataclasses
+import functools
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import jax
+import numpy as np
+from ml_collections import ConfigDict
+
+from mnist_jax import input_pipeline
+from mnist_jax.checkpointing import Checkpoints
+from mnist_jax.data import load, tfds_source
+from mnist_jax.data.datasets import Dataset
+from mnist_jax.parallel import job, sharding
+from mnist_jax.runtime import config as config_lib
+from mnist_jax.runtime import run_folder
+from mnist_jax.runtime.manifest import Manifest
+from mnist_jax.runtime.signals import SignalWatch
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """An open run.
+
+    Attributes:
+      config: With the dataset and folders that are really used; see `configs/default.py`.
+      workdir: The run's folder, absolute.
+      dataset: On the host.
+      examples: Its images and labels, on the devices.
+      eval_indices: The batches of an evaluation by split; see `input_pipeline.eval_indices`.
+      checkpoints: Those of the workdir.
+      signals: Notes the signals that ask the run to stop.
+    """
+
+    config: ConfigDict
+    workdir: Path
+    dataset: Dataset
+    examples: tuple[jax.Array, jax.Array]
+    eval_indices: Mapping[str, np.ndarray]
+    checkpoints: Checkpoints
+    signals: SignalWatch
+
+
+@contextlib.contextmanager
+def open_run(config: ConfigDict, workdir: str | Path | None, name: str) -> Iterator[Run]:
+    """Opens a run; at its end waits for the last save and releases the folder.
+
+    Args:
+      config: See `configs/default.py`.
+      workdir: The run's folder, new or with a run to resume. None: a new folder,
+        `runs/<name>/<YYYYMMDD-HHMMSS>`.
+      name: Names the new folder.
+
+    Raises:
+      UserError: In the config, the data or the workdir; nothing on disk has changed.
+    """
+    config_lib.validate(config)
+    workdir = None if workdir is None else run_folder.locate(workdir)
+    saved = _newest_manifest(workdir)
+    config = _resolve(config, saved, workdir)
+    dataset = _load_dataset(config, may_fall_back=saved is None)
+    config_lib.check_batch_size(config, dataset.sizes["train"])
+    _assert_same(config, workdir, saved, dataset)
+    if workdir is None:
+        workdir = Path(job.broadcast_from_first(lambda: str(run_folder.create_new(name))))
+    with (
+        sharding.use_all_devices(),
+        _claim(workdir),
+        SignalWatch() as signals,
+        Checkpoints(workdir, keep=config.keep_checkpoints) as checkpoints,
+    ):
+        # Again: now no other process can begin a run here.
+        _check_resumable(config, _newest_manifest(workdir), workdir)
+        yield Run(
+            config=config,
+            workdir=workdir,
+            dataset=dataset,
+            examples=sharding.put_replicated(tuple(dataset.examples)),
+            eval_indices=input_pipeline.eval_indices(dataset.sizes, config.eval_batch_size),
+            checkpoints=checkpoints,
+            signals=signals,
+        )
+
+
+def _newest_manifest(workdir: Path | None) -> Manifest | None:
+    return next(Checkpoints(workdir).intact_manifests(), None) if workdir else None
+
+
+def _resolve(config: ConfigDict, saved: Manifest | None, workdir: Path | None) -> ConfigDict:
+    """Returns a copy with the values that the run really uses, whoever reads them later."""
+    config = ConfigDict(config).unlock()
+    config.data_dir = str(tfds_source.data_dir(config))
+    config.manual_dir = str(tfds_source.manual_dir(config))
+    if saved and saved.config.dataset == config.fallback_dataset:
+        # The run fell back when it began; it resumes with the same dataset.
+        config.dataset = config.fallback_dataset
+    _check_resumable(config, saved, workdir)
+    return config.lock()
+
+
+def _check_resumable(config: ConfigDict, saved: Manifest | None, workdir: Path | None) -> None:
+    if saved:
+        config_lib.check_resumable(config, saved.config, str(workdir))
+
+
+def _load_dataset(config: ConfigDict, *, may_fall_back: bool) -> Dataset:
+    """Loads the dataset in the first process, then in the others.
+
+    So one process prepares it, and all use the one that the first process fell back to.
+    """
+
+    @functools.cache
+    def load_once() -> Dataset:
+        return load.load(config, may_fall_back=may_fall_back)
+
+    config.dataset = job.broadcast_from_first(lambda: load_once().name)
+    return load_once()
+
+
+def _assert_same(
+    config: ConfigDict, workdir: Path | None, saved: Manifest | None, dataset: Dataset
+) -> None:
+    own_places = {"data_dir": None, "manual_dir": None}  # Each machine may have its own.
+    job.assert_same_on_all_processes("config", config_lib.to_json(config) | own_places)
+    job.assert_same_on_all_processes("workdir", workdir, saved and saved.step)
+    job.assert_same_on_all_processes(
+        f"dataset {config.dataset}", *dataset.examples, dict(dataset.sizes)
+    )
+
+
+@contextlib.contextmanager
+def _claim(workdir: Path) -> Iterator[None]:
+    """Claims the workdir by the first process, for all."""
+    with contextlib.ExitStack() as stack:
+        job.broadcast_from_first(lambda: stack.enter_context(run_folder.claim(workdir)))
+        yield

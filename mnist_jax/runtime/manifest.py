@@ -1,0 +1,90 @@
+"""The manifest of a checkpoint: what it contains, with a SHA-256 of every file.
+
+The digests reveal damage, not forgery: whoever can write the files can write the manifest.
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, NamedTuple
+
+from ml_collections import ConfigDict
+
+from mnist_jax.runtime import config as config_lib
+
+_NAME = "manifest.json"
+_EXCLUDED = (_NAME, "commit_success.txt")  # orbax writes the latter after the manifest.
+
+
+class Manifest(NamedTuple):
+    """What a checkpoint says about itself.
+
+    Attributes:
+      step: Completed updates.
+      config: The run's config, with the dataset that was really used.
+      num_classes: Number of classes of that dataset.
+      validation_accuracy: At this step; None where it was not evaluated.
+      digests: SHA-256 of every file by its path inside the folder; set by `write`.
+    """
+
+    step: int
+    config: ConfigDict
+    num_classes: int
+    validation_accuracy: float | None
+    digests: Mapping[str, str] = MappingProxyType({})
+
+
+def write(folder: Path, manifest: Manifest) -> None:
+    """Writes the manifest of a folder's files; computes their digests."""
+    content = manifest._asdict() | {
+        "config": config_lib.to_json(manifest.config),
+        "digests": _digest_files(folder),
+    }
+    sealed = {"content": content, "sha256": _digest_json(content)}
+    (folder / _NAME).write_text(json.dumps(sealed, indent=1))
+
+
+def read(folder: Path) -> Manifest:
+    """Reads a manifest; see `verify_files` for the other files.
+
+    Raises:
+      UserError: The manifest is intact, but this code can't use its config.
+      Exception: Of any type: the manifest is damaged.
+    """
+    _check_no_links(folder.parent)
+    sealed = json.loads((folder / _NAME).read_text())
+    content: dict[str, Any] = sealed["content"]
+    if _digest_json(content) != sealed["sha256"]:
+        raise ValueError(f"{_NAME} is not what was written")
+    return Manifest(**content | {"config": config_lib.from_json(content["config"])})
+
+
+def verify_files(folder: Path, manifest: Manifest) -> None:
+    """Raises ValueError unless the folder contains exactly the files that were written."""
+    changed = dict(_digest_files(folder).items() ^ manifest.digests.items())
+    if changed:
+        raise ValueError(f"{min(changed)} is not what was written")
+
+
+def _digest_files(folder: Path) -> dict[str, str]:
+    digests = {}
+    for path in sorted(folder.rglob("*")):
+        if path.is_file() and path.name not in _EXCLUDED:
+            with path.open("rb") as file:
+                digest = hashlib.file_digest(file, "sha256").hexdigest()
+            digests[path.relative_to(folder).as_posix()] = digest
+    return digests
+
+
+def _digest_json(content: Any) -> str:
+    canonical = json.dumps(content, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(canonical.encode()).hexdigest()
+
+
+def _check_no_links(folder: Path) -> None:
+    # A link could lead out of the folder, and reading a pipe would block.
+    for path in (folder, *folder.rglob("*")):
+        if path.is_symlink() or not (path.is_file() or path.is_dir()):
+            raise ValueError(f"{path.name} is neither a file nor a folder")
