@@ -1,19 +1,27 @@
 """What the tests share: the configs they start from, and where they find the real MNIST."""
 
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import jax
 import pytest
 from ml_collections import ConfigDict
 
 from configs import default
-from mnist_jax import input_pipeline
+from mnist_jax import input_pipeline, train_loop
 from mnist_jax.data import tfds_source
 from mnist_jax.runtime.errors import DatasetUnavailableError
+from mnist_jax.train_step import Metrics, TrainState
 from tests.workdirs import save_reader_of_digits
 
 ROOT = Path(__file__).parent.parent
+
+AfterCall = Callable[[TrainState, Metrics], tuple[TrainState, Metrics]]
+
+# As in equinox: an array that is broadcast to another rank by accident is an error.
+jax.config.update("jax_numpy_rank_promotion", "raise")
 
 # The tests of a process compile the same few programs again and again.
 _COMPILED = tempfile.TemporaryDirectory(prefix="mnist_jax_tests_")
@@ -40,6 +48,24 @@ def create_fake_config() -> ConfigDict:
 @pytest.fixture
 def fake_config() -> ConfigDict:
     return create_fake_config()
+
+
+@pytest.fixture
+def after_train_steps(monkeypatch: pytest.MonkeyPatch) -> Callable[[AfterCall | None], None]:
+    """Installs a function that receives, and may change, the result of each device call.
+
+    It is called with the state and the metrics, and returns them; None removes it.
+    """
+    real_train_steps = train_loop.train_steps
+
+    def install(function: AfterCall | None) -> None:
+        def train_steps(*args: Any, **kwargs: Any) -> tuple[TrainState, Metrics]:
+            result = real_train_steps(*args, **kwargs)
+            return function(*result) if function else result
+
+        monkeypatch.setattr(train_loop, "train_steps", train_steps)
+
+    return install
 
 
 @pytest.fixture(scope="session")

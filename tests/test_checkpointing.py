@@ -1,14 +1,15 @@
-import shutil
-
 import jax
 import numpy as np
 import pytest
 
+from mnist_jax import checkpointing
 from mnist_jax.checkpointing import Checkpoints
 from mnist_jax.data.datasets import make_fake
 from mnist_jax.input_pipeline import batch_indices
-from mnist_jax.runtime.errors import DamagedCheckpointError
+from mnist_jax.runtime.errors import DamagedCheckpointError, UserError, WriteError
+from mnist_jax.runtime.manifest import Manifest
 from mnist_jax.train_step import create_train_state, train_steps
+from tests.workdirs import contents
 
 
 @pytest.fixture
@@ -32,25 +33,25 @@ def assert_equal(a, b):
         np.testing.assert_array_equal(x, y, strict=True)
 
 
-def test_a_state_comes_back_to_the_bit(state, fake_config, tmp_path):
+def test_a_state_is_restored_to_the_bit(state, fake_config, tmp_path):
     with Checkpoints(tmp_path, keep=1) as checkpoints:
-        checkpoints.save(state, fake_config, 10, 0.5)
+        checkpoints.save(state, Manifest(7, fake_config, 10, 0.5))
     with Checkpoints(tmp_path) as checkpoints:
         assert_equal(checkpoints.restore(7, create_train_state(fake_config, 10)), state)
 
 
-def test_the_parameters_come_back_without_the_rest(state, fake_config, tmp_path):
+def test_the_parameters_can_be_restored_alone(state, fake_config, tmp_path):
     with Checkpoints(tmp_path, keep=1) as checkpoints:
-        checkpoints.save(state, fake_config, 10, None)
+        checkpoints.save(state, Manifest(7, fake_config, 10, None))
     with Checkpoints(tmp_path) as checkpoints:
         target = jax.eval_shape(lambda: state.params)
-        params = checkpoints.restore_params(7, target)
+        params = checkpoints.restore(7, {"params": target})["params"]
     jax.tree.map(np.testing.assert_array_equal, params, state.params)
 
 
-def test_the_manifest_holds_the_config(state, fake_config, tmp_path):
+def test_the_manifest_contains_the_config(state, fake_config, tmp_path):
     with Checkpoints(tmp_path, keep=1) as checkpoints:
-        checkpoints.save(state, fake_config, 10, 0.25)
+        checkpoints.save(state, Manifest(7, fake_config, 10, 0.25))
     with Checkpoints(tmp_path) as checkpoints:
         manifest = checkpoints.manifest(7)
     assert manifest.config.to_dict() == fake_config.to_dict()
@@ -62,7 +63,7 @@ def test_a_state_that_changed_on_disk_is_not_restored(state, fake_config, tmp_pa
     other = state.replace(params=jax.tree.map(lambda p: p + 1e-7, state.params))
     for name, saved in (("a", state), ("b", other)):
         with Checkpoints(tmp_path / name, keep=1) as checkpoints:
-            checkpoints.save(saved, fake_config, 10, None)
+            checkpoints.save(saved, Manifest(7, fake_config, 10, None))
     (tmp_path / "a/checkpoints/7/default/manifest.json").replace(
         tmp_path / "b/checkpoints/7/default/manifest.json"
     )
@@ -70,35 +71,71 @@ def test_a_state_that_changed_on_disk_is_not_restored(state, fake_config, tmp_pa
         with pytest.raises(DamagedCheckpointError, match=r"step 7 is damaged"):
             checkpoints.restore(7, state)
         with pytest.raises(DamagedCheckpointError, match=r"step 7 is damaged"):
-            checkpoints.restore_params(7, state.params)
+            checkpoints.restore(7, {"params": state.params})
 
 
-def test_setting_aside_loses_nothing(state, fake_config, tmp_path):
+def test_a_state_of_another_shape_is_refused_and_left_alone(state, fake_config, tmp_path):
+    with Checkpoints(tmp_path, keep=1) as checkpoints:
+        checkpoints.save(state, Manifest(7, fake_config, 10, None))
+    before = contents(tmp_path)
+    fake_config.hidden_sizes = (17,)
+    wider = create_train_state(fake_config, 10)
+    more = state.replace(params=state.params | {"more": state.params["hidden1"]})
+    with Checkpoints(tmp_path, keep=1) as checkpoints:
+        for target in (wider, more):
+            with pytest.raises(UserError, match=r"step 7 is intact, but does not fit"):
+                checkpoints.restore_newest(target)
+    assert contents(tmp_path) == before
+
+
+def test_damaged_checkpoints_are_moved_and_none_is_lost(state, fake_config, tmp_path, capsys):
     for number in range(2):
         with Checkpoints(tmp_path, keep=1) as checkpoints:
-            checkpoints.save(state, fake_config, 10, None)
+            checkpoints.save(state, Manifest(7, fake_config, 10, None))
+        (tmp_path / "checkpoints/7/default/_METADATA").write_bytes(b"damaged")
         with Checkpoints(tmp_path, keep=1) as checkpoints:
-            destination = checkpoints.set_aside(7)
+            assert checkpoints.restore_newest(state) is state
             assert checkpoints.steps() == []
-        assert destination == tmp_path / f"damaged/7-{number}"
-        assert (destination / "default/manifest.json").is_file()
+        assert (tmp_path / f"damaged/7-{number}/default/manifest.json").is_file()
+        assert f"moved to {tmp_path}/damaged/7-{number}" in capsys.readouterr().err
 
 
-def test_nothing_is_renamed_into_what_is_being_deleted(
+def test_a_checkpoint_that_cannot_be_read_back_is_not_committed(
     state, fake_config, tmp_path, monkeypatch
 ):
-    """A save under way ends by renaming old checkpoints into the folder of the deleted."""
-    rmtree, deleted = shutil.rmtree, []
-
-    def rmtree_after_any_save(folder):
-        names = [path.name for path in folder.iterdir()]
-        checkpoints.steps()  # Waits for a save under way.
-        assert [path.name for path in folder.iterdir()] == names
-        deleted.extend(names)
-        rmtree(folder)
-
-    monkeypatch.setattr(shutil, "rmtree", rmtree_after_any_save)
     with Checkpoints(tmp_path, keep=1) as checkpoints:
+        checkpoints.save(state, Manifest(6, fake_config, 10, None))
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpointing, "_read", raise_error)
+        checkpoints = Checkpoints(tmp_path, keep=1)
+        checkpoints.save(state, Manifest(7, fake_config, 10, None))
+        with pytest.raises(WriteError, match="no longer the same"):
+            checkpoints.steps()
+    with Checkpoints(tmp_path) as checkpoints:
+        assert checkpoints.steps() == [6]
+        assert_equal(checkpoints.restore(6, state), state)
+
+
+def raise_error(*args):
+    raise ValueError("no longer the same")
+
+
+def test_superseded_checkpoints_are_deleted_once_a_newer_one_is_saved(
+    state, fake_config, tmp_path
+):
+    with Checkpoints(tmp_path, keep=2) as checkpoints:
         for step in range(8):
-            checkpoints.save(state.replace(step=np.int32(step)), fake_config, 10, None)
-    assert deleted == [str(step) for step in range(7)]
+            accuracy = 0.9 if step == 3 else 0.5
+            checkpoints.save(state, Manifest(step, fake_config, 10, accuracy))
+    assert sorted(path.name for path in (tmp_path / "checkpoints").iterdir()) == ["3", "6", "7"]
+
+
+def test_superseded_checkpoints_of_a_killed_run_are_deleted(state, fake_config, tmp_path):
+    """A kill between the last save and the deletion of what it replaces."""
+    with Checkpoints(tmp_path, keep=3) as checkpoints:
+        for step in (5, 6, 7):
+            checkpoints.save(state, Manifest(step, fake_config, 10, None))
+    (tmp_path / "checkpoints/deleted/4").mkdir(parents=True)
+    with Checkpoints(tmp_path, keep=1) as checkpoints:
+        assert_equal(checkpoints.restore_newest(state), state)
+    assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["7"]

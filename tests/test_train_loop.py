@@ -12,14 +12,14 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from tensorboard.plugins.hparams import plugin_data_pb2
 
 from mnist_jax import train_loop
-from mnist_jax.checkpointing import Checkpoints
+from mnist_jax.checkpointing import Checkpoints, best_step
 from mnist_jax.data import datasets
 from mnist_jax.runtime.errors import DatasetUnavailableError, TrainingDivergedError, UserError
 from mnist_jax.train_loop import device_calls, train_and_evaluate
 from tests.conftest import create_fake_config
 from tests.workdirs import contents, curves, journal
 
-STEP_LINE = re.compile(r"Step (\d+): loss = (\d+\.\d\d) \((\d+\.\d\d\d) sec\)")
+STEP_LINE = re.compile(r"Step (\d+): loss = (\d+\.\d\d) \([\d,]+ steps/s\)")
 SPLITS = {"Training": 2000, "Validation": 500, "Test": 500}
 
 
@@ -105,7 +105,7 @@ def test_a_complete_run_is_evaluated_and_left_alone(finished, fake_config, capsy
     )
 
 
-def test_more_steps_go_on_from_a_complete_run(fake_config, tmp_path):
+def test_more_steps_continue_a_complete_run(fake_config, tmp_path):
     fake_config.num_train_steps = 20
     train_and_evaluate(fake_config, tmp_path / "run")
     fake_config.num_train_steps = 50  # Not a multiple of any interval.
@@ -121,9 +121,7 @@ def test_more_steps_go_on_from_a_complete_run(fake_config, tmp_path):
 
 
 @pytest.mark.parametrize(("steps_per_call", "first_step"), [(1, 0), (7, 0), (100, 0), (7, 33)])
-def test_device_calls_are_the_steps_cut_where_something_is_due(
-    fake_config, steps_per_call, first_step
-):
+def test_device_calls_end_where_something_is_due(fake_config, steps_per_call, first_step):
     fake_config.update(
         num_train_steps=95,
         steps_per_call=steps_per_call,
@@ -167,14 +165,14 @@ def test_the_best_and_the_newest_checkpoints_are_kept(fake_config, tmp_path, mon
     train_and_evaluate(fake_config, tmp_path)
     with Checkpoints(tmp_path) as checkpoints:
         assert checkpoints.steps() == [20, 35, 40]
-        assert checkpoints.best_step() == 20
+        assert best_step(checkpoints.intact_manifests()) == 20
 
 
 def test_a_checkpoint_between_evaluations_is_not_called_best(fake_config, tmp_path):
     fake_config.update(eval_every_steps=20, checkpoint_every_steps=5, keep_checkpoints=1)
     train_and_evaluate(fake_config, tmp_path)
     with Checkpoints(tmp_path) as checkpoints:
-        assert checkpoints.best_step() in (20, 40)
+        assert best_step(checkpoints.intact_manifests()) in (20, 40)
         assert checkpoints.manifest(40).validation_accuracy is not None
 
 
@@ -194,44 +192,41 @@ def test_divergence_stops_at_the_exact_step(fake_config, tmp_path):
     bad_step = 1 + max(line["step"] for line in journal(tmp_path / "one"))
     for error in (one_by_one, at_once):
         assert f"at step {bad_step};" in str(error.value)
-        assert "none was saved before" in str(error.value)
+        assert "last good checkpoint: none;" in str(error.value)
         assert error.value.exit_code == 1
     for name in ("one", "many"):
         assert not list((tmp_path / name / "checkpoints").iterdir())
 
 
-def test_divergence_names_the_last_good_checkpoint(fake_config, tmp_path):
+def test_divergence_names_the_last_good_checkpoint(fake_config, tmp_path, after_train_steps):
     fake_config.update(num_train_steps=20)
     train_and_evaluate(fake_config, tmp_path)
     fake_config.update(num_train_steps=60)
-    with pytest.MonkeyPatch.context() as patch:
-        real_train_steps = train_loop.train_steps
 
-        def train_steps(state, *args, **kwargs):
-            state, metrics = real_train_steps(state, *args, **kwargs)
-            if int(state.step) == 50:
-                metrics["loss"] = metrics["loss"].at[4].set(np.inf)
-            return state, metrics
+    def diverge(state, metrics):
+        if int(state.step) == 50:
+            metrics["loss"] = metrics["loss"].at[4].set(np.inf)
+        return state, metrics
 
-        patch.setattr(train_loop, "train_steps", train_steps)
-        with pytest.raises(TrainingDivergedError, match=r"inf at step 45; .* is step 40"):
-            train_and_evaluate(fake_config, tmp_path)
-    # What was good is there, and the run can go on with it.
+    after_train_steps(diverge)
+    with pytest.raises(TrainingDivergedError, match=r"inf at step 45; last good .* step 40"):
+        train_and_evaluate(fake_config, tmp_path)
+    after_train_steps(None)
+    # The good steps are saved, and the run can be resumed from them.
     assert [line["step"] for line in journal(tmp_path)][-2:] == [40, 40]
     assert int(train_and_evaluate(fake_config, tmp_path).step) == 60
 
 
-def test_a_state_that_is_not_finite_is_not_saved(fake_config, tmp_path, monkeypatch):
-    real_train_steps = train_loop.train_steps
-
-    def train_steps(state, *args, **kwargs):
-        state, metrics = real_train_steps(state, *args, **kwargs)
+def test_a_state_that_is_not_finite_is_not_saved(fake_config, tmp_path, after_train_steps):
+    def break_a_unit(state, metrics):
         bias = state.params["hidden1"]["bias"].at[0].set(-np.inf)  # A dead unit: finite loss.
         params = state.params | {"hidden1": state.params["hidden1"] | {"bias": bias}}
         return state.replace(params=params), metrics
 
-    monkeypatch.setattr(train_loop, "train_steps", train_steps)
-    with pytest.raises(TrainingDivergedError, match="a parameter is nan at step 20"):
+    after_train_steps(break_a_unit)
+    with pytest.raises(
+        TrainingDivergedError, match="params/hidden1/bias is not finite at step 20"
+    ):
         train_and_evaluate(fake_config, tmp_path)
     assert not list((tmp_path / "checkpoints").iterdir())
 
@@ -258,7 +253,7 @@ def test_a_fallback_run_names_what_it_was_trained_on(
     assert {line["dataset"] for line in journal(tmp_path / "run")} == {"mnist_5k"}
     with Checkpoints(tmp_path / "run") as checkpoints:
         assert checkpoints.manifest(20).config.dataset == "mnist_5k"
-    # The same command goes on with it, though MNIST may be there by now.
+    # The same command resumes with it, even if MNIST is available by now.
     fake_config.num_train_steps = 40
     assert int(train_and_evaluate(fake_config, tmp_path / "run").step) == 40
     assert (

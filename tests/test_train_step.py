@@ -1,11 +1,8 @@
-import functools
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from mnist_jax import train_step as train_step_lib
-from mnist_jax.train_step import create_train_state, eval_step, loss_fn, train_step, train_steps
+from mnist_jax.train_step import create_train_state, loss_fn, train_step, train_steps
 
 RNG = np.random.default_rng(0)
 IMAGES = RNG.integers(0, 256, (50, 28, 28), np.uint8)
@@ -72,21 +69,10 @@ def test_many_steps_in_one_call_are_the_single_steps_to_the_bit(fake_config):
         )
 
 
-def test_evaluation_counts_unmasked_examples_only(fake_config):
-    state = create_train_state(fake_config, 10)
-    mask = np.arange(50) % 3 != 0
-    step = functools.partial(eval_step, state.params, apply_fn=state.apply_fn)
-    metrics, _ = step(BATCH | {"mask": jnp.asarray(mask)})
-    logits = np.asarray(state.apply_fn({"params": state.params}, BATCH["image"]))
-    assert int(metrics.accuracy.count) == mask.sum()
-    assert int(metrics.accuracy.total) == (logits.argmax(1) == LABELS)[mask].sum()
-    np.testing.assert_allclose(
-        metrics.compute()["loss"], cross_entropies(logits, LABELS)[mask].mean(), rtol=1e-6
-    )
-
-
-def test_all_finite_finds_a_single_bad_number():
-    tree = {"a": jnp.ones((3, 4)), "b": [jnp.zeros(()), jnp.ones(5)]}
-    assert train_step_lib.all_finite(tree)
-    for bad in (np.nan, np.inf, -np.inf):
-        assert not train_step_lib.all_finite(tree | {"c": jnp.ones(7).at[3].set(bad)})
+def test_the_learning_rate_of_each_step_is_among_its_metrics(fake_config):
+    fake_config.update(schedule="cosine", warmup_steps=4, num_train_steps=8)
+    indices = RNG.integers(0, 50, (8, 20)).astype(np.int32)
+    _, metrics = train_steps(create_train_state(fake_config, 10), IMAGES, LABELS, indices)
+    warmup = 0.01 * np.arange(4) / 4
+    cosine = 0.01 * (1 + np.cos(np.pi * np.arange(4) / 4)) / 2
+    np.testing.assert_allclose(metrics["learning_rate"], [*warmup, *cosine], rtol=1e-6)

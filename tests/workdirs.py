@@ -11,6 +11,7 @@ from tensorboard.util.tensor_util import make_ndarray
 from configs import default
 from mnist_jax import input_pipeline
 from mnist_jax.checkpointing import Checkpoints
+from mnist_jax.runtime.manifest import Manifest
 from mnist_jax.train_step import create_train_state, train_steps
 
 
@@ -47,4 +48,4 @@ def save_reader_of_digits(folder: Path) -> None:
     indices = input_pipeline.batch_indices(0, range(1, 201), 100, len(labels))
     state, _ = train_steps(state, images, labels, indices)
     with Checkpoints(folder, keep=1) as checkpoints:
-        checkpoints.save(state, config, dataset.num_classes, None)
+        checkpoints.save(state, Manifest(200, config, dataset.num_classes, None))

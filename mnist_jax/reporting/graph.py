@@ -21,8 +21,7 @@ from tensorboard.compat.proto.config_pb2 import RunMetadata
 from tensorboard.compat.proto.event_pb2 import Event
 from tensorboard.compat.proto.graph_pb2 import GraphDef
 from tensorboard.plugins.graph.metadata import PLUGIN_NAME_RUN_METADATA_WITH_GRAPH
-
-from mnist_jax.reporting import event_files
+from tensorboard.summary.writer.record_writer import RecordWriter
 
 Scope = tuple[str, ...]
 
@@ -75,7 +74,7 @@ def write_graph(
     aside = logdir / f".graph.{tag}"
     with aside.open("wb") as file:
         for each in (Event(wall_time=now, file_version="brain.Event:2"), event):
-            file.write(event_files.record(each.SerializeToString(deterministic=True)))
+            RecordWriter(file).write(each.SerializeToString(deterministic=True))
     return aside.replace(path)
 
 

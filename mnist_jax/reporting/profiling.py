@@ -25,18 +25,13 @@ class Profiler:
         Args:
           workdir: The run's folder.
           profile_steps: The first and the last step to trace, or ().
-          print_line: Called with a line that says where the trace is.
+          print_line: Called with the place of the trace.
         """
         self._workdir = workdir
+        self._print_line = print_line
         first, last = profile_steps or (0, -1)
         self._steps = range(first, last + 1)
-        self._print_line = print_line
         self._is_tracing = False
-
-    def close(self) -> None:
-        """Writes a trace that was interrupted."""
-        if self._is_tracing:
-            self._stop()
 
     def call(
         self, steps: range, function: Callable[_P, _T], *args: _P.args, **kwargs: _P.kwargs
@@ -45,24 +40,22 @@ class Profiler:
         if steps[-1] not in self._steps:
             return function(*args, **kwargs)
         if not self._is_tracing:
-            self._start()
+            options = jax.profiler.ProfileOptions()
+            options.python_tracer_level = 0  # Python's own calls would fill the trace.
+            jax.profiler.start_trace(
+                self._workdir, create_perfetto_trace=True, profiler_options=options
+            )
+            self._is_tracing = True
         with jax.profiler.StepTraceAnnotation("train", step_num=steps[-1]):
             # Waits for the result, so that the event is as long as the step.
             result = jax.block_until_ready(function(*args, **kwargs))
         if steps[-1] == self._steps[-1]:
-            self._stop()
+            self.close()
         return result
 
-    def _start(self) -> None:
-        options = jax.profiler.ProfileOptions()
-        # Without Python's own calls, which would fill the trace.
-        options.python_tracer_level = 0
-        jax.profiler.start_trace(
-            self._workdir, create_perfetto_trace=True, profiler_options=options
-        )
-        self._is_tracing = True
-
-    def _stop(self) -> None:
-        self._is_tracing = False
-        jax.profiler.stop_trace()
-        self._print_line(f"Profile: {self._workdir / 'plugins' / 'profile'}")
+    def close(self) -> None:
+        """Writes the trace, also one that was interrupted."""
+        if self._is_tracing:
+            self._is_tracing = False
+            jax.profiler.stop_trace()
+            self._print_line(f"Profile: {self._workdir / 'plugins' / 'profile'}")

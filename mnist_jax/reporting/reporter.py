@@ -25,7 +25,7 @@ from mnist_jax.runtime import config as config_lib
 from mnist_jax.runtime import terminal
 from mnist_jax.runtime.errors import TrainingDivergedError, WriteError, first_line, writing_to
 from mnist_jax.runtime.signals import PreemptedError
-from mnist_jax.train_step import Metrics, TrainState, train_step
+from mnist_jax.train_step import Metrics, Params, TrainState, train_step
 
 _TITLES = {"train": "Training", "validation": "Validation", "test": "Test"}
 
@@ -38,6 +38,21 @@ def format_result(split: str, dataset_name: str, result: SplitResult) -> str:
         f"  Num examples: {result.num_examples}  Num correct: {result.num_correct}"
         f"  Precision @ 1: {result.accuracy:0.04f}"
     )
+
+
+def graphs(state: TrainState, batch_size: int) -> dict[str, tuple[Any, ...]]:
+    """Returns by tag the functions that the Graphs tab shows, each with its arguments."""
+    state = jax.eval_shape(lambda: state)
+    images = jax.ShapeDtypeStruct((batch_size, 28, 28), np.uint8)
+    labels = jax.ShapeDtypeStruct((batch_size,), np.int32)
+
+    def forward(params: Params, images: jax.Array) -> jax.Array:
+        return state.apply_fn({"params": params}, images)
+
+    return {
+        "forward": (forward, state.params, images),
+        "train_step": (train_step, state, {"image": images, "label": labels}),
+    }
 
 
 class Reporter:
@@ -105,27 +120,18 @@ class Reporter:
             }
             events.call("write_hparams", config_lib.hyperparameters(run.config))
             events.call("write_texts", 0, texts)
-            state = jax.eval_shape(lambda: state)
-            events.submit(lambda: self._write_graphs(state))
+            shapes = jax.eval_shape(lambda: state)  # The state itself will be donated.
+            events.submit(lambda: self._write_graphs(shapes))
         return events
 
     def _write_graphs(self, state: TrainState) -> None:
-        """Writes the graphs of the forward pass and of the training step."""
         from mnist_jax.reporting import graph
 
-        batch_size = self._run.config.batch_size
-        batch = {
-            "image": jax.ShapeDtypeStruct((batch_size, 28, 28), np.uint8),
-            "label": jax.ShapeDtypeStruct((batch_size,), np.int32),
-        }
-
-        def forward(params: Any, images: jax.Array) -> jax.Array:
-            return state.apply_fn({"params": params}, images)
-
-        workdir = self._run.workdir
         try:
-            graph.write_graph(workdir, forward, state.params, batch["image"], tag="forward")
-            graph.write_graph(workdir, train_step, state, batch, tag="train_step")
+            for tag, (function, *arguments) in graphs(
+                state, self._run.config.batch_size
+            ).items():
+                graph.write_graph(self._run.workdir, function, *arguments, tag=tag)
         except OSError:
             raise
         except Exception as error:  # A graph that can't be drawn must not end the training.

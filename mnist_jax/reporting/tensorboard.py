@@ -5,7 +5,6 @@ clu's `SummaryWriter` calls `tf.summary`. Importing TensorFlow for it would cost
 for `tf.summary` is in `sys.modules`. Where TensorFlow is loaded already, clu uses that.
 """
 
-import collections
 import contextlib
 import itertools
 import os
@@ -15,58 +14,58 @@ import sys
 import time
 import types
 from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from mnist_jax.reporting import event_files
+from clu import asynclib
+
 from mnist_jax.runtime.errors import writing_to
 
 
 class EventWriter:
-    """Calls a `clu.metric_writers.SummaryWriter` in a thread, in order."""
+    """Calls a `clu.metric_writers.SummaryWriter` in a thread, in order.
+
+    Every method raises a WriteError where an earlier call failed.
+    """
 
     def __init__(self, logdir: Path):
         """Starts the import of clu; the first event creates a file in `logdir`."""
         self._logdir = logdir
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="event_writer")
-        self._writer = self._thread.submit(create_summary_writer, str(logdir))
-        self._calls: collections.deque[Future[None]] = collections.deque()
+        self._pool = asynclib.Pool("event_writer", max_workers=1)
+        self._writer: Any = None
+        self.submit(self._create_writer)
 
-    def call(self, method: str, *arguments: Any) -> None:
-        """Calls a method of the `SummaryWriter`; returns at once.
-
-        Raises:
-          WriteError: An earlier call failed.
-        """
-        self.submit(lambda: getattr(self._writer.result(), method)(*arguments))
+    def _create_writer(self) -> None:
+        self._writer = create_summary_writer(str(self._logdir))
 
     def submit(self, function: Callable[[], None]) -> None:
-        """Calls a function in the thread; see `call`."""
-        self._raise_errors(wait=False)
-        self._calls.append(self._thread.submit(function))
+        """Calls a function in the thread; returns at once."""
+        with self._raises_write_error():
+            self._pool(function)()
+
+    def call(self, method: str, *arguments: Any) -> None:
+        """Calls a method of the `SummaryWriter` in the thread; returns at once."""
+        self.submit(lambda: getattr(self._writer, method)(*arguments))
 
     def flush(self) -> None:
-        """Waits until the operating system has all events.
-
-        Raises:
-          WriteError: A call failed.
-        """
+        """Waits until the operating system has all events."""
         self.call("flush")
-        self._raise_errors(wait=True)
+        with self._raises_write_error():
+            self._pool.join()
 
     def close(self) -> None:
-        """Flushes and closes the event file; see `flush`."""
-        try:
-            self.call("close")
-            self._raise_errors(wait=True)
-        finally:
-            self._thread.shutdown()
+        """Flushes and closes the event file."""
+        self.call("close")
+        with self._raises_write_error():
+            self._pool.close()
 
-    def _raise_errors(self, *, wait: bool) -> None:
+    @contextlib.contextmanager
+    def _raises_write_error(self) -> Iterator[None]:
         with writing_to(self._logdir, Exception):
-            while self._calls and (wait or self._calls[0].done()):
-                self._calls.popleft().result()
+            try:
+                yield
+            except asynclib.AsyncError as error:
+                raise error.__cause__ or error from None
 
 
 def create_summary_writer(logdir: str) -> Any:
@@ -114,6 +113,7 @@ class _FileWriter:
 
     def write(self, **event: Any) -> None:
         from tensorboard.compat.proto.event_pb2 import Event
+        from tensorboard.summary.writer.record_writer import RecordWriter
 
         if self._file is None:
             self._logdir.mkdir(parents=True, exist_ok=True)
@@ -121,8 +121,8 @@ class _FileWriter:
             name = f"events.out.tfevents.{int(time.time())}.{place}.v2"
             self._file = (self._logdir / name).open("xb")
             self.write(file_version="brain.Event:2")
-        data = Event(wall_time=time.time(), **event).SerializeToString()
-        self._file.write(event_files.record(data))
+        event_bytes = Event(wall_time=time.time(), **event).SerializeToString()
+        RecordWriter(self._file).write(event_bytes)
 
     def flush(self) -> None:
         if self._file:
@@ -135,6 +135,7 @@ class _FileWriter:
 
 def _create_stand_in() -> types.ModuleType:
     """Returns a `tensorflow` with the functions that clu's `SummaryWriter` calls."""
+    from tensorboard.compat import tensorflow_stub
     from tensorboard.compat.proto.summary_pb2 import Summary
     from tensorboard.plugins.histogram.summary_v2 import histogram_pb
     from tensorboard.plugins.scalar.summary_v2 import scalar_pb
@@ -152,6 +153,9 @@ def _create_stand_in() -> types.ModuleType:
         return Summary(value=[value])
 
     tensorflow: Any = types.ModuleType("tensorflow")
+    # TensorBoard's own stub, with which it reads files where TensorFlow is not installed.
+    public = {k: v for k, v in vars(tensorflow_stub).items() if not k.startswith("__")}
+    vars(tensorflow).update(public, __version__=tensorflow_stub.__version__)
     tensorflow.summary = types.SimpleNamespace(
         create_file_writer=_FileWriter,
         scalar=writes(scalar_pb),
@@ -162,8 +166,8 @@ def _create_stand_in() -> types.ModuleType:
             write_raw_pb=writes(Summary.FromString), summary_scope=contextlib.nullcontext
         ),
     )
-    # Used by TensorBoard's HParams plugin, when it is imported and when it writes.
+    # What TensorBoard's HParams plugin uses when it is imported.
     tensorflow.make_tensor_proto = make_tensor_proto
     tensorflow.keras = types.SimpleNamespace(callbacks=types.SimpleNamespace(Callback=object))
-    tensorflow.compat = types.SimpleNamespace(v2=tensorflow)
+    tensorflow.compat = types.SimpleNamespace(**vars(tensorflow_stub.compat), v2=tensorflow)
     return tensorflow

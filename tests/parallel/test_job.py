@@ -12,13 +12,15 @@ import pytest
 
 from mnist_jax import input_pipeline, restoring
 from mnist_jax.checkpointing import Checkpoints
+from mnist_jax.eval_step import evaluate
+from mnist_jax.parallel import job as job_lib
 from mnist_jax.runtime import run_folder
-from mnist_jax.train_loop import evaluate
+from mnist_jax.runtime.errors import UserError
 from mnist_jax.train_step import create_train_state, train_steps
 from tests import jobs
 from tests.faults import processes
 from tests.faults.test_preemption import read_until
-from tests.test_devices import report
+from tests.parallel.test_sharding import report
 from tests.workdirs import journal
 
 ENDLESS = jobs.FIELDS | {"num_train_steps": 1_000_000}
@@ -37,10 +39,10 @@ def sha256(workdir: Path) -> str:
 
 
 @pytest.mark.long
-def test_the_first_process_alone_tells(of_two_by_two):
+def test_only_the_first_process_prints_and_writes(of_two_by_two):
     workdir, (first, second) = of_two_by_two
     assert first.stdout.count("Test Data Eval") == 2
-    # gloo tells of its connections, and can't be told not to.
+    # gloo itself prints its connections.
     for word in ("Training", "Step", "Eval"):
         assert word not in second.stdout
     assert (first.stderr, second.stderr) == ("", "")
@@ -79,7 +81,7 @@ def test_a_checkpoint_of_four_devices_is_resumed_on_two(of_two_by_two, tmp_path:
 
 @pytest.mark.long
 @pytest.mark.skipif(not shutil.which("mpirun"), reason="needs mpirun (Debian: openmpi-bin)")
-def test_mpirun_is_found_out_and_gives_the_bits_of_one_process(tmp_path: Path):
+def test_mpirun_is_detected_and_gives_the_bits_of_one_process(tmp_path: Path):
     """Of the plain command on two devices: a sum of two has but one order."""
     options = ["--allow-run-as-root", "--oversubscribe", "--bind-to", "none", "-n", "2"]
     command = [*processes.train_command(tmp_path, jobs.FIELDS), "--distributed"]
@@ -123,7 +125,7 @@ def kill_one(folder: Path, num_processes: int, victim: int) -> None:
         assert survivor.returncode not in (0, -signal.SIGKILL), survivor
         # The runtime's own words, where it is faster.
         assert (
-            "Another process of this job is gone" in survivor.stderr
+            "A process of this job is gone or failed" in survivor.stderr
             or "another task died" in survivor.stderr
         )
         assert "Traceback" not in survivor.stderr
@@ -151,8 +153,8 @@ def test_a_killed_job_comes_back_to_the_same_bits(num_processes, victim, tmp_pat
 
 
 @pytest.mark.long
-def test_a_process_that_hangs_ends_the_job(tmp_path: Path):
-    """No connection breaks: what tells is that its heartbeat is missing."""
+def test_a_hanging_process_ends_the_job(tmp_path: Path):
+    """No connection breaks; the missing heartbeat reveals it."""
     job = jobs.start(tmp_path, 2, 1, ENDLESS)
     read_until(job[0], "Step 30:")
     job[1].send_signal(signal.SIGSTOP)
@@ -164,7 +166,7 @@ def test_a_process_that_hangs_ends_the_job(tmp_path: Path):
 
 
 @pytest.mark.long
-def test_what_the_first_process_is_refused_ends_all(tmp_path: Path):
+def test_an_error_of_the_first_process_ends_all(tmp_path: Path):
     """Here the workdir, whose lock this process holds."""
     with run_folder.claim(tmp_path):
         first, second = jobs.ends(jobs.start(tmp_path, 2, 1, ENDLESS))
@@ -178,7 +180,7 @@ def test_processes_that_were_given_different_configs_are_refused(tmp_path: Path)
     job = jobs.start(tmp_path / "run", 2, 1, extra={1: ["--config.seed=1"]})
     first, second = jobs.ends(job)
     assert (first.returncode, second.returncode) == (2, 2)
-    assert first.stderr.startswith("config: that of process 1 is not that of process 0")
+    assert first.stderr.startswith("config: process 1 and process 0 have different ones")
     assert (first.stderr.count("\n"), second.stderr) == (1, "")
     assert not (tmp_path / "run").exists()
 
@@ -199,10 +201,21 @@ def test_processes_that_were_given_different_configs_are_refused(tmp_path: Path)
         ),
     ],
 )
-def test_a_place_in_a_job_that_does_not_fit_is_refused(arguments, message, tmp_path: Path):
+def test_job_flags_that_do_not_fit_are_refused(arguments, message, tmp_path: Path):
     command = [*processes.train_command(tmp_path / "run", jobs.FIELDS), *arguments]
     ended = processes.run(command)
     assert ended.returncode == 2, ended
     assert ended.stderr.count("\n") == 1
     assert message in ended.stderr
     assert not (tmp_path / "run").exists()
+
+
+def test_one_process_needs_no_others():
+    def refuse() -> None:
+        raise UserError("no")
+
+    assert job_lib.broadcast_from_first(lambda: 3) == 3
+    assert job_lib.max_over_processes(7) == 7
+    job_lib.assert_same_on_all_processes("anything", object())
+    with pytest.raises(UserError, match="no"):
+        job_lib.broadcast_from_first(refuse)

@@ -9,8 +9,7 @@ import numpy as np
 import pytest
 from ml_collections import ConfigDict
 
-from mnist_jax.parallel import devices
-from mnist_jax.runtime.errors import UserError
+from mnist_jax.parallel import sharding
 from mnist_jax.train_step import create_train_state, train_steps
 from tests import jobs
 from tests.faults import processes
@@ -64,21 +63,12 @@ def test_one_device_computes_the_same_with_a_mesh_and_without(fake_config: Confi
 
     def train() -> list[jax.Array]:
         state = create_train_state(fake_config, 10)
-        return jax.tree.leaves(train_steps(state, *devices.put((images, labels)), indices))
+        return jax.tree.leaves(
+            train_steps(state, *sharding.put_replicated((images, labels)), indices)
+        )
 
     plain = train()
-    with devices.use_all():
+    with sharding.use_all_devices():
         spread_over_one = train()
     for actual, expected in zip(spread_over_one, plain, strict=True):
         np.testing.assert_array_equal(actual, expected)
-
-
-def test_one_process_decides_for_itself():
-    def refuse() -> None:
-        raise UserError("no")
-
-    assert devices.agree(lambda: 3) == 3
-    assert devices.highest(7) == 7
-    devices.check_alike("anything", object())
-    with pytest.raises(UserError, match="no"):
-        devices.agree(refuse)

@@ -1,6 +1,7 @@
-"""TensorFlow is needed to read datasets, once; not to train, nor to write events."""
+"""The event files are those that clu writes with TensorFlow, written without it."""
 
 import os
+import re
 import subprocess
 import sys
 
@@ -9,29 +10,17 @@ import pytest
 from tensorboard.backend.event_processing.event_file_loader import EventFileLoader
 from tensorboard.util.tensor_util import make_ndarray
 
-from mnist_jax.reporting.event_writer import EventWriter
+from mnist_jax.reporting.tensorboard import EventWriter, create_summary_writer
+from mnist_jax.runtime.errors import WriteError
 from tests.conftest import ROOT
 from tests.faults import processes
-from tests.workdirs import journal
 
-# As on a machine that lacks all three.
-WITHOUT_TENSORBOARD = """
-import runpy, sys
-sys.modules.update(tensorflow=None, tensorflow_datasets=None, tensorboard=None)
-sys.argv = sys.argv[1:]
-runpy.run_path(sys.argv[0], run_name="__main__")
-"""
 CONFIG = processes.SHORT_RUN | {"num_train_steps": 40}
 
 
-def run_without_tensorboard(workdir):
-    python, *arguments = processes.train_command(workdir, CONFIG)
-    return processes.run([python, "-c", WITHOUT_TENSORBOARD, *arguments])
-
-
-def test_without_it_the_event_files_are_written(tmp_path):
+def test_a_run_needs_no_tensorflow(tmp_path):
     path = os.pathsep.join([str(tmp_path), str(ROOT)])
-    # In every process of the run: a package of that name that can't be imported.
+    # A package of that name that can't be imported, in every process of the run.
     (tmp_path / "tensorflow.py").write_text("raise ImportError('there is no TensorFlow')")
     ended = processes.run(
         processes.train_command(tmp_path / "run", CONFIG), env={"PYTHONPATH": path}
@@ -41,39 +30,10 @@ def test_without_it_the_event_files_are_written(tmp_path):
     assert steps == {0, 10, 20, 30, 40}
 
 
-@pytest.fixture(scope="module")
-def workdir(tmp_path_factory):
-    workdir = tmp_path_factory.mktemp("without") / "run"
-    ended = run_without_tensorboard(workdir)
-    assert ended.returncode == 0
-    assert ended.stderr == (
-        "WARNING: TensorBoard is not installed, so there will be no event files; "
-        "metrics.jsonl has every number\n"
-    )
-    return workdir
-
-
-class TestWithoutTensorBoardToo:
-    def test_it_trains_evaluates_and_saves(self, workdir):
-        assert [line["step"] for line in journal(workdir)] == [10, 20, 20, 30, 40, 40]
-        assert processes.newest(workdir) == [40]
-        assert not list(workdir.glob("events.*"))
-
-    def test_a_complete_run_stays_complete(self, workdir):
-        ended = run_without_tensorboard(workdir)
-        assert (ended.returncode, ended.stderr) == (0, "")
-        assert "complete at step 40; nothing to train" in ended.stdout
-
-    def test_with_it_the_event_files_are_written_from_the_journal(self, workdir):
-        assert processes.run(processes.train_command(workdir, CONFIG)).returncode == 0
-        points = processes.remains(workdir).points
-        assert {step for tag, step, _ in points if tag == "train/loss"} == {10, 20, 30, 40}
-
-
 WITH_TENSORFLOW = """
 import sys
 from clu.metric_writers import SummaryWriter
-from tests.test_without_tensorflow import write
+from tests.reporting.test_tensorboard import write
 writer = SummaryWriter(sys.argv[1])
 write(writer)
 writer.close()
@@ -94,7 +54,7 @@ def write(writer):
         "edges": np.linspace(-1, 1, 31),
     }
     writer.write_histograms(3, arrays)
-    writer.flush(**({"wait": True} if isinstance(writer, EventWriter) else {}))
+    writer.flush()
 
 
 def events(logdir):
@@ -115,8 +75,7 @@ def events(logdir):
 def test_the_events_are_those_that_clus_writer_writes_with_tensorflow(tmp_path):
     command = [sys.executable, "-c", WITH_TENSORFLOW, str(tmp_path / "with")]
     subprocess.run(command, check=True, capture_output=True)
-    writer = EventWriter(tmp_path / "without")
-    write(writer)
+    write(writer := create_summary_writer(str(tmp_path / "without")))
     writer.close()
     for ours, theirs in zip(
         events(tmp_path / "without"), events(tmp_path / "with"), strict=True
@@ -125,3 +84,17 @@ def test_the_events_are_those_that_clus_writer_writes_with_tensorflow(tmp_path):
         for our_array, their_array in zip(ours[1], theirs[1], strict=True):
             assert our_array.dtype == their_array.dtype
             np.testing.assert_array_equal(our_array, their_array)
+
+
+def test_tensorflow_can_be_imported_after_the_stand_in(tmp_path):
+    """And without TensorFlow's own import: the module is gone, and jax is untouched."""
+    create_summary_writer(str(tmp_path)).close()
+    assert "tensorflow" not in sys.modules or hasattr(sys.modules["tensorflow"], "__version__")
+
+
+def test_an_error_of_the_thread_is_raised_by_a_later_call(tmp_path):
+    writer = EventWriter(tmp_path)
+    writer.call("write_texts", 0, {"text": 3})
+    with pytest.raises(WriteError, match=re.escape(f"{tmp_path}: can't be written to")):
+        writer.flush()
+    writer.close()

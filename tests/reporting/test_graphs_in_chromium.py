@@ -11,8 +11,7 @@ import jax
 import pytest
 
 from configs import default
-from mnist_jax import train_loop
-from mnist_jax.reporting import graph
+from mnist_jax.reporting import graph, reporter
 from mnist_jax.train_step import create_train_state
 
 CHROMIUM, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
@@ -84,7 +83,7 @@ def tensorboard_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     logdir = tmp_path_factory.mktemp("logdir")
     config = default.get_config()
     state = jax.eval_shape(lambda: create_train_state(config, 10))
-    for tag, (function, *args) in train_loop.graphs(state, config.batch_size).items():
+    for tag, (function, *args) in reporter.graphs(state, config.batch_size).items():
         graph.write_graph(logdir, function, *args, tag=tag)
     # With the module `notf` TensorBoard does without TensorFlow, which takes seconds.
     code = (
@@ -138,7 +137,7 @@ def test_the_graphs_tab(tab: Tab):
     tab.choose("train_step")
     tab.wait_for(lambda: "gradients" in tab.nodes("meta"))
     assert set(tab.nodes("meta")) == {
-        *["hidden1", "hidden2", "softmax_linear", "loss", "gradients", "sgd"],
+        *["hidden1", "hidden2", "softmax_linear", "loss", "gradients", "optimizer"],
         *["batch", "state"],
     }
     tab.double_click("gradients")

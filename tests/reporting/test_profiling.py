@@ -22,7 +22,7 @@ def traced_steps(workdir: Path) -> list[int]:
     return [int(event["args"]["step_num"]) for event in steps]
 
 
-def test_a_run_traces_each_step_of_the_window(
+def test_a_run_traces_each_of_the_steps(
     fake_config: ConfigDict, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ):
     fake_config.profile_steps = (13, 22)
@@ -32,23 +32,25 @@ def test_a_run_traces_each_step_of_the_window(
     assert f"Profile: {tmp_path}/plugins/profile" in capsys.readouterr().out
 
 
-def test_a_trace_cut_short_is_written(tmp_path: Path):
-    told: list[str] = []
-    with Profiler(tmp_path, (2, 9), told.append) as profiler:
-        for step in (1, 2, 3):
-            assert profiler.call(range(step, step + 1), jnp.sin, 0.0) == 0
+def test_an_interrupted_trace_is_written(tmp_path: Path):
+    printed: list[str] = []
+    profiler = Profiler(tmp_path, (2, 9), printed.append)
+    for step in (1, 2, 3):
+        assert profiler.call(range(step, step + 1), jnp.sin, 0.0) == 0
+    profiler.close()
     assert traced_steps(tmp_path) == [2, 3]
-    assert len(told) == 1
+    assert len(printed) == 1
 
 
-def test_without_a_window_nothing_is_traced(tmp_path: Path):
-    with Profiler(tmp_path, (), print) as profiler:
-        assert profiler.call(range(1, 5), int, "11", base=2) == 3
+def test_without_steps_nothing_is_traced(tmp_path: Path):
+    profiler = Profiler(tmp_path, (), print)
+    assert profiler.call(range(1, 5), int, "11", base=2) == 3
+    profiler.close()
     assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("window", [(20,), (0, 5), (9, 8), (1.0, 2.0), (41, 50), (30, 41)])
-def test_a_window_that_is_none(fake_config: ConfigDict, window: tuple):
+def test_invalid_steps_are_refused(fake_config: ConfigDict, window: tuple):
     fake_config.profile_steps = window
     with pytest.raises(UserError, match=r"config\.profile_steps: \("):
         config_lib.validate(fake_config)
@@ -58,7 +60,7 @@ def cuts(config: ConfigDict, first_step: int = 0) -> list[tuple[int, int]]:
     return [(steps[0], steps[-1]) for steps in train_loop.device_calls(config, first_step)]
 
 
-def test_the_steps_of_the_window_and_the_one_before_are_calls_of_their_own(
+def test_profiled_steps_and_the_one_before_run_alone(
     fake_config: ConfigDict,
 ):
     fake_config.profile_steps = (13, 15)

@@ -1,1 +1,0 @@
-from mnist_jax.input_pipeline import load as load
