@@ -8,8 +8,9 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
-from mnist_jax import checkpointing, input_pipeline
+from mnist_jax import checkpointing
 from mnist_jax.checkpointing import Checkpoints
+from mnist_jax.data import load
 from mnist_jax.data.datasets import Dataset
 from mnist_jax.runtime import run_folder
 from mnist_jax.runtime.errors import DamagedCheckpointError, UserError
@@ -102,4 +103,4 @@ def load_dataset(config: ConfigDict) -> Dataset:
     for field in ("data_dir", "manual_dir"):
         if not Path(config[field]).is_dir():
             config[field] = ""  # The run was made elsewhere: look where this machine has it.
-    return input_pipeline.load(config.lock(), may_fall_back=False)
+    return load.load_dataset(config.lock(), may_fall_back=False)

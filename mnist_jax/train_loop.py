@@ -18,6 +18,7 @@ from mnist_jax import checkpointing, input_pipeline, optimizers
 from mnist_jax.checkpointing import Checkpoints, Manifest
 from mnist_jax.data import tfds_source
 from mnist_jax.data.datasets import Dataset, Split
+from mnist_jax.data.load import load_dataset
 from mnist_jax.parallel import devices
 from mnist_jax.reporting import reporter as reporting
 from mnist_jax.reporting.profiling import Profiler
@@ -120,7 +121,7 @@ def _load_dataset(config: ConfigDict, newest: Manifest | None) -> Dataset:
 
     @functools.cache
     def load() -> Dataset:
-        return input_pipeline.load(config, may_fall_back=newest is None)
+        return load_dataset(config, may_fall_back=newest is None)
 
     config.dataset = devices.agree(lambda: load().name)
     return load()

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from mnist_jax.checkpointing import Checkpoints
-from mnist_jax.data.datasets import make_fake
+from mnist_jax.data.builtin import make_fake
 from mnist_jax.input_pipeline import batch_indices
 from mnist_jax.runtime.errors import DamagedCheckpointError
 from mnist_jax.train_step import create_train_state, train_steps
