@@ -170,11 +170,11 @@ def _seconds_a_step(batch_size: int, steps: int) -> float:
 
     from configs import default
     from mnist_jax import input_pipeline
-    from mnist_jax.data import datasets
+    from mnist_jax.data import builtin
     from mnist_jax.parallel import devices
     from mnist_jax.train_step import create_train_state, train_steps
 
-    train = datasets.make_fake(0).train
+    train = builtin.make_fake(0).train
     state = create_train_state(default.get_config(), 10)
     images, labels = devices.put(tuple(array.repeat(3, axis=0) for array in train))
     indices = input_pipeline.batch_indices(0, range(1, 1 + steps), batch_size, len(labels))

@@ -1,4 +1,4 @@
-"""A page to draw a digit on: what the network sees of it, and takes it for, as one draws.
+"""Serves a page to draw a digit on, which shows the network's input and its prediction.
 
     python -m mnist_jax.demo --workdir DIR [--step latest|best|N] [--port N]
 
@@ -25,25 +25,24 @@ from mnist_jax.runtime.errors import UserError
 _WORKDIR = flags.DEFINE_string("workdir", None, "The run's folder.", required=True)
 _STEP = flags.DEFINE_string("step", "latest", "latest, best (by validation), or a number.")
 _PORT = flags.DEFINE_integer(
-    "port", 8000, "Of the page; 0: any free one.", lower_bound=0, upper_bound=65535
+    "port", 8000, "The page's port; 0: any free one.", lower_bound=0, upper_bound=65535
 )
 
-_SIDE = 280  # Of the canvas, in pixels; the page sends one byte of grey for each.
-
-Predict = Callable[[np.ndarray], dict[str, object]]
+_SIDE = 280  # Pixels of the canvas, which the page sends as one byte of grey each.
+_NUM_BYTES = _SIDE * _SIDE
 
 
 def main() -> None:
     """Serves the page until Ctrl-C."""
     from mnist_jax import restoring
-    from mnist_jax.digits import normalize as digit_images
+    from mnist_jax.digits.normalize import UnreadableImageError, normalize
 
     model = restoring.restore(_WORKDIR.value, _STEP.value)
 
     def predict(grey: np.ndarray) -> dict[str, object]:
         try:
-            image = digit_images.normalize(grey[:, :, np.newaxis] / 255)
-        except digit_images.UnreadableImageError:
+            image = normalize(grey[:, :, np.newaxis] / 255)
+        except UnreadableImageError:
             return {"digit": None, "image": None, "probabilities": None}
         (probabilities,) = model.predict(image[np.newaxis])
         return {
@@ -54,94 +53,78 @@ def main() -> None:
 
     stroke = np.zeros((_SIDE, _SIDE), np.uint8)
     stroke[70:210, 130:150] = 255
-    predict(stroke)  # Compiles, so that the first who draws need not wait for it.
-    with serve(predict, _PORT.value) as server:
-        port = server.server_address[1]
+    predict(stroke)  # Compiles before the first request.
+    with _Server(predict, _PORT.value) as server:
         print(f"Step {model.step} of {model.workdir}")
-        print(f"Draw at http://127.0.0.1:{port}/ (Ctrl-C ends it)", flush=True)
-        # Ctrl-C is the way to end it, not an error.
+        print(f"Draw at http://127.0.0.1:{server.server_port}/ (stop with Ctrl-C)", flush=True)
+        # Here Ctrl-C is the normal end, not an error.
         signal.signal(signal.SIGINT, signal.default_int_handler)
         with contextlib.suppress(KeyboardInterrupt):
             server.serve_forever()
 
 
-def serve(predict: Predict, port: int) -> ThreadingHTTPServer:
-    """Opens the port, on loopback only; `serve_forever()` then answers.
-
-    `GET /` is the page. `POST /predict` takes 280x280 bytes of grey, row by row, and returns
-    the JSON of `predict`. Nothing else is answered, and no file is read for a request.
-
-    Args:
-      predict: Gets `uint8[280, 280]`; called in several threads.
-      port: 0: any free one; see the server's `server_address`.
-
-    Raises:
-      UserError: The port is taken.
-    """
-    page = resources.files("mnist_jax").joinpath("demo.html").read_bytes()
-
-    class Handler(_Handler):
-        def page(self) -> bytes:
-            return page
-
-        def predict(self, grey: np.ndarray) -> dict[str, object]:
-            return predict(grey)
-
-    try:
-        return _Server(("127.0.0.1", port), Handler)
-    except OSError as error:
-        raise UserError(f"port: {port}: {error.strerror}; choose another --port") from error
-
-
 class _Server(ThreadingHTTPServer):
-    daemon_threads = True  # Ctrl-C does not wait for a browser's open connections.
+    """Answers two requests, on loopback only: `GET /` and `POST /predict`.
+
+    The former returns the page; the latter accepts 280x280 bytes of grey, row by row, and
+    returns JSON. No file is read for a request.
+    """
+
+    daemon_threads = True  # Ctrl-C does not wait for open connections of a browser.
+
+    def __init__(self, predict: Callable[[np.ndarray], dict[str, object]], port: int):
+        """Opens the port.
+
+        Args:
+          predict: Called with `uint8[280, 280]`, in several threads; its result becomes JSON.
+          port: 0: any free one; see `server_port`.
+
+        Raises:
+          UserError: The port is in use.
+        """
+        self.predict = predict
+        self.page = resources.files("mnist_jax").joinpath("demo.html").read_bytes()
+        try:
+            super().__init__(("127.0.0.1", port), _Handler)
+        except OSError as error:
+            raise UserError(f"port: {port}: {error.strerror}; choose another --port") from error
 
     def handle_error(self, request: object, client_address: object) -> None:
-        """Tells of a bug; that a browser went away is none."""
+        """Reports bugs, but not that a browser closed a connection."""
         if not isinstance(sys.exception(), ConnectionError | TimeoutError):
             super().handle_error(request, client_address)  # type: ignore[arg-type]
 
 
 class _Handler(BaseHTTPRequestHandler):
+    server: _Server
     protocol_version = "HTTP/1.1"
-    timeout = 30  # Seconds that a connection may stay silent, before its thread ends.
-
-    def page(self) -> bytes:
-        raise NotImplementedError
-
-    def predict(self, grey: np.ndarray) -> dict[str, object]:
-        raise NotImplementedError
+    timeout = 30  # Seconds without data after which a connection is closed.
 
     def do_GET(self) -> None:
-        if self.path != "/":
+        if self.path == "/":
+            self._respond("text/html; charset=utf-8", self.server.page)
+        else:
             self.send_error(HTTPStatus.NOT_FOUND)
-            return
-        self._answer("text/html; charset=utf-8", self.page())
 
     def do_POST(self) -> None:
+        length = self.headers.get("Content-Length", "")
         if self.path != "/predict":
             self.send_error(HTTPStatus.NOT_FOUND)
-            return
-        length = self.headers.get("Content-Length", "")
-        if length != str(_SIDE * _SIDE):
-            too_large = length.isdecimal() and int(length) > _SIDE * _SIDE
-            self.send_error(
-                HTTPStatus.REQUEST_ENTITY_TOO_LARGE if too_large else HTTPStatus.BAD_REQUEST
-            )
-            return
-        body = self.rfile.read(_SIDE * _SIDE)
-        if len(body) < _SIDE * _SIDE:
+        elif length.isdecimal() and int(length) > _NUM_BYTES:
+            self.send_error(HTTPStatus.REQUEST_ENTITY_TOO_LARGE)
+        elif length != str(_NUM_BYTES) or len(body := self.rfile.read(_NUM_BYTES)) < _NUM_BYTES:
             self.send_error(HTTPStatus.BAD_REQUEST)
-            return
-        grey = np.frombuffer(body, np.uint8).reshape(_SIDE, _SIDE)
-        self._answer("application/json", json.dumps(self.predict(grey)).encode())
+        else:
+            grey = np.frombuffer(body, np.uint8).reshape(_SIDE, _SIDE)
+            prediction = self.server.predict(grey)
+            self._respond("application/json", json.dumps(prediction).encode())
 
-    def _answer(self, kind: str, body: bytes) -> None:
+    def _respond(self, content_type: str, body: bytes) -> None:
         self.send_response(HTTPStatus.OK)
-        self.send_header("Content-Type", kind)
+        self.send_header("Content-Type", content_type)
         self.send_header("Content-Length", str(len(body)))
         self.send_header("Cache-Control", "no-store")
-        # The page is all in one piece, and talks to nobody but this server.
+        # The page consists of one file, and connects to this server only.
         self.send_header(
             "Content-Security-Policy",
             "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; "
@@ -153,13 +136,13 @@ class _Handler(BaseHTTPRequestHandler):
     def send_error(
         self, code: int, message: str | None = None, explain: str | None = None
     ) -> None:
-        """Refuses the request, and closes the connection: its body may be unread."""
-        if code == HTTPStatus.NOT_IMPLEMENTED:  # The base class's answer to another method.
+        """Sends an error and closes the connection, whose body may be unread."""
+        if code == HTTPStatus.NOT_IMPLEMENTED:  # The base class's response to other methods.
             code = HTTPStatus.METHOD_NOT_ALLOWED
         super().send_error(code, message, explain)
 
     def log_message(self, format: str, *args: object) -> None:
-        """Says nothing: a line a stroke would bury what the command printed."""
+        """Does nothing: a line for each stroke would hide the address of the page."""
 
 
 if __name__ == "__main__":

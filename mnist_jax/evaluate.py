@@ -40,12 +40,12 @@ _FIGURES = flags.DEFINE_string(
 def main() -> None:
     """Prints the results."""
     from mnist_jax import input_pipeline, restoring
+    from mnist_jax.eval_step import evaluate
     from mnist_jax.parallel import sharding
     from mnist_jax.reporting.reporter import format_result
-    from mnist_jax.eval_step import evaluate
 
     model = restoring.restore(_WORKDIR.value, _STEP.value)
-    dataset = restoring.load_dataset(model.config)
+    dataset = restoring.load_run_dataset(model.config)
     examples = sharding.put_replicated(dataset.examples)
     indices = input_pipeline.eval_indices(dataset.sizes, model.config.eval_batch_size)
     folder = create_folder(_FIGURES.value) if _FIGURES.value else None

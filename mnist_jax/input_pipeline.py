@@ -4,51 +4,6 @@ import functools
 from collections.abc import Mapping
 
 import numpy as np
-from ml_collections import ConfigDict
-
-from mnist_jax.data import datasets, tfds_source
-from mnist_jax.data.datasets import Dataset
-from mnist_jax.runtime import terminal
-from mnist_jax.runtime.errors import DatasetUnavailableError
-
-
-def load(config: ConfigDict, *, may_fall_back: bool = True) -> Dataset:
-    """Loads `config.dataset`, or `config.fallback_dataset` where the former can't be had.
-
-    Args:
-      config: See `configs/default.py`.
-      may_fall_back: False for a run that exists: another dataset will not do for it.
-
-    Raises:
-      UserError: A file is not what it should be, or there is no such dataset.
-      DatasetUnavailableError: The dataset can't be had, and there is no fallback.
-    """
-    try:
-        return _load(config.dataset, config)
-    except DatasetUnavailableError as error:
-        if not may_fall_back or config.fallback_dataset in ("", config.dataset):
-            raise
-        _warn_of_fallback(config.dataset, config.fallback_dataset, str(error))
-        return _load(config.fallback_dataset, config)
-
-
-def _load(name: str, config: ConfigDict) -> Dataset:
-    if name == "mnist_5k":
-        return datasets.load_mnist_5k()
-    if name == "fake":
-        return datasets.make_fake(config.seed)
-    return tfds_source.load(name, config)
-
-
-def _warn_of_fallback(wanted: str, used: str, reason: str) -> None:
-    rule = "!" * 78
-    terminal.print_warning(
-        f"{rule}\n"
-        f"WARNING: {wanted} can't be had, so this run uses {used} instead.\n"
-        f"{reason}\n"
-        f"Its results are those of {used}, not of {wanted}.\n"
-        f"{rule}"
-    )
 
 
 def batch_indices(seed: int, steps: range, batch_size: int, num_examples: int) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""Reads digits off image files, with a checkpoint's parameters.
+"""Reads digits from image files with the parameters of a checkpoint.
 
     python -m mnist_jax.predict --workdir DIR [--step latest|best|N] [--json] [--show] IMAGE...
 
@@ -27,33 +27,32 @@ _JSON = flags.DEFINE_bool("json", False, "Print one JSON object and nothing else
 _SHOW = flags.DEFINE_bool(
     "show",
     False,
-    "Draw each input beside what the network sees: in ./predictions.png, which is opened "
-    "where there is a display.",
+    "Draw each image beside the network's input in ./predictions.png, and open it where there "
+    "is a display.",
 )
-_PICTURE = Path("predictions.png")
+_FIGURE = Path("predictions.png")
 
 
 def main(files: Sequence[str]) -> None:
-    """Prints a line for each image; what can't be read has its line on stderr."""
+    """Prints the prediction for each image; for unreadable ones an error on stderr."""
     from mnist_jax import restoring
-    from mnist_jax.digits import normalize as digit_images
+    from mnist_jax.digits.normalize import UnreadableImageError, normalize, read_image
 
     model = restoring.restore(_WORKDIR.value, _STEP.value)
-    pictures: dict[str, np.ndarray] = {}
+    images: dict[str, np.ndarray] = {}
+    inputs: list[np.ndarray] = []
     errors: dict[str, str] = {}
-    digits = []
     for file in dict.fromkeys(files):
         try:
-            pixels = digit_images.read(file)
-            digits.append(digit_images.normalize(pixels))
-            pictures[file] = pixels
-        except digit_images.UnreadableImageError as error:
+            image = read_image(file)
+            inputs.append(normalize(image))
+            images[file] = image
+        except UnreadableImageError as error:
             errors[file] = str(error)
             terminal.print_error(f"{file}: {error}")
 
-    probabilities = np.zeros((0, 0), np.float32)
-    if digits:
-        probabilities = model.predict(np.stack(digits))
+    probabilities = model.predict(np.stack(inputs)) if inputs else ()
+    predictions = dict(zip(images, probabilities, strict=True))
     if _JSON.value:
         report = {
             "workdir": str(model.workdir),
@@ -61,55 +60,50 @@ def main(files: Sequence[str]) -> None:
             "dataset": model.config.dataset,
             "images": [
                 {"file": file, "digit": int(p.argmax()), "probabilities": p.tolist()}
-                for file, p in zip(pictures, probabilities, strict=True)
+                for file, p in predictions.items()
             ],
             "errors": [{"file": file, "error": error} for file, error in errors.items()],
         }
         print(json.dumps(report))
     else:
-        for file, p in zip(pictures, probabilities, strict=True):
+        for file, p in predictions.items():
             print(f"{file}: {format_prediction(p)}")
-    if _SHOW.value and pictures:
-        _show(pictures, digits, probabilities)
+    if _SHOW.value and images:
+        titles = [
+            f"{Path(file).name}: {format_prediction(p)}" for file, p in predictions.items()
+        ]
+        _show(list(images.values()), inputs, titles)
     if errors:
         sys.exit(UserError.exit_code)
 
 
 def format_prediction(probabilities: np.ndarray) -> str:
-    """Returns the likeliest class and its probability, then the runners-up from 1 % on."""
-    order = np.argsort(-probabilities, kind="stable")[:3]
-    first, *others = (f"{label} ({probabilities[label]:.1%})" for label in order)
-    rest = [
-        text
-        for text, label in zip(others, order[1:], strict=True)
-        if probabilities[label] >= 0.01
-    ]
-    return first + (f", or {', '.join(rest)}" if rest else "")
+    """Formats the most probable class, and up to two others of at least 1 %.
+
+    Args:
+      probabilities: `float[num_classes]`.
+    """
+    first, *others = np.argsort(-probabilities, kind="stable")[:3]
+    classes = [first, *(label for label in others if probabilities[label] >= 0.01)]
+    best, *rest = (f"{label} ({probabilities[label]:.1%})" for label in classes)
+    return best + (f", or {', '.join(rest)}" if rest else "")
 
 
 def _show(
-    pictures: dict[str, np.ndarray], digits: list[np.ndarray], probabilities: np.ndarray
+    images: Sequence[np.ndarray], inputs: Sequence[np.ndarray], titles: Sequence[str]
 ) -> None:
     from mnist_jax.reporting import figures
 
-    titles = [
-        f"{Path(file).name}: {format_prediction(p)}"
-        for file, p in zip(pictures, probabilities, strict=True)
-    ]
-    figure = figures.predictions(list(pictures.values()), digits, titles)
     try:
-        figures.save(figures.encode(figures.render(figure)), _PICTURE)
+        figures.save(figures.predictions(images, inputs, titles), _FIGURE)
     except OSError as error:
-        raise UserError(f"{_PICTURE}: {error.strerror}; go to another folder") from error
-    print(f"Drawn in {_PICTURE}", file=sys.stderr)
-    if (
-        os.environ.get("DISPLAY")
-        or os.environ.get("WAYLAND_DISPLAY")
-        or sys.platform != "linux"
-    ):
+        raise UserError(f"{_FIGURE}: {error.strerror}; go to another folder") from error
+    print(f"Drawn in {_FIGURE}", file=sys.stderr)
+    has_display = os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")
+    if has_display or sys.platform != "linux":
         from PIL import Image
 
-        Image.open(_PICTURE).show()
+        Image.open(_FIGURE).show()
 
 
 if __name__ == "__main__":

@@ -10,8 +10,8 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from mnist_jax.checkpointing import Checkpoints, best_step
-from mnist_jax.data import load
 from mnist_jax.data.datasets import Dataset
+from mnist_jax.data.load import load_dataset
 from mnist_jax.models import create_model
 from mnist_jax.parallel.sharding import replicate, shard_batch
 from mnist_jax.runtime import run_folder
@@ -94,7 +94,7 @@ def _choose(checkpoints: Checkpoints, step: str, workdir: Path) -> int:
     return number
 
 
-def load_dataset(config: ConfigDict) -> Dataset:
+def load_run_dataset(config: ConfigDict) -> Dataset:
     """Loads the dataset that the run used, and no other one.
 
     Raises:
@@ -104,7 +104,7 @@ def load_dataset(config: ConfigDict) -> Dataset:
     for field in ("data_dir", "manual_dir"):
         if not Path(config[field]).is_dir():
             config[field] = ""  # The run was made on another machine: use this one's default.
-    return load.load(config.lock(), may_fall_back=False)
+    return load_dataset(config.lock(), may_fall_back=False)
 
 
 @functools.partial(jax.jit, static_argnames="apply_fn")

@@ -12,8 +12,9 @@ from ml_collections import ConfigDict
 
 from mnist_jax import input_pipeline
 from mnist_jax.checkpointing import Checkpoints
-from mnist_jax.data import load, tfds_source
+from mnist_jax.data import tfds_source
 from mnist_jax.data.datasets import Dataset
+from mnist_jax.data.load import load_dataset
 from mnist_jax.parallel import job, sharding
 from mnist_jax.runtime import config as config_lib
 from mnist_jax.runtime import run_folder
@@ -114,7 +115,7 @@ def _load_dataset(config: ConfigDict, *, may_fall_back: bool) -> Dataset:
 
     @functools.cache
     def load_once() -> Dataset:
-        return load.load(config, may_fall_back=may_fall_back)
+        return load_dataset(config, may_fall_back=may_fall_back)
 
     config.dataset = job.broadcast_from_first(lambda: load_once().name)
     return load_once()

@@ -10,11 +10,12 @@ import pytest
 from ml_collections import ConfigDict
 
 from configs import default
-from mnist_jax import input_pipeline, train_loop
+from mnist_jax import train_loop
 from mnist_jax.data import tfds_source
+from mnist_jax.data.load import load_dataset
 from mnist_jax.runtime.errors import DatasetUnavailableError
 from mnist_jax.train_step import Metrics, TrainState
-from tests.workdirs import save_reader_of_digits
+from tests.workdirs import save_trained_checkpoint
 
 ROOT = Path(__file__).parent.parent
 
@@ -70,16 +71,17 @@ def after_train_steps(monkeypatch: pytest.MonkeyPatch) -> Callable[[AfterCall | 
 
 @pytest.fixture(scope="session")
 def mnist_data_dir(pytestconfig: pytest.Config) -> str:
-    """Where the real MNIST is prepared; skips the test where it can't be had.
+    """The data_dir of the real MNIST; skips the test where it is not available.
 
-    Where TFDS itself has it, else in pytest's cache, prepared on the first run.
+    By default that of TFDS; if MNIST is not there, a folder in pytest's cache, where the first
+    run prepares it.
     """
     config = default.get_config()
     config.fallback_dataset = ""
     if not (tfds_source.data_dir(config) / "mnist").is_dir():
         config.data_dir = str(pytestconfig.cache.mkdir("tensorflow_datasets"))
     try:
-        input_pipeline.load(config)
+        load_dataset(config)
     except DatasetUnavailableError as error:
         pytest.skip(f"needs the real MNIST: {error}")
     return str(tfds_source.data_dir(config))
@@ -94,9 +96,18 @@ def mnist_config(mnist_data_dir: str) -> ConfigDict:
     return config
 
 
+@pytest.fixture
+def no_network(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No dataset can be downloaded, and there are no original archives."""
+    monkeypatch.delenv("MNIST_JAX_MANUAL_DIR", raising=False)
+    monkeypatch.setattr(
+        "mnist_jax.data.tfds_preparation.find_network_problem", lambda url: "no network"
+    )
+
+
 @pytest.fixture(scope="session")
-def reader_of_digits(tmp_path_factory) -> Path:
-    """The workdir of `save_reader_of_digits`, to be read only."""
-    folder = tmp_path_factory.mktemp("reader")
-    save_reader_of_digits(folder)
+def trained_workdir(tmp_path_factory) -> Path:
+    """A workdir with the checkpoint of `save_trained_checkpoint`; tests only read it."""
+    folder = tmp_path_factory.mktemp("trained")
+    save_trained_checkpoint(folder)
     return folder

@@ -4,7 +4,7 @@ import pytest
 
 from mnist_jax import checkpointing
 from mnist_jax.checkpointing import Checkpoints
-from mnist_jax.data.datasets import make_fake
+from mnist_jax.data.builtin import make_fake
 from mnist_jax.input_pipeline import batch_indices
 from mnist_jax.runtime.errors import DamagedCheckpointError, UserError, WriteError
 from mnist_jax.runtime.manifest import Manifest

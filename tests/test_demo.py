@@ -1,4 +1,4 @@
-"""The page to draw on, over HTTP and in a real browser."""
+"""The command `python -m mnist_jax.demo`, over HTTP and in a browser."""
 
 import contextlib
 import http.client
@@ -14,14 +14,14 @@ import numpy as np
 import pytest
 
 from tests.conftest import ROOT
-from tests.test_digit_images import draw_seven
+from tests.images import draw_seven
 
 CHROMIUM, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
 
 
 @contextlib.contextmanager
 def demo(*args):
-    """Runs the command; gives it and the port it tells of."""
+    """Runs the command; yields its process and the port that it printed."""
     with subprocess.Popen(
         [sys.executable, "-m", "mnist_jax.demo", *map(str, args)],
         cwd=ROOT,
@@ -38,8 +38,8 @@ def demo(*args):
 
 
 @pytest.fixture(scope="module")
-def port(reader_of_digits):
-    with demo("--workdir", reader_of_digits, "--port", 0) as (_, port):
+def port(trained_workdir):
+    with demo("--workdir", trained_workdir, "--port", 0) as (_, port):
         yield port
 
 
@@ -87,7 +87,7 @@ def test_refuses_everything_else(port, method, path, body, headers, status):
     assert ask(port, "GET", "/")[0] == 200
 
 
-def test_the_page_asks_for_nothing_from_elsewhere(port):
+def test_the_page_requests_nothing_from_other_servers(port):
     page = ask(port, "GET", "/")[1].decode()
     assert "://" not in page
     assert "<script src" not in page
@@ -96,19 +96,19 @@ def test_the_page_asks_for_nothing_from_elsewhere(port):
 def test_listens_on_loopback_only(port):
     with socket.socket() as probe:
         probe.settimeout(5)
-        # Another address of this machine's: a server on all of them would answer.
+        # Another address of this machine: a server on all addresses would answer.
         assert probe.connect_ex(("127.0.0.2", port)) != 0
 
 
-def test_ctrl_c_ends_it_and_a_taken_port_is_told(reader_of_digits):
-    with demo("--workdir", reader_of_digits, "--port", 0) as (process, port):
+def test_ctrl_c_stops_it_and_a_port_in_use_is_an_error(trained_workdir):
+    with demo("--workdir", trained_workdir, "--port", 0) as (process, port):
         second = subprocess.run(
             [
                 sys.executable,
                 "-m",
                 "mnist_jax.demo",
                 "--workdir",
-                reader_of_digits,
+                trained_workdir,
                 "--port",
                 str(port),
             ],
@@ -149,7 +149,7 @@ def browser(tmp_path_factory):
 
 
 @pytest.mark.parametrize("kind", ["mouse", "touch", "pen"])
-def test_draws_and_reads_back_in_chromium(port, browser, kind):
+def test_a_drawing_is_recognised_in_chromium(port, browser, kind):
     from selenium.webdriver.common.action_chains import ActionBuilder
     from selenium.webdriver.common.actions.pointer_input import PointerInput
     from selenium.webdriver.common.by import By
@@ -166,7 +166,7 @@ def test_draws_and_reads_back_in_chromium(port, browser, kind):
         WebDriverWait(browser, 20).until(lambda _: condition())
 
     def stroke(*points: tuple[int, int]) -> None:
-        """Draws a line through points that are relative to the paper's centre."""
+        """Draws a line through points relative to the centre of the paper."""
         actions = ActionBuilder(browser, mouse=PointerInput(kind, kind))
         pointer = actions.pointer_action
         pointer.move_to(paper, *points[0]).pointer_down()

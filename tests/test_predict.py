@@ -1,4 +1,4 @@
-"""`python -m mnist_jax.predict`, as its users run it."""
+"""The command `python -m mnist_jax.predict`."""
 
 import json
 import os
@@ -11,13 +11,13 @@ from PIL import Image
 
 from mnist_jax.predict import format_prediction
 from tests.conftest import ROOT
-from tests.test_digit_images import draw_seven
+from tests.images import draw_seven
 from tests.workdirs import contents
 
 
 @pytest.fixture
 def images(tmp_path):
-    """A folder of two sevens, a blank sheet, and a text."""
+    """A folder with two sevens, a blank image and a text file."""
     draw_seven().save(tmp_path / "seven.png")
     draw_seven(300, "white", "black").save(tmp_path / "chalk.jpg")
     Image.new("L", (50, 50), 200).save(tmp_path / "blank.png")
@@ -36,11 +36,11 @@ def predict(*args, folder) -> subprocess.CompletedProcess:
     )
 
 
-def test_several_at_once_with_bad_ones_among_them(reader_of_digits, images):
-    before = contents(reader_of_digits)
+def test_unreadable_images_do_not_stop_the_others(trained_workdir, images):
+    before = contents(trained_workdir)
     result = predict(
         "--workdir",
-        reader_of_digits,
+        trained_workdir,
         "seven.png",
         "blank.png",
         "text.png",
@@ -52,13 +52,13 @@ def test_several_at_once_with_bad_ones_among_them(reader_of_digits, images):
     assert [line.split(" (")[0] for line in lines] == ["seven.png: 7", "chalk.jpg: 7"]
     errors = result.stderr.splitlines()
     assert [line.split(":")[0] for line in errors] == ["blank.png", "text.png"]
-    assert contents(reader_of_digits) == before
+    assert contents(trained_workdir) == before
 
 
-def test_json_is_one_object_and_show_draws_a_picture(reader_of_digits, images):
+def test_json_is_one_object_and_show_draws_a_figure(trained_workdir, images):
     result = predict(
         "--workdir",
-        reader_of_digits,
+        trained_workdir,
         "--json",
         "--show",
         "seven.png",
@@ -77,8 +77,8 @@ def test_json_is_one_object_and_show_draws_a_picture(reader_of_digits, images):
         assert sum(image["probabilities"]) == pytest.approx(1, abs=1e-5)
         assert np.argmax(image["probabilities"]) == 7
     assert result.stderr == "Drawn in predictions.png\n"
-    with Image.open(images / "predictions.png") as picture:
-        picture.verify()
+    with Image.open(images / "predictions.png") as figure:
+        figure.verify()
 
 
 @pytest.mark.parametrize(
@@ -103,5 +103,5 @@ def test_a_mistake_gets_one_line(images, args, message):
         ([0.3, 0.65, 0.05], "1 (65.0%), or 0 (30.0%), 2 (5.0%)"),
     ],
 )
-def test_the_line_names_what_else_it_may_be(probabilities, text):
+def test_the_line_names_the_most_probable_classes(probabilities, text):
     assert format_prediction(np.array(probabilities)) == text

@@ -13,7 +13,7 @@ from tensorboard.plugins.hparams import plugin_data_pb2
 
 from mnist_jax import train_loop
 from mnist_jax.checkpointing import Checkpoints, best_step
-from mnist_jax.data import datasets
+from mnist_jax.data import builtin
 from mnist_jax.runtime.errors import DatasetUnavailableError, TrainingDivergedError, UserError
 from mnist_jax.train_loop import device_calls, train_and_evaluate
 from tests.conftest import create_fake_config
@@ -238,16 +238,12 @@ def test_a_batch_larger_than_the_split_is_refused(fake_config, tmp_path):
     assert not (tmp_path / "run").exists()
 
 
-def test_a_fallback_run_names_what_it_was_trained_on(
-    fake_config, tmp_path, monkeypatch, capsys
-):
-    monkeypatch.delenv("MNIST_JAX_MANUAL_DIR", raising=False)
-    monkeypatch.setattr("mnist_jax.data.tfds_preparation._probe", lambda url: "no network")
+def test_a_fallback_run_names_what_it_was_trained_on(no_network, fake_config, tmp_path, capsys):
     fake_config.update(dataset="mnist", fallback_dataset="mnist_5k", num_train_steps=20)
     fake_config.data_dir = str(tmp_path / "nothing")
     train_and_evaluate(fake_config, tmp_path / "run")
     printed = capsys.readouterr()
-    assert "WARNING: mnist can't be had, so this run uses mnist_5k" in printed.err
+    assert "WARNING: mnist is not available, so this run uses mnist_5k" in printed.err
     assert "Training on mnist_5k (4,000 examples; 500 to validate, 500 to test)" in printed.out
     assert printed.out.count("Data Eval: [mnist_5k]") == 3
     assert {line["dataset"] for line in journal(tmp_path / "run")} == {"mnist_5k"}
@@ -265,13 +261,13 @@ def test_a_fallback_run_names_what_it_was_trained_on(
 def test_a_run_that_exists_never_falls_back(fake_config, tmp_path, monkeypatch, capsys):
     train_and_evaluate(fake_config, tmp_path / "run")
     capsys.readouterr()
-    make_fake = datasets.make_fake
-    monkeypatch.setattr(datasets, "make_fake", unavailable)
+    make_fake = builtin.make_fake
+    monkeypatch.setattr(builtin, "make_fake", unavailable)
     fake_config.fallback_dataset = "mnist_5k"
     with pytest.raises(DatasetUnavailableError, match="gone since"):
         train_and_evaluate(fake_config, tmp_path / "run")
     assert capsys.readouterr() == ("", "")
-    monkeypatch.setattr(datasets, "make_fake", make_fake)
+    monkeypatch.setattr(builtin, "make_fake", make_fake)
     train_and_evaluate(fake_config, tmp_path / "run")
 
 

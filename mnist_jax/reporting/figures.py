@@ -371,7 +371,7 @@ def encode(pixels: np.ndarray) -> bytes:
     )
 
 
-def save(png: bytes, path: Path) -> None:
+def save(png: bytes | Figure, path: Path) -> None:
     """Writes a picture whole or not at all: aside, then renamed.
 
     Args:
@@ -381,6 +381,8 @@ def save(png: bytes, path: Path) -> None:
     Raises:
       OSError: It can't be written.
     """
+    if isinstance(png, Figure):
+        png = encode(render(png))
     aside = path.with_name(f".{path.name}")
     aside.write_bytes(png)
     aside.replace(path)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from mnist_jax import checkpointing, restoring
-from mnist_jax.data import tfds_source
+from mnist_jax.data import tfds_preparation, tfds_source
 from mnist_jax.runtime.errors import DamagedCheckpointError, UserError
 from mnist_jax.train_loop import train_and_evaluate
 from tests.faults import processes
@@ -69,12 +69,10 @@ def test_a_pickle_in_the_place_of_any_file_of_a_checkpoint(run: Path, trace: Pat
 def test_a_pickle_in_the_cache_of_a_dataset(trace: Path, tmp_path: Path, monkeypatch):
     config = processes.short_config()
     config.update(dataset="mnist", data_dir=str(tmp_path / "data"))
-    cache = tmp_path / "data" / "mnist" / "3.0.1" / "mnist_jax_examples.npz"
+    cache = tmp_path / "data" / "mnist" / "mnist_jax_examples_v2.npz"
     cache.parent.mkdir(parents=True)
     prepared = []
-    monkeypatch.setattr(
-        tfds_source.tfds_preparation, "load", lambda *args: prepared.append(args) or 1 / 0
-    )
+    monkeypatch.setattr(tfds_preparation, "load", lambda *args: prepared.append(args) or 1 / 0)
     array = np.array([Malicious(trace)] * 3, dtype=object)
     good = {"num_classes": 10, "sizes": [1, 1, 1], "label": np.zeros(3, np.int32)}
     for save in (

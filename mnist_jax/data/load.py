@@ -1,0 +1,45 @@
+"""Loads a dataset by its name, or the fallback dataset where it is not available."""
+
+from ml_collections import ConfigDict
+
+from mnist_jax.data import builtin, tfds_source
+from mnist_jax.data.datasets import Dataset
+from mnist_jax.runtime import terminal
+from mnist_jax.runtime.errors import DatasetUnavailableError
+
+_RULE = "!" * 78
+
+
+def load_dataset(config: ConfigDict, *, may_fall_back: bool = True) -> Dataset:
+    """Loads `config.dataset`, or `config.fallback_dataset` where the former is unavailable.
+
+    Args:
+      config: See `configs/default.py`.
+      may_fall_back: False for a run that exists, which needs the dataset it began with.
+
+    Raises:
+      UserError: The dataset does not exist or is unsuitable, or one of its files is damaged.
+      DatasetUnavailableError: The dataset is unavailable and there is no fallback.
+    """
+    wanted, fallback = config.dataset, config.fallback_dataset
+    try:
+        return _load(wanted, config)
+    except DatasetUnavailableError as error:
+        if not may_fall_back or fallback in ("", wanted):
+            raise
+        terminal.print_warning(
+            f"{_RULE}\n"
+            f"WARNING: {wanted} is not available, so this run uses {fallback} instead.\n"
+            f"{error}\n"
+            f"The results are those of {fallback}, not of {wanted}.\n"
+            f"{_RULE}"
+        )
+        return _load(fallback, config)
+
+
+def _load(name: str, config: ConfigDict) -> Dataset:
+    if name == "mnist_5k":
+        return builtin.load_mnist_5k()
+    if name == "fake":
+        return builtin.make_fake(config.seed)
+    return tfds_source.load(name, config)

@@ -1,0 +1,122 @@
+"""What is made of the datasets of tensorflow-datasets, and what is refused."""
+
+import gzip
+import os
+import socket
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from mnist_jax.data import tfds_preparation
+from mnist_jax.data.load import load_dataset
+from mnist_jax.runtime.errors import UserError
+from tests.data.small_datasets import prepare_small
+
+
+@pytest.mark.mnist
+def test_mnist_is_in_the_order_of_its_files(mnist_config):
+    manual_dir = Path(os.environ.get("MNIST_JAX_MANUAL_DIR", "")).absolute()
+    if not (manual_dir / "train-images-idx3-ubyte.gz").is_file():
+        pytest.skip("needs MNIST's four files in MNIST_JAX_MANUAL_DIR")
+
+    def read(name: str, offset: int) -> np.ndarray:
+        with gzip.open(manual_dir / name) as file:
+            return np.frombuffer(file.read(), np.uint8, offset=offset)
+
+    train_image = read("train-images-idx3-ubyte.gz", 16).reshape(-1, 28, 28)
+    train_label = read("train-labels-idx1-ubyte.gz", 8)
+    dataset = load_dataset(mnist_config)
+    np.testing.assert_array_equal(dataset.validation.image, train_image[:5000])
+    np.testing.assert_array_equal(dataset.validation.label, train_label[:5000])
+    np.testing.assert_array_equal(dataset.train.image, train_image[5000:])
+    np.testing.assert_array_equal(dataset.train.label, train_label[5000:])
+    test_image = read("t10k-images-idx3-ubyte.gz", 16).reshape(-1, 28, 28)
+    np.testing.assert_array_equal(dataset.test.image, test_image)
+    np.testing.assert_array_equal(dataset.test.label, read("t10k-labels-idx1-ubyte.gz", 8))
+
+
+@pytest.mark.parametrize(
+    ("name", "file_format", "num_classes"),
+    [
+        ("mnist", "tfrecord", 10),
+        ("mnist", "array_record", 10),
+        ("fashion_mnist", "tfrecord", 10),
+        ("kmnist", "tfrecord", 10),
+        ("emnist/balanced", "tfrecord", 47),
+    ],
+)
+def test_a_prepared_dataset_is_read_in_the_order_of_its_files(
+    name, file_format, num_classes, tmp_path
+):
+    examples = prepare_small(name, tmp_path, file_format)
+    dataset = tfds_preparation.load(name, tmp_path, tmp_path / "nothing")
+    assert (dataset.name, dataset.num_classes) == (name, num_classes)
+    assert dataset.sizes == {
+        "train": 11 * num_classes,
+        "validation": num_classes,
+        "test": 2 * num_classes,
+    }
+    image = np.concatenate([dataset.validation.image, dataset.train.image])
+    np.testing.assert_array_equal(image, [e["image"][..., 0] for e in examples])
+    label = np.concatenate([dataset.validation.label, dataset.train.label])
+    np.testing.assert_array_equal(label, [e["label"] for e in examples])
+
+
+def test_a_damaged_preparation_is_an_error_that_names_its_folder(tmp_path):
+    prepare_small("mnist", tmp_path)
+    (records,) = tmp_path.rglob("mnist-train.tfrecord*")
+    records.write_bytes(records.read_bytes()[:-1000])
+    with pytest.raises(UserError, match=r"mnist/3\.0\.1: .* delete that folder"):
+        tfds_preparation.load("mnist", tmp_path, tmp_path / "nothing")
+
+
+def write_idx(path: Path, array: np.ndarray) -> None:
+    """Writes an array of bytes in MNIST's own format."""
+    header = bytes([0, 0, 8, array.ndim]) + b"".join(n.to_bytes(4, "big") for n in array.shape)
+    path.write_bytes(gzip.compress(header + array.tobytes()))
+
+
+def test_archives_of_another_content_are_refused(tmp_path):
+    for part in ("t10k", "train"):
+        write_idx(tmp_path / f"{part}-images-idx3-ubyte.gz", np.zeros((2, 28, 28), np.uint8))
+        write_idx(tmp_path / f"{part}-labels-idx1-ubyte.gz", np.zeros(2, np.uint8))
+    with pytest.raises(
+        UserError, match=r"t10k-images-idx3-ubyte\.gz: .* SHA-256 .* expected 8d42"
+    ):
+        tfds_preparation.load("mnist", tmp_path / "data", tmp_path)
+    assert not (tmp_path / "data").exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("mnits", "did you mean mnist"),
+        ("mnist_5", "did you mean mnist_5k"),
+        ("emnist/balansed", "did you mean emnist/balanced"),
+        ("mnist/plain", "did you mean mnist"),
+        ("qqqqqq", "see tensorflow.org/datasets/catalog"),
+        ("cifar10", r"\(32, 32, 3\)"),
+        ("ag_news_subset", "no image"),
+    ],
+)
+def test_unknown_and_unsuitable_datasets_are_refused_before_any_download(
+    name, message, tmp_path
+):
+    with pytest.raises(UserError, match=message):
+        tfds_preparation.load(name, tmp_path / "data", tmp_path)
+    assert not (tmp_path / "data").exists()
+
+
+def test_a_server_that_never_answers_is_given_up():
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        host = f"127.0.0.1:{silent.getsockname()[1]}"
+        problem = tfds_preparation.find_network_problem(f"http://{host}/file", timeout=0.2)
+    assert problem.startswith(f"{host}: ")
+
+
+def test_a_refused_connection_is_reported_by_its_cause():
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        host = f"127.0.0.1:{server.getsockname()[1]}"
+    problem = tfds_preparation.find_network_problem(f"http://{host}/file")
+    assert problem == f"{host}: Connection refused"
