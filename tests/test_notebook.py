@@ -1,4 +1,4 @@
-"""The notebook: stripped in git, and run from top to bottom."""
+"""The notebook: no outputs in git, and it runs from top to bottom."""
 
 import json
 import os
@@ -14,7 +14,7 @@ from tests.conftest import ROOT
 
 PATH = ROOT / "notebooks" / "mnist_jax.ipynb"
 
-# Of what the project needs, Colab's runtimes have these, in the versions that fit each other.
+# The dependencies that Colab's runtimes already have, in versions that fit each other.
 COLAB_HAS = {
     *["absl-py", "flax", "jax", "matplotlib", "numpy", "optax", "orbax-checkpoint", "pillow"],
     *["scipy", "tensorflow-datasets", "tqdm", "importlib_resources", "tensorboard"],
@@ -26,7 +26,7 @@ def read() -> nbformat.NotebookNode:
     return nbformat.read(PATH, as_version=4)
 
 
-def test_is_valid_and_holds_no_outputs():
+def test_is_valid_and_contains_no_outputs():
     notebook = read()
     nbformat.validate(notebook)
     for cell in notebook.cells:
@@ -50,7 +50,7 @@ def test_installs_what_colab_lacks_and_nothing_that_it_has():
 
 @pytest.fixture
 def environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
-    """What the kernel inherits; ends the TensorBoard that it starts."""
+    """The environment of the kernel; ends the TensorBoard that it starts."""
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
     monkeypatch.setenv("TMPDIR", str(tmp_path))
     yield monkeypatch
@@ -75,14 +75,14 @@ def test_runs_from_top_to_bottom(data, environment, request, tmp_path):
     NotebookClient(notebook, timeout=120, resources=folder).execute()
 
     outputs = [out for cell in notebook.cells for out in cell.get("outputs", [])]
-    told = "".join(out.get("text", "") for out in outputs)
+    printed = "".join(out.get("text", "") for out in outputs)
     dataset = "mnist" if data == "mnist" else "mnist_5k"
-    assert f"Training on {dataset} " in told
-    assert told.count("WARNING") == (data == "none")
-    assert told.count("Test Data Eval:") == 3  # Two in training, and of the checkpoint.
-    accuracies = re.findall(r"Precision @ 1: ([\d.]+)", told)
+    assert f"Training on {dataset} " in printed
+    assert printed.count("WARNING") == (data == "none")
+    assert printed.count("Test Data Eval:") == 3  # Two in training, and of the checkpoint.
+    accuracies = re.findall(r"Precision @ 1: ([\d.]+)", printed)
     assert accuracies[-1] == accuracies[-2]  # The best one is the last one.
-    assert re.search(r"sure that it is a 7$", told.strip())
+    assert re.search(r"sure that it is a 7$", printed.strip())
     pictures = [out for out in outputs if "image/png" in out.get("data", {})]
     assert len(pictures) == 5
     assert "iframe" in outputs[-1].data["text/html"]  # TensorBoard's.
