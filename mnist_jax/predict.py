@@ -98,7 +98,7 @@ def _show(
     ]
     figure = figures.predictions(list(pictures.values()), digits, titles)
     try:
-        figures.save(figures.encode(figures.render(figure)), _PICTURE)
+        figures.save(_PICTURE.parent, {_PICTURE.stem: figure})
     except OSError as error:
         raise UserError(f"{_PICTURE}: {error.strerror}; go to another folder") from error
     print(f"Drawn in {_PICTURE}", file=sys.stderr)
