@@ -95,7 +95,8 @@ def _show(
     from mnist_jax.reporting import figures
 
     try:
-        figures.save(figures.predictions(images, inputs, titles), _FIGURE)
+        figure = figures.predictions(images, inputs, titles)
+        figures.save(_FIGURE.parent, {_FIGURE.stem: figure})
     except OSError as error:
         raise UserError(f"{_FIGURE}: {error.strerror}; go to another folder") from error
     print(f"Drawn in {_FIGURE}", file=sys.stderr)

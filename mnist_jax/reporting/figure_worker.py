@@ -1,143 +1,103 @@
-"""Draws a run's figures off the way of training, in a process of its own.
+"""Draws the figures of a run in a process of its own, so that training does not wait."""
 
-The process is this module run as a program; see `worker_process`.
-"""
-
-import contextlib
-import logging
-import queue
+import atexit
+import multiprocessing
+import os
+import signal
+import sys
 import threading
-from collections.abc import Callable, Mapping
+import types
+from concurrent.futures import Future, ThreadPoolExecutor
+from multiprocessing import resource_tracker
 from pathlib import Path
 from typing import Any
 
-from mnist_jax.reporting import worker_process
-from mnist_jax.reporting.worker_process import WorkerProcess
-from mnist_jax.runtime.errors import writing_to
-
-# What `figures.draw` draws, and TensorBoard calls `figures/<name>`.
-NAMES = ("calibration", "confusion_matrix", "first_layer", "learning_curves", "mistakes")
-
-WriteImages = Callable[[int, Mapping[str, bytes]], None]
+from mnist_jax.runtime.errors import first_line
 
 
-_started: WorkerProcess | None = None
-_start_lock = threading.Lock()
+class FigureWorker:
+    """Draws `<workdir>/figures/<name>.png`, and the same into an event file of its own."""
 
-
-def start() -> None:
-    """Begins the import of matplotlib, which else the next `Drawing` does."""
-    global _started
-    with _start_lock:
-        _started = _started or WorkerProcess("mnist_jax.reporting.figure_worker")
-
-
-class Drawing:
-    """Draws what it is given into PNG files, and hands the pictures to a writer.
-
-    A figure not yet begun gives way to a newer one: however often a run evaluates, it waits
-    at its end for two at most.
-    """
-
-    def __init__(self, folder: Path, write_images: WriteImages):
-        """Starts the process.
-
-        Args:
-          folder: Of the PNG files; created.
-          write_images: Gets step and pictures, PNGs by tag, in another thread.
-
-        Raises:
-          WriteError: The folder can't be created.
-        """
-        with writing_to(folder):
-            folder.mkdir(exist_ok=True)
-        self._folder = folder
-        self._write_images = write_images
-        self._error: Exception | None = None
-        self._waiting: queue.Queue[dict[str, Any] | None] = queue.Queue(maxsize=1)
-        self._worker = _take_started()
-        self._thread = threading.Thread(target=self._serve, name="drawing")
-        self._thread.start()
+    def __init__(self, workdir: Path):
+        """Starts the process, which begins to import matplotlib."""
+        context = multiprocessing.get_context("spawn")
+        self._pipe, pipe = context.Pipe()
+        self._process = context.Process(target=_serve, args=(pipe, workdir))
+        # A blocked signal stays blocked in the process, from its first instruction on: what is
+        # sent to all processes of a run does not end it. The tracker's start would unblock it.
+        resource_tracker.ensure_running()
+        signals = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+        mask = signal.pthread_sigmask(signal.SIG_BLOCK, signals)
+        # The process would import the main module: a script without a guard would train again.
+        main, sys.modules["__main__"] = sys.modules["__main__"], types.ModuleType("__main__")
+        try:
+            self._process.start()
+        finally:
+            sys.modules["__main__"] = main
+            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+        pipe.close()
+        atexit.register(self._process.kill)  # multiprocessing would wait for its end.
+        self._thread = ThreadPoolExecutor(1)
+        self._newest: Future[None] = Future()
+        self._error: str | None = None
 
     def draw(self, **arguments: Any) -> None:
-        """Asks for `figures.draw(**arguments)`; returns at once.
+        """Requests `figures.draw`, replaces a request that has not begun; returns at once.
 
-        Raises:
-          WriteError: The files of an earlier one could not be written.
+        A thread pickles the arguments later: they must not change.
         """
-        self._check()
-        self._replace_waiting(arguments)
+        self._newest.cancel()
+        self._newest = self._thread.submit(self._request, arguments)
 
-    def close(self, *, wait: bool = True) -> None:
-        """Waits until the last one is drawn.
+    def close(self, *, wait: bool) -> str | None:
+        """Ends the process: after the newest request, or at once.
 
-        Args:
-          wait: Where False, what is not drawn yet never is.
-
-        Raises:
-          WriteError: The files of one of them could not be written.
+        Returns:
+          One line about the first drawing that failed, or None.
         """
+        error = self._error
         if not wait:
-            self._worker.kill()
-        self._waiting.put(None)
-        self._thread.join()
-        self._worker.kill()  # All is answered; to end by itself would take its time.
-        self._worker.close()
-        if wait:
-            self._check()
-
-    def _replace_waiting(self, arguments: dict[str, Any]) -> None:
-        with contextlib.suppress(queue.Empty):
-            self._waiting.get_nowait()
-        self._waiting.put(arguments)
-
-    def _check(self) -> None:
-        if self._error is not None:
-            with writing_to(self._folder):
-                raise self._error
-
-    def _serve(self) -> None:
-        is_ready = False
-        while (arguments := self._waiting.get()) is not None:
-            if self._error is not None:
-                continue
-            try:
-                if not is_ready:
-                    is_ready = self._worker.receive() is None
-                self._request(arguments)
-            except Exception as error:
-                self._error = error
+            self._process.kill()
+        self._thread.shutdown(cancel_futures=not wait)
+        self._process.kill()
+        self._process.join()
+        atexit.unregister(self._process.kill)
+        return self._error if wait else error
 
     def _request(self, arguments: dict[str, Any]) -> None:
-        self._worker.send((self._folder, arguments))
-        answer = self._worker.receive()
-        if isinstance(answer, Exception):
-            raise answer
-        tagged = {f"figures/{name}": png for name, png in answer.items()}
-        self._write_images(arguments["step"], tagged)
-
-
-def _take_started() -> WorkerProcess:
-    global _started
-    with _start_lock:
-        worker, _started = _started, None
-    return worker or WorkerProcess("mnist_jax.reporting.figure_worker")
-
-
-def _prepare() -> Callable[[Any], dict[str, bytes] | Exception]:
-    logging.getLogger("matplotlib").setLevel(logging.ERROR)  # It would tell of its font cache.
-    from mnist_jax.reporting import figures
-
-    def respond(request: tuple[Path, dict[str, Any]]) -> dict[str, bytes] | Exception:
-        """Returns the pictures by name, or the error that it came to."""
-        folder, arguments = request
         try:
-            return figures.save_all(folder, figures.draw(**arguments))
-        except Exception as error:
-            return error
+            self._pipe.send(arguments)
+            error = self._pipe.recv()
+        except (EOFError, OSError):
+            self._process.join()
+            error = f"the process that draws figures ended with code {self._process.exitcode}"
+        self._error = self._error or error
 
-    return respond
+
+def _serve(pipe: Any, workdir: Path) -> None:
+    """Draws what is requested, until the parent ends or kills it."""
+    os.nice(10)  # Training goes first.
+    threading.Thread(target=_exit_with_parent, daemon=True).start()
+    for stream in (1, 2):  # What libraries print is not for the user.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream)
+    from mnist_jax.reporting import figures, tensorboard
+
+    writer = None
+    while True:
+        arguments, error = pipe.recv(), None
+        try:
+            images = figures.save(workdir / "figures", figures.draw(**arguments))
+            writer = writer or tensorboard.create_summary_writer(str(workdir))
+            tags = {f"figures/{name}": png for name, png in images.items()}
+            tensorboard.write_images(writer, arguments["step"], tags)
+            writer.flush()
+        except Exception as exception:
+            error = first_line(exception)
+        pipe.send(error)
 
 
-if __name__ == "__main__":
-    worker_process.serve(_prepare)
+def _exit_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    parent.join()
+    os._exit(0)

@@ -220,16 +220,16 @@ class Reporter:
         self._write_scalars(step, scalars)
         self.print_results(results)
         if self._figures and self._journal:
-            from mnist_jax.reporting import figures
-
             images, labels = self._run.dataset.test
-            arrays = figures.arrays(state.params, labels, images, logits["test"])
             self._figures.draw(
                 dataset=self._run.dataset.name,
                 split="test",
                 step=step,
                 journal=list(self._journal.lines),
-                **arrays,
+                params=jax.device_get(state.params),
+                labels=labels,
+                images=images,
+                logits=logits["test"],
             )
 
     def print_results(self, results: Mapping[str, SplitResult]) -> None:

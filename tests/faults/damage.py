@@ -2,8 +2,8 @@
 
     python -m tests.faults.damage --faults 500
 
-Each time, the parameters and the whole state are restored: they must be what was saved, or
-be refused with one line. Nothing may come up on stderr, and nothing may take long.
+Each time, the parameters and the whole state are restored: they must have the saved values, or
+be refused with one line. Nothing else may appear on stderr.
 """
 
 import argparse
@@ -27,11 +27,11 @@ from tests.faults import processes
 
 class Report(NamedTuple):
     """Attributes:
-    faults: How many files were damaged, one at a time.
-    refused: How often that was found out.
-    unharmed: How often it was in a file that nothing is read from.
-    wrong: Other values than those saved came back, or another error than the one.
-    slowest: Seconds that both restorations took.
+    faults: Number of damages, each to one file.
+    refused: Number of those that were detected.
+    unharmed: Number of those in a file that is never read.
+    wrong: Damages after which other values were restored, or with another error.
+    slowest: Largest time of both restorations, in seconds.
     """
 
     faults: int
@@ -83,7 +83,7 @@ def inject(faults: int, seed: int, folder: Path) -> Report:
 
 
 def _restore(workdir: Path, target) -> list[bytes]:
-    """Restores in both ways; the error of one has to be that of the other."""
+    """Restores in both ways; both or none must raise an error."""
     with Checkpoints(workdir) as checkpoints:
         try:
             state = checkpoints.restore(20, target)
@@ -92,7 +92,7 @@ def _restore(workdir: Path, target) -> list[bytes]:
                 restoring.restore(workdir)
             except DamagedCheckpointError:
                 raise
-            raise AssertionError("found to be damaged by one way only") from None
+            raise AssertionError("only one way detected the damage") from None
     params = restoring.restore(workdir).params
     leaves = jax.tree.leaves((state.step, state.params, state.opt_state, params))
     return [np.asarray(leaf).tobytes() for leaf in leaves]

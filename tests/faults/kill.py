@@ -1,10 +1,10 @@
-"""Kills a training run at moments drawn over its whole life, until it has completed anyway.
+"""Kills a training run at random moments, again and again, until it is complete.
 
     python -m tests.faults.kill --kills 100
 
-Each run is the same command again and again in one workdir, with a SIGKILL after a time drawn
-between 0 and the life of a run that nobody kills, until one attempt gets through. Then
-checkpoints, journal and TensorBoard points are compared with that other run's.
+Each run repeats the same command in one workdir, with a SIGKILL after a random time between 0
+and the duration of an uninterrupted run, until one attempt completes. Then checkpoints, journal
+and TensorBoard points are compared with those of the uninterrupted run.
 """
 
 import argparse
@@ -23,9 +23,9 @@ from tests.faults import processes
 
 class Report(NamedTuple):
     """Attributes:
-    kills: By what the run was doing.
-    runs: That completed, each after some kills.
-    differences: Of those from the one that was not killed; empty is what is promised.
+    kills: Number of kills by what the run was doing.
+    runs: Number of completed runs.
+    differences: Between those and the uninterrupted run.
     """
 
     kills: collections.Counter[str]
@@ -105,7 +105,7 @@ def main() -> None:
         print(f"{number:5} killed in: {phase}")
     print(f"{report.kills.total():5} kills, {report.runs} runs completed")
     print(*report.differences, sep="\n")
-    print(f"{len(report.differences):5} differences from the run that was not killed")
+    print(f"{len(report.differences):5} differences from the uninterrupted run")
     raise SystemExit(bool(report.differences))
 
 

@@ -1,4 +1,4 @@
-"""A damaged checkpoint is never trusted, never deleted, and never in the way."""
+"""A damaged checkpoint is never restored, never deleted, and stops no run."""
 
 import os
 import shutil
@@ -22,7 +22,7 @@ def test_no_fault_goes_unnoticed(tmp_path, capfd):
 
 
 def config():
-    """Of checkpoints of steps 20 and 40."""
+    """With checkpoints of the steps 20 and 40."""
     config = processes.short_config()
     config.update(num_train_steps=40)
     return config
@@ -72,12 +72,12 @@ def become_a_link(folder: Path) -> None:
     folder.symlink_to(folder.parent.parent.parent / "elsewhere")
 
 
-def hold_a_link(folder: Path) -> None:
+def contain_a_link(folder: Path) -> None:
     (folder / "default" / "_METADATA").rename(folder.parent.parent.parent / "elsewhere")
     (folder / "default" / "_METADATA").symlink_to(folder.parent.parent.parent / "elsewhere")
 
 
-def hold_a_pipe(folder: Path) -> None:
+def contain_a_pipe(folder: Path) -> None:
     (folder / "default" / "_METADATA").unlink()
     os.mkfifo(folder / "default" / "_METADATA")
 
@@ -91,13 +91,13 @@ DAMAGES = [
     flip_a_byte,
     become_a_file,
     become_a_link,
-    hold_a_link,
-    hold_a_pipe,
+    contain_a_link,
+    contain_a_pipe,
 ]
 
 
 @pytest.mark.parametrize("harm", DAMAGES)
-def test_training_goes_on_from_the_newest_good_one(
+def test_training_resumes_from_the_newest_intact_one(
     harm: Callable[[Path], None], run: Path, complete_run: Path, capfd
 ):
     harm(run / "checkpoints" / "40")
@@ -111,7 +111,7 @@ def test_training_goes_on_from_the_newest_good_one(
 
 
 @pytest.mark.parametrize("harm", DAMAGES)
-def test_evaluation_refuses_it_unless_told_another(harm: Callable[[Path], None], run: Path):
+def test_evaluation_refuses_it_and_restores_another(harm: Callable[[Path], None], run: Path):
     harm(run / "checkpoints" / "40")
     before = sorted(run.rglob("*"))
     for step in ("latest", "40", "best"):
@@ -121,7 +121,7 @@ def test_evaluation_refuses_it_unless_told_another(harm: Callable[[Path], None],
     assert sorted(run.rglob("*")) == before
 
 
-def test_where_all_are_damaged_the_run_begins_anew(run: Path, complete_run: Path, capfd):
+def test_if_all_are_damaged_the_run_starts_anew(run: Path, complete_run: Path, capfd):
     for step in ("20", "40"):
         flip_a_byte(run / "checkpoints" / step)
     train_and_evaluate(config(), run)
@@ -129,7 +129,7 @@ def test_where_all_are_damaged_the_run_begins_anew(run: Path, complete_run: Path
     assert processes.remains(run, config()) == processes.remains(complete_run, config())
 
 
-def test_what_does_not_belong_among_the_checkpoints_is_left_alone(run: Path, capfd):
+def test_other_files_among_the_checkpoints_are_left_alone(run: Path, capfd):
     folder = run / "checkpoints"
     foreign = ["notes", "040", "-1", "²", "1.5", "60 (copy)"]
     for name in foreign:
@@ -153,16 +153,23 @@ def test_a_damaged_journal_is_an_error_that_names_the_line(run: Path):
 
 
 @pytest.mark.parametrize("share", [0.02, 0.3, 0.7, 0.99])
-def test_damaged_event_files_are_written_again(share: float, run: Path, complete_run: Path):
+def test_a_damaged_event_file_does_not_stop_a_run(share: float, run: Path, complete_run: Path):
+    """Its later points are lost; those of the resumed run are all there."""
     (path,) = run.glob("events.*.v2")
     data = bytearray(path.read_bytes())
     data[int(share * len(data))] ^= 0xFF
     path.write_bytes(data)
-    train_and_evaluate(config(), run)
-    assert processes.remains(run, config()) == processes.remains(complete_run, config())
+    longer = config()
+    longer.num_train_steps = 60
+    train_and_evaluate(longer, run)
+    train_and_evaluate(longer, complete_run.parent / f"longer-{share}")
+    points = processes.remains(run, longer).points
+    expected = processes.remains(complete_run.parent / f"longer-{share}", longer).points
+    new = [point for point in points if point[1] > 40]
+    assert new == [point for point in expected if point[1] > 40]
 
 
-def test_the_command_says_it_in_one_line(run: Path):
+def test_the_command_prints_one_line(run: Path):
     flip_a_byte(run / "checkpoints" / "40")
     ended = processes.run(processes.evaluate_command(run))
     assert ended.returncode == 1

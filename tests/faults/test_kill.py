@@ -1,4 +1,4 @@
-"""A run that is killed, again and again, ends with the bits of one that is not."""
+"""A run that is killed repeatedly ends with the bits of an uninterrupted run."""
 
 import os
 import select
@@ -13,8 +13,9 @@ def test_killed_runs_end_with_the_same_bits(tmp_path):
     assert report.kills.total() == 4
 
 
-def test_what_a_killed_run_had_started_ends_with_it(tmp_path):
-    process = processes.start(processes.train_command(tmp_path / "run", processes.SHORT_RUN))
+def test_the_processes_of_a_killed_run_end_with_it(tmp_path):
+    fields = processes.SHORT_RUN | {"figures": True}
+    process = processes.start(processes.train_command(tmp_path / "run", fields))
     process.stdout.readline()  # It is about to train.
     tasks = Path(f"/proc/{process.pid}/task").glob("*/children")
     children = [int(pid) for path in tasks for pid in path.read_text().split()]

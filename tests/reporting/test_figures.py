@@ -1,0 +1,242 @@
+"""The figures show the numbers they are given, legibly, and reach the disk whole."""
+
+import io
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from matplotlib.axis import Axis
+from matplotlib.figure import Figure
+from matplotlib.text import Text
+from PIL import Image
+
+from mnist_jax.reporting import figures
+from tests.conftest import ROOT
+
+NAMES = ["calibration", "confusion_matrix", "first_layer", "learning_curves", "mistakes"]
+
+
+def create_arguments(num_classes: int = 10, num_units: int = 16) -> dict:
+    rng = np.random.default_rng(0)
+    labels = rng.integers(0, num_classes, 2000).astype(np.int32)
+    logits = rng.normal(0, 1, (2000, num_classes)) + 3 * np.eye(num_classes)[labels]
+    journal = [{"step": step, "train/loss": 200 / step} for step in range(100, 100_001, 100)]
+    for step in range(5000, 100_001, 5000):
+        accuracy = 0.9875 - 100 / step
+        journal.append(
+            {"step": step, "train/eval_loss": 0.1, "train/accuracy": accuracy + 0.01}
+            | {"validation/loss": 0.2, "validation/accuracy": accuracy}
+            | {"test/loss": 0.3, "test/accuracy": accuracy - 0.01}
+        )
+    return {
+        "dataset": "fake",
+        "split": "validation",
+        "step": 100_000,
+        "journal": journal,
+        "params": {"hidden1": {"kernel": rng.normal(0, 0.05, (784, num_units))}},
+        "labels": labels,
+        "images": rng.integers(0, 256, (2000, 28, 28)).astype(np.uint8),
+        "logits": logits.astype(np.float32),
+    }
+
+
+def tick_labels(axis: Axis, *, visible: bool = True) -> list[Text]:
+    """Those within the limits of the axis, or those beyond, which are not drawn."""
+    low, high = sorted(axis.get_view_interval())
+    ticks = axis.get_major_ticks()
+    return [tick.label1 for tick in ticks if (low <= tick.get_loc() <= high) == visible]
+
+
+def visible_texts(figure: Figure) -> list[Text]:
+    figure.draw_without_rendering()
+    axes = [axis for axes in figure.axes for axis in (axes.xaxis, axes.yaxis)]
+    hidden = {label for axis in axes for label in tick_labels(axis, visible=False)}
+    return [
+        text
+        for text in figure.findobj(Text)
+        if text.get_visible() and text.get_text().strip() and text not in hidden
+    ]
+
+
+def cells(figure: Figure, num_classes: int) -> dict[tuple[int, int], list[str]]:
+    """The texts that lie within the cell of a row and a column, and in no other."""
+    (axes,) = figure.axes
+    figure.draw_without_rendering()
+    written: dict[tuple[int, int], list[str]] = {}
+    for text in axes.texts:
+        corners = axes.transData.inverted().transform(text.get_window_extent()) + 0.5
+        (left, top), (right, bottom) = np.floor(corners).astype(int)
+        assert (left, top) == (right, bottom)
+        written.setdefault((top, left), []).append(text.get_text())
+    return written
+
+
+def test_every_figure_names_dataset_and_step_and_those_of_a_split_its_name():
+    drawn = figures.draw(**create_arguments())
+    assert sorted(drawn) == NAMES
+    titles = {name: figure.get_suptitle().split("\n")[0] for name, figure in drawn.items()}
+    assert titles == {
+        "calibration": "fake, validation, step 100000",
+        "confusion_matrix": "fake, validation, step 100000",
+        "first_layer": "fake, step 100000",
+        "learning_curves": "fake, to step 100000",
+        "mistakes": "fake, validation, step 100000",
+    }
+
+
+@pytest.mark.parametrize("num_classes", [10, 47])
+def test_confusion_matrix_holds_each_count_in_its_cell(num_classes):
+    counts = np.random.default_rng(0).integers(0, 30, (num_classes, num_classes))
+    figure = figures.confusion_matrix(counts, "")
+    share = counts / counts.sum(axis=1, keepdims=True)
+    percent = {
+        place: [f"{100 * share[place]:.1f}"] * (num_classes == 10)
+        for place in np.ndindex(counts.shape)
+    }
+    expected = {
+        place: [f"{count}", *percent[place]] for place, count in np.ndenumerate(counts) if count
+    }
+    assert cells(figure, num_classes) == expected
+    np.testing.assert_array_equal(figure.axes[0].images[0].get_array(), np.sqrt(share))
+
+
+def test_confusion_matrix_counts_what_each_class_was_predicted_as():
+    arguments = create_arguments()
+    written = cells(figures.draw(**arguments)["confusion_matrix"], 10)
+    predicted = arguments["logits"].argmax(axis=1)
+    for true_class, predicted_class in np.ndindex(10, 10):
+        count = ((arguments["labels"] == true_class) & (predicted == predicted_class)).sum()
+        first, *_ = written.get((true_class, predicted_class), ["0"])
+        assert first == f"{count}"
+
+
+@pytest.mark.parametrize("num_units", [10, 128, 500])
+def test_texts_are_legible_at_the_width_that_tensorboard_shows(num_units):
+    for name, figure in figures.draw(**create_arguments(num_units=num_units)).items():
+        assert figure.get_figwidth() == 3.5  # 350 pixels at 100 dpi.
+        for text in visible_texts(figure):
+            is_percent = name == "confusion_matrix" and "." in text.get_text()
+            assert text.get_fontsize() >= (4.5 if is_percent else 6.5), (name, text)
+            box = text.get_window_extent()
+            assert figure.bbox.x0 <= box.x0 <= box.x1 <= figure.bbox.x1, (name, text)
+            assert figure.bbox.y0 <= box.y0 <= box.y1 <= figure.bbox.y1, (name, text)
+
+
+def test_mistakes_are_sorted_by_confidence():
+    probabilities = np.array([[0.9, 0.1], [0.2, 0.8], [0.6, 0.4], [0.01, 0.99]])
+    images = np.arange(1, 5, dtype=np.uint8)[:, np.newaxis, np.newaxis] * np.ones((28, 28))
+    figure = figures.mistakes(images, np.array([1, 1, 1, 0]), probabilities, "")
+    (axes,) = figure.axes
+    captions = [text.get_text() for text in axes.texts]
+    assert captions == ["0 → 1 (99%)", "1 → 0 (90%)", "1 → 0 (60%)"]
+    sheet = axes.images[0].get_array()
+    for text, value in zip(axes.texts, [4, 1, 3], strict=True):
+        x, y = (int(coordinate) for coordinate in text.get_position())
+        assert (sheet[y + 2 : y + 30, x - 13 : x + 15] == value).all()  # Below its caption.
+
+
+def test_learning_curves_have_the_last_values_in_the_legend_of_their_panel():
+    journal = [
+        {"step": 1000, "train/loss": 2.0},
+        {"step": 1000, "train/eval_loss": 1.5, "train/accuracy": 0.5},
+        {"step": 2000, "train/loss": float("inf")},
+        {"step": 2000, "train/eval_loss": 0.5, "train/accuracy": 0.9},
+        {"step": 2000, "test/loss": 0.6, "test/accuracy": 0.8},
+    ]
+    losses, accuracies = figures.learning_curves(journal, "").axes
+    labels = [[text.get_text() for text in x.get_legend().texts] for x in (losses, accuracies)]
+    assert labels == [
+        ["training batch 2.0000", "train 0.5000", "validation", "test 0.6000"],
+        ["train 0.9000", "validation", "test 0.8000"],
+    ]
+    curve = next(x for x in accuracies.lines if x.get_label() == "train 0.9000")
+    np.testing.assert_array_equal(curve.get_xydata(), [[1000, 0.5], [2000, 0.9]])
+
+
+def test_ticks_of_the_steps_are_round():
+    figure = figures.learning_curves([{"step": 2000, "test/accuracy": 0.8}], "")
+    figure.draw_without_rendering()
+    labels = [label.get_text() for label in tick_labels(figure.axes[1].xaxis)]
+    assert labels == ["0", "500", "1000", "1500", "2000"]
+
+
+def test_first_layer_shows_each_unit_from_left_to_right():
+    kernel = np.random.default_rng(0).normal(size=(784, 7))
+    figure = figures.first_layer(kernel, "")
+    sheet = figure.axes[0].images[0].get_array()
+    for unit in range(7):
+        top, left = 29 * (unit // 5), 29 * (unit % 5)
+        image = kernel[:, unit].reshape(28, 28)
+        np.testing.assert_array_equal(sheet[top : top + 28, left : left + 28], image)
+
+
+def test_expected_calibration_error_is_its_formula():
+    # Four examples at 0.75, half of them correct, and one at 0.65, correct.
+    confidence = np.array([0.75, 0.75, 0.75, 0.75, 0.65])
+    labels = np.array([0, 1, 0, 1, 0])
+    figure = figures.calibration(labels, np.stack([confidence, 1 - confidence], axis=1), "")
+    ece = (4 * (0.75 - 0.5) + 1 * (1 - 0.65)) / 5
+    assert figure.get_suptitle().endswith(f"expected calibration error {ece:.4f}")
+
+
+def test_a_model_without_mistakes_and_journal_can_be_drawn(tmp_path):
+    arguments = create_arguments() | {"journal": []}
+    arguments["logits"] = 9 * np.eye(10)[arguments["labels"]]
+    drawn = figures.draw(**arguments)
+    assert drawn["mistakes"].get_suptitle().endswith("no mistakes")
+    figures.save(tmp_path, drawn)
+
+
+def test_save_returns_the_pngs_that_it_writes(tmp_path):
+    drawn = figures.draw(**create_arguments())
+    pngs = figures.save(tmp_path / "new" / "folder", drawn)
+    files = (tmp_path / "new" / "folder").iterdir()
+    assert {path.name: path.read_bytes() for path in files} == {
+        f"{name}.png": pngs[name] for name in NAMES
+    }
+    for name, figure in drawn.items():
+        with Image.open(io.BytesIO(pngs[name])) as picture:
+            assert picture.width == 700
+            assert picture.height == pytest.approx(200 * figure.get_figheight(), abs=1)
+
+
+def test_a_file_is_replaced_as_a_whole(tmp_path, monkeypatch):
+    old = figures.save(tmp_path, {"a": Figure((1, 1))})["a"]
+
+    def fail(*args):
+        raise OSError("No space left on device")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "replace", fail)
+        with pytest.raises(OSError, match="No space"):
+            figures.save(tmp_path, {"a": Figure((2, 2))})
+    assert (tmp_path / "a.png").read_bytes() == old
+    new = figures.save(tmp_path, {"a": Figure((2, 2))})["a"]
+    assert (tmp_path / "a.png").read_bytes() == new
+    assert [path.name for path in tmp_path.iterdir()] == ["a.png"]
+
+
+def test_a_link_is_replaced_and_not_followed(tmp_path):
+    (tmp_path / "other").write_bytes(b"not ours")
+    (tmp_path / "figures").mkdir()
+    (tmp_path / "figures" / "a.png").symlink_to(tmp_path / "other")
+    png = figures.save(tmp_path / "figures", {"a": Figure((1, 1))})["a"]
+    assert (tmp_path / "other").read_bytes() == b"not ours"
+    assert not (tmp_path / "figures" / "a.png").is_symlink()
+    assert (tmp_path / "figures" / "a.png").read_bytes() == png
+
+
+@pytest.mark.parametrize(
+    ("module", "unwanted"),
+    [
+        ("mnist_jax.train_loop", "matplotlib"),
+        ("mnist_jax.reporting.figure_worker", "matplotlib"),
+        ("mnist_jax.reporting.figures", "jax"),
+        ("mnist_jax.reporting.figures", "matplotlib.pyplot"),
+    ],
+)
+def test_what_an_import_does_not_import(module, unwanted):
+    code = f"import {module}, sys; sys.exit({unwanted!r} in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode == 0
