@@ -99,7 +99,7 @@ def eval_steps(
 def evaluate(
     params: Params,
     apply_fn: ApplyFn,
-    examples: tuple[jax.Array, jax.Array],
+    examples: tuple[jax.typing.ArrayLike, jax.typing.ArrayLike],
     eval_indices: Mapping[str, np.ndarray],
 ) -> tuple[dict[str, SplitResult], dict[str, np.ndarray]]:
     """Evaluates every example of some splits exactly once, in one device call.

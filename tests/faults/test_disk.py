@@ -2,7 +2,6 @@
 
 import os
 import shutil
-import signal
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,8 +9,7 @@ from pathlib import Path
 import pytest
 
 from mnist_jax import restoring
-from mnist_jax.reporting import event_files
-from mnist_jax.reporting.event_writer import EventWriter
+from mnist_jax.reporting.tensorboard import EventWriter
 from mnist_jax.runtime import errors
 from mnist_jax.runtime.errors import WriteError
 from mnist_jax.train_loop import train_and_evaluate
@@ -146,43 +144,9 @@ def test_a_file_in_the_place_of_the_checkpoints(tmp_path: Path):
 
 
 def test_event_files_that_cannot_be_written(tmp_path: Path):
-    """Told at a later report, at the latest at the end, which saves the last step."""
+    """Raised at a later call, at the latest by the flush before a save."""
     (tmp_path / "logdir").write_text("a file")
     writer = EventWriter(tmp_path / "logdir")
-    writer.write_scalars(1, {"train/loss": 1.0})
+    writer.call("write_scalars", 1, {"train/loss": 1.0})
     with pytest.raises(WriteError, match=r"logdir: can't be written to \(.+\)"):
-        writer.close()
-
-
-@pytest.mark.parametrize("is_at_work", [True, False])
-def test_event_files_whose_process_is_killed(tmp_path: Path, is_at_work: bool):
-    """It is told alike of one that owes an answer, and of one that was gone when asked."""
-    writer = EventWriter(tmp_path)
-    writer.flush(wait=True)
-    (pid,) = event_processes()
-    if is_at_work:
-        os.kill(pid, signal.SIGSTOP)
-        writer.write_scalars(1, {"train/loss": 1.0})
-        os.kill(pid, signal.SIGKILL)
-    else:
-        os.kill(pid, signal.SIGKILL)
-        os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)  # Until it is gone.
-    with pytest.raises(WriteError, match="the process that writes it ended with -9"):
-        writer.close()
-    writer = EventWriter(tmp_path)  # Of another process.
-    writer.write_scalars(1, {"train/loss": 1.0})
-    writer.close()
-    assert ("train/loss", 1) in event_files.points(tmp_path)
-
-
-def event_processes() -> list[int]:
-    children = [
-        int(pid)
-        for path in Path("/proc/self/task").glob("*/children")
-        for pid in path.read_text().split()
-    ]
-    return [
-        pid
-        for pid in children
-        if "mnist_jax.reporting.event_process" in Path(f"/proc/{pid}/cmdline").read_text()
-    ]
+        writer.flush()
