@@ -1,1 +1,1 @@
-"""What the trainer costs, against its peers and the machine's limits: see README.md."""
+"""Measures the cost of the trainer and compares it with its peers; see README.md."""

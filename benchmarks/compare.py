@@ -1,11 +1,11 @@
-"""The tutorial's job in this trainer and in its peers, side by side.
+"""Compares this trainer with its peers on the tutorial's job.
 
     python -m benchmarks.compare [--runs 5] [--only NAME ...] [--from RESULTS]
 
-Runs each contestant once a round, so that what the machine does besides falls on all alike;
-each run is a fresh process. Memory is measured in rounds of its own, since that slows a
-process down. Writes the figures to a file of JSON, and from it the table, the bars and the
-plot into docs/performance.md. See README.md here.
+Runs each contestant once per round, so that other work on the machine affects all of them
+alike; each run is a fresh process. Memory is measured in separate rounds, because sampling
+slows a process down. Writes the results to a JSON file, and from it the table, the bars and
+the plot into docs/performance.md. See benchmarks/README.md.
 """
 
 import argparse
@@ -30,12 +30,12 @@ from benchmarks import process
 
 _HERE = Path(__file__).parent
 _ROOT = _HERE.parent
-# No peer draws figures: what ours cost is a row of its own.
+# No peer draws figures; the trainer with its figures has its own row.
 _TRAIN = (
     *("train.py", "--config", "configs/default.py", "--config.fallback_dataset="),
     "--config.figures=False",
 )
-# Whatever cache a user has set up, and whatever one the trainer has by default.
+# Disables the trainer's own compile cache, and one that the user has set up.
 _NO_CACHE = {"JAX_COMPILATION_CACHE_DIR": "", "JAX_ENABLE_COMPILATION_CACHE": "false"}
 _FILES = {
     "train": ("train-images-idx3-ubyte.gz", "train-labels-idx1-ubyte.gz"),
@@ -45,16 +45,17 @@ _FILES = {
 
 @dataclasses.dataclass(frozen=True)
 class Contestant:
-    """A program to be run and measured.
+    """A program to run and measure.
 
     Attributes:
-      title: What the table calls it.
-      arguments: Of its interpreter; `{data}`, `{workdir}`, `{seed}` are filled in.
-      env: Added to its environment; `{caches}` is filled in; empty values remove.
-      python: Which interpreter: `project` or `torch`.
-      read: Takes its stdout and its workdir; returns its own figures.
-      fills_cache: Whether it is run once before, unmeasured.
-      measures_memory: Whether it takes part in the rounds that sample memory.
+      title: Its name in the table.
+      arguments: The interpreter's; `{data}`, `{workdir}`, `{caches}` and `{seed}` are replaced.
+      env: Added to the environment, with the same replacements; an empty value removes a
+        variable.
+      python: The interpreter: `project` or `torch`.
+      read: Called with its stdout and its workdir; returns the figures that it reports.
+      fills_cache: Run it once unmeasured before the first round.
+      measures_memory: Include it in the rounds that sample memory.
     """
 
     title: str
@@ -69,7 +70,7 @@ class Contestant:
 
 
 def _read_journal(stdout: str, workdir: Path) -> dict[str, Any]:
-    """Reads our trainer's figures where it writes them, the speed as `Stopwatch` has it."""
+    """Reads the trainer's figures from its journal; the speed is computed as by `Stopwatch`."""
     with (workdir / "metrics.jsonl").open() as file:
         lines = [json.loads(line) for line in file]
     speeds = [
@@ -95,7 +96,7 @@ def _peer(title: str, program: str, *arguments: str, **kwargs: Any) -> Contestan
 
 
 _OURS = (*_TRAIN, "--config.seed={seed}", "--workdir", "{workdir}")
-# The trainer's own, which is on by default and lies in the user's folder for caches.
+# The trainer's own cache, which is on by default, in a folder of the measurement.
 _WARM = {
     "JAX_COMPILATION_CACHE_DIR": "",
     "JAX_ENABLE_COMPILATION_CACHE": "",
@@ -155,7 +156,7 @@ CONTESTANTS = {
         measures_memory=False,
     ),
     "loop": Contestant(
-        "mnist_jax, its loop against `train_steps`",
+        "mnist_jax, its loop over `train_steps`",
         ("-m", "benchmarks.loop_overhead"),
         _NO_CACHE,
         measures_memory=False,
@@ -164,7 +165,7 @@ CONTESTANTS = {
 
 
 def main() -> None:
-    """Measures, or reads what was measured, and writes the report."""
+    """Measures, or reads earlier results, and writes the report."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.compare", description=__doc__)
     parser.add_argument("--runs", type=int, default=5, help="rounds of timed runs")
     parser.add_argument("--memory-runs", type=int, default=1, help="rounds that sample memory")
@@ -172,30 +173,36 @@ def main() -> None:
         "--max-others",
         type=float,
         default=0.25,
-        help="a run while others kept more cores than this busy is done again, twice at most",
+        help="repeat a run, at most twice, if other processes used more cores than this",
     )
     parser.add_argument("--only", nargs="+", metavar="NAME", choices=CONTESTANTS)
     parser.add_argument(
         "--mnist",
         type=Path,
         default=os.environ.get("MNIST_JAX_MANUAL_DIR"),
-        help="the folder of MNIST's four original files; by default $MNIST_JAX_MANUAL_DIR",
+        help="folder of MNIST's four original files; by default $MNIST_JAX_MANUAL_DIR",
     )
     parser.add_argument(
         "--torch-python",
         type=Path,
         default=_HERE / ".venv" / "bin" / "python",
-        help="the interpreter of the environment that has PyTorch",
+        help="interpreter of the environment with PyTorch",
     )
     parser.add_argument(
-        "--results", type=Path, default=_HERE / "results" / "compare.json", help="to write"
+        "--results",
+        type=Path,
+        default=_HERE / "results" / "compare.json",
+        help="JSON file to write",
     )
-    parser.add_argument("--from", dest="source", type=Path, help="report these results instead")
+    parser.add_argument("--from", dest="source", type=Path, help="only report these results")
     parser.add_argument(
-        "--document", type=Path, default=_ROOT / "docs" / "performance.md", help="to write into"
+        "--document",
+        type=Path,
+        default=_ROOT / "docs" / "performance.md",
+        help="document with the sections to replace",
     )
     args = parser.parse_args()
-    # As Ctrl-C does, so that the run under way is ended too.
+    # Raises SystemExit, which also ends the current run.
     signal.signal(signal.SIGTERM, lambda signum, frame: sys.exit(128 + signum))
 
     if args.source:
@@ -206,19 +213,19 @@ def main() -> None:
         needs_torch = any(CONTESTANTS[name].python == "torch" for name in names)
         if needs_torch and not args.torch_python.is_file():
             parser.error(
-                f"--torch-python: {args.torch_python}: no such file; make PyTorch's "
-                "environment as benchmarks/README.md says, or leave it out with --only"
+                f"--torch-python: {args.torch_python}: no such file; create PyTorch's "
+                "environment (see benchmarks/README.md), or leave PyTorch out with --only"
             )
         if not args.mnist or not all(
             (args.mnist / file).is_file() for files in _FILES.values() for file in files
         ):
-            parser.error("--mnist: which folder holds MNIST's four original files?")
+            parser.error("--mnist: give the folder of MNIST's four original files")
         rounds = {"num_runs": args.runs, "num_memory_runs": args.memory_runs}
         results = measure(
             names, pythons, args.mnist, args.results, max_others=args.max_others, **rounds
         )
 
-    from benchmarks import report  # Late: matplotlib has no part in the measurement.
+    from benchmarks import report  # Here: the measurement needs no matplotlib.
 
     print(report.write(results, args.document, {n: c.title for n, c in CONTESTANTS.items()}))
 
@@ -236,18 +243,18 @@ def measure(
     """Runs the contestants in rounds.
 
     Args:
-      names: Of the contestants.
-      pythons: The interpreters by the names that contestants have for them.
-      mnist: The folder of MNIST's four original files.
-      path: Where the results go, anew after each run.
-      num_runs: Rounds of timed runs.
-      num_memory_runs: Rounds that sample memory.
-      max_others: A run while others kept more cores than this busy is done again, and of
-        three the least disturbed is kept.
+      names: The contestants.
+      pythons: Paths of the interpreters, by `Contestant.python`.
+      mnist: Folder of MNIST's four original files.
+      path: File of the results, rewritten after each run.
+      num_runs: Number of timed rounds.
+      num_memory_runs: Number of rounds that sample memory.
+      max_others: A run during which other processes used more cores than this is repeated at
+        most twice; the least disturbed of the runs counts.
 
     Returns:
-      The results: `machine`, and `runs`, the figures of every run by contestant. Figures of
-      rounds that sample memory are that alone.
+      The results: `machine`, and `runs`, by contestant the figures of every run. Those of a
+      round that samples memory contain the memory only.
     """
     results: dict[str, Any] = {"machine": describe_machine(pythons, names), "runs": {}}
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -273,14 +280,15 @@ def measure(
                 except (RuntimeError, ValueError, LookupError, OSError) as error:
                     return {"error": f"{type(error).__name__}: {error}"}
             if sample_memory:
-                kept = ("peak_rss_mib", "peak_pss_mib")
-                return {figure: getattr(measured, figure) for figure in kept}
+                fields = ("peak_rss_mib", "peak_pss_mib")
+                return {field: getattr(measured, field) for field in fields}
             whole = dataclasses.asdict(measured)
             del whole["stdout"], whole["peak_pss_mib"], whole["peak_rss_mib"]
             return {**whole, **figures, "seed": seed}
 
         for name in names:
-            if CONTESTANTS[name].fills_cache or name == names[0]:  # The first: the data's.
+            # The first contestant's run fills the trainer's cache of the dataset.
+            if CONTESTANTS[name].fills_cache or name == names[0]:
                 print(f"{name}: unmeasured", file=sys.stderr)
                 run(name, seed=0, sample_memory=False)
         for number in range(num_runs + num_memory_runs):
@@ -301,7 +309,7 @@ def measure(
 
 
 def prepare_data(mnist: Path, path: Path) -> None:
-    """Writes MNIST's splits, cut as the tutorial does, uncompressed into one `.npz` file."""
+    """Writes MNIST's splits, divided as in the tutorial, to one uncompressed `.npz` file."""
 
     def read(name: str, header_bytes: int) -> np.ndarray:
         with gzip.open(mnist / name) as file:
@@ -318,7 +326,7 @@ def prepare_data(mnist: Path, path: Path) -> None:
 
 
 def describe_machine(pythons: Mapping[str, str], names: list[str]) -> dict[str, str]:
-    """Returns processor, cores, Python, and the versions of what is compared."""
+    """Returns the processor, the number of cores, and the versions of Python and packages."""
     cpuinfo = Path("/proc/cpuinfo")
     model = [
         line.partition(":")[2].strip()

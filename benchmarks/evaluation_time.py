@@ -1,10 +1,9 @@
-"""The trainer's command with its evaluations timed: `python -m benchmarks.evaluation_time`.
+"""Runs the trainer's command and times its evaluations: `python -m benchmarks.evaluation_time`.
 
-Takes the flags of `train.py` and runs it; after each evaluation of all splits it prints a line
-of JSON with its seconds. The first compiles.
+Accepts the flags of `train.py`. After each evaluation of all splits it prints a line of JSON
+with its duration in seconds; the first evaluation compiles.
 """
 
-import gc
 import json
 import runpy
 import sys
@@ -13,15 +12,13 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
+from mnist_jax import train_loop
+
 _TRAIN = Path(__file__).parent.parent / "train.py"
 
 
 def main() -> None:
-    """Runs the command, and prints the JSON on the way: the command does not return."""
-    gc.disable()  # As `train.py` does around this import.
-    from mnist_jax import train_loop
-
-    gc.enable()
+    """Runs the command, which does not return."""
     evaluate = train_loop.evaluate
 
     def timed(*args: Any, **kwargs: Any) -> Any:

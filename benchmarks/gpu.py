@@ -1,10 +1,10 @@
-"""The trainer on a GPU, against PyTorch and against what the GPU can do.
+"""Compares the trainer on a GPU with PyTorch and with the limits of the GPU.
 
     python -m benchmarks.gpu [--document docs/performance.md]
 
-Where jax finds no GPU it says so in one line and exits with 0. Needs neither TensorFlow nor
-MNIST: the images are noise, which costs what digits cost. PyTorch takes part where it can be
-imported and sees the GPU, in this process and in turns with the trainer.
+Without a GPU it prints one line and exits with 0. Needs neither TensorFlow nor MNIST: the
+images are random, which makes no difference in speed. If PyTorch can be imported and finds the
+GPU, it is measured in the same process, in turns with the trainer.
 """
 
 import argparse
@@ -18,7 +18,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-# jax takes three quarters of the GPU otherwise, and PyTorch is to live beside it.
+# By default jax allocates three quarters of the GPU's memory; PyTorch needs some of it.
 os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
 
 import jax
@@ -41,12 +41,12 @@ _PRECISIONS = {
 
 
 def main() -> None:
-    """Measures and reports, or says that there is no GPU."""
+    """Measures and reports, or prints that there is no GPU."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.gpu", description=__doc__)
-    parser.add_argument("--cpu", action="store_true", help="try it out, tiny, on the CPU")
+    parser.add_argument("--cpu", action="store_true", help="a tiny test run on the CPU")
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--seconds", type=float, default=0.3, help="of a timing")
-    parser.add_argument("--document", type=Path, help="also write into its section `gpu`")
+    parser.add_argument("--seconds", type=float, default=0.3, help="duration of a timing")
+    parser.add_argument("--document", type=Path, help="replace its section `gpu`")
     args = parser.parse_args()
     device = jax.devices()[0]
     if device.platform != "gpu" and not args.cpu:
@@ -76,7 +76,7 @@ def _describe(device: jax.Device) -> str:
 
 
 def _import_torch() -> Any:
-    """Returns PyTorch where it is installed and sees a GPU, else None."""
+    """Returns PyTorch if it is installed and finds a GPU, else None."""
     if importlib.util.find_spec("torch") is None:
         return None
     torch = importlib.import_module("torch")
@@ -86,7 +86,7 @@ def _import_torch() -> Any:
 def tutorial_section(
     steps_per_call: Sequence[int], num_examples: int, timing: Mapping[str, Any]
 ) -> str:
-    """Times the tutorial's step by steps per call, and PyTorch's, in turns."""
+    """Times the tutorial's step for several steps per call, in turns with PyTorch's."""
     images, labels = throughput.random_examples(num_examples)
     functions: dict[Any, Repeat] = {}
     steps_of_call = {}
@@ -114,18 +114,19 @@ def tutorial_section(
 
 
 def _torch_training(torch: Any, images: np.ndarray, labels: np.ndarray) -> tuple[Any, ...]:
-    """Returns PyTorch's images, labels, model and optimizer on the GPU."""
+    """Returns images, labels, model and optimizer of PyTorch, on the GPU."""
     nn = torch.nn
     model = nn.Sequential(
         nn.Linear(784, 128), nn.ReLU(), nn.Linear(128, 32), nn.ReLU(), nn.Linear(32, 10)
     ).cuda()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.01, fused=True)
-    image = torch.from_numpy(images).cuda().flatten(1)  # uint8, as ours: scaled in the step.
+    # uint8, scaled in the step: as in the trainer.
+    image = torch.from_numpy(images).cuda().flatten(1)
     return image, torch.from_numpy(labels).cuda().long(), model, optimizer
 
 
 def repeat_torch_eager(torch: Any, images: np.ndarray, labels: np.ndarray) -> Repeat:
-    """Returns a `Repeat` of one training step of PyTorch, launched operation by operation."""
+    """Returns a `Repeat` of a training step of PyTorch, which launches each operation."""
     image, label, model, optimizer = _torch_training(torch, images, labels)
     order = torch.randint(len(label), (1000, 100), device="cuda")
 
@@ -144,7 +145,7 @@ def repeat_torch_eager(torch: Any, images: np.ndarray, labels: np.ndarray) -> Re
 def repeat_torch_graph(
     torch: Any, images: np.ndarray, labels: np.ndarray, steps: int
 ) -> Repeat:
-    """Returns a `Repeat` of a CUDA graph that holds `steps` training steps of PyTorch."""
+    """Returns a `Repeat` of a CUDA graph that contains `steps` training steps of PyTorch."""
     image, label, model, optimizer = _torch_training(torch, images, labels)
     order = torch.randint(len(label), (1000, steps, 100), device="cuda")
     chosen = order[0].clone()
@@ -157,7 +158,7 @@ def repeat_torch_graph(
 
     side = torch.cuda.Stream()
     side.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(side):  # As PyTorch's notes on CUDA graphs say.
+    with torch.cuda.stream(side):  # See PyTorch's notes on CUDA graphs.
         for _ in range(3):
             step(chosen[0])
     torch.cuda.current_stream().wait_stream(side)
@@ -183,11 +184,11 @@ def step_section(
     array_bytes: int,
     timing: Mapping[str, Any],
 ) -> str:
-    """Sets a step's time beside what its kernels take, and beside its limits."""
+    """Compares the time of a step with that of its kernels, and with its limits."""
     images, labels = throughput.random_examples(num_examples)
     config = throughput.tutorial_config(steps_per_call=steps)
     training = throughput.repeat_training(config, images, labels)
-    # A loop of the device that does one tiny thing an iteration: nothing runs faster in it.
+    # A loop on the device with one tiny operation per iteration: no loop is faster.
     empty = jax.jit(lambda x: jax.lax.fori_loop(0, steps, lambda _, y: y * 1.5 + 1, x))
     functions = {"step": training, "empty": throughput.repeat(empty, jnp.zeros(8))}
     times = throughput.seconds_per_call(functions, **timing)
@@ -203,8 +204,8 @@ def step_section(
     moved = step_cost.bytes_moved(100, _TUTORIAL)
     rows = [
         (f"a step, {steps} steps per call", times["step"] / steps),
-        (f"its kernels ({kernels / steps:.1f} a step), profiled", kernel_seconds / steps),
-        ("limit: an iteration of an empty device loop", times["empty"] / steps),
+        (f"its kernels ({kernels / steps:.1f} per step), profiled", kernel_seconds / steps),
+        ("limit: an iteration of an empty loop on the device", times["empty"] / steps),
         (f"limit: {moved / 1e6:.2f} MB at {peak_bytes / 1e9:,.0f} GB/s", moved / peak_bytes),
         (
             f"limit: {work / 1e6:.1f} MFLOP at {peak_flops / 1e12:,.1f} TFLOP/s",
@@ -218,13 +219,13 @@ def step_section(
 
 
 def kernel_time(events: Iterable[Mapping[str, Any]]) -> tuple[int, float]:
-    """Sums what ran on the GPU's streams in a profile.
+    """Sums the kernels and copies on the GPU's streams in a profile.
 
     Args:
-      events: Of a trace in Chrome's JSON format, as jax.profiler writes it: durations in µs.
+      events: Events of a trace in Chrome's JSON format, with durations in µs.
 
     Returns:
-      The number of kernels and copies, and their seconds.
+      The number of kernels and copies, and their total duration in seconds.
     """
     events = list(events)
     devices, streams = set(), set()
@@ -251,7 +252,7 @@ def scaling_section(
     product_size: int,
     timing: Mapping[str, Any],
 ) -> str:
-    """Times large batches and wide networks in each precision, against its large product."""
+    """Compares large batches and wide networks with a large product, in each precision."""
     images, labels = throughput.random_examples(num_examples)
     shapes = [(size, (128, 32)) for size in batch_sizes]
     shapes += [(batch_sizes[-1], (width, width)) for width in widths]
@@ -262,7 +263,7 @@ def scaling_section(
                 dtype = jnp.bfloat16 if precision == "bfloat16" else jnp.float32
                 peak = throughput.product_flops_per_second(product_size, dtype)
             except (ValueError, jax.errors.JaxRuntimeError):
-                continue  # The device lacks it.
+                continue  # The device does not support it.
             functions = {
                 shape: throughput.repeat_training(
                     throughput.tutorial_config(
@@ -285,7 +286,7 @@ def scaling_section(
         rows.append(row)
     peaks = [_significant(peak / 1e12) for peak, _ in columns.values()]
     rows.append([f"a product of {product_size:,} x {product_size:,}", *peaks])
-    header = ["TFLOP/s (of the large product's)", *columns]
+    header = ["TFLOP/s (share of the large product's)", *columns]
     return document.table(header, rows)
 
 

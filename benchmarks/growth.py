@@ -1,9 +1,9 @@
-"""How cost grows with batch size, width, steps per call and examples.
+"""Measures how the cost grows with batch size, width, steps per call and examples.
 
     python -m benchmarks.growth [--from RESULTS]
 
-Times `train_steps` in turns, writes the figures to a file of JSON, and from it tables and
-plots into docs/performance.md.
+Times `train_steps` for all points in turns. Writes the results to a JSON file, and from it
+tables and plots into docs/performance.md.
 """
 
 import argparse
@@ -26,19 +26,22 @@ _COLORS = ("#0072b2", "#d55e00", "#009e73")  # Okabe-Ito.
 
 
 def main() -> None:
-    """Measures, or reads what was measured, and writes the report."""
+    """Measures, or reads earlier results, and writes the report."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.growth", description=__doc__)
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--seconds", type=float, default=0.2, help="of a timing")
+    parser.add_argument("--seconds", type=float, default=0.2, help="duration of a timing")
     parser.add_argument(
-        "--results", type=Path, default=_HERE / "results" / "growth.json", help="to write"
+        "--results",
+        type=Path,
+        default=_HERE / "results" / "growth.json",
+        help="JSON file to write",
     )
-    parser.add_argument("--from", dest="source", type=Path, help="report these results instead")
+    parser.add_argument("--from", dest="source", type=Path, help="only report these results")
     parser.add_argument(
         "--document",
         type=Path,
         default=_HERE.parent / "docs" / "performance.md",
-        help="to write into",
+        help="document with the section to replace",
     )
     parser.add_argument("--memory-of", type=int, help=argparse.SUPPRESS)
     args = parser.parse_args()
@@ -68,26 +71,26 @@ def measure(
     product_size: int = 2048,
     array_bytes: int = 1 << 28,
 ) -> dict[str, Any]:
-    """Measures all there is to tell.
+    """Measures the points of all tables.
 
     Args:
-      rounds: How often each point is timed.
-      seconds: About as long as a timing takes.
-      batch_sizes: Points of the tutorial's network.
-      widths: Points with two hidden layers of that width.
-      steps_per_call: Points of the tutorial's job.
-      examples: Points of the memory, a process each.
-      num_examples: That the other points train on.
-      product_size: Of the product that shows the peak.
-      array_bytes: Of the array that shows the memory's speed.
+      rounds: Number of timings of each point.
+      seconds: Approximate duration of a timing.
+      batch_sizes: Batch sizes for the tutorial's network.
+      widths: Widths of the two hidden layers, for the tutorial's batch size.
+      steps_per_call: Steps per call, for the tutorial's job.
+      examples: Numbers of examples for which the peak memory is measured.
+      num_examples: Number of training examples for all other points.
+      product_size: Size of the matrices whose product measures the peak FLOP/s.
+      array_bytes: Size of the array that measures the memory's speed.
 
     Returns:
-      `peak_flops`, `peak_bytes`: a second, of a large product and of a large array;
-      `batch_size`, `width`, `steps_per_call`: lists of points, each its `value`,
-      `seconds_per_step`, `batch` and `widths`; `examples`: `value` and `peak_mib`.
+      `peak_flops` and `peak_bytes`, both per second; `batch_size`, `width` and
+      `steps_per_call`: lists of points with `value`, `seconds_per_step`, `batch` and `widths`;
+      `examples`: a list of points with `value` and `peak_mib`.
     """
-    # First: a process starts with the peak of the one that started it, still small here.
-    memory = [{"value": n, "peak_mib": _peak_memory_of_a_process(n)} for n in examples]
+    # First: a process inherits the peak of the one that starts it, which is still small.
+    memory = [{"value": n, "peak_mib": _measure_peak_memory(n)} for n in examples]
     from benchmarks import throughput
 
     tutorial = throughput.tutorial_config()
@@ -102,7 +105,7 @@ def measure(
         config = throughput.tutorial_config(**fields)
         shape = (784, *config.hidden_sizes, 10)
         if "steps_per_call" not in fields:
-            # Fewer of the large steps, whose calls would take seconds.
+            # Fewer large steps per call: a call would take seconds.
             work = step_cost.flops(config.batch_size, shape)
             config.steps_per_call = max(1, min(tutorial.steps_per_call, int(1e10 / work)))
         functions[key] = throughput.repeat_training(config, images, labels)
@@ -126,7 +129,7 @@ def measure(
     return results
 
 
-def _peak_memory_of_a_process(num_examples: int) -> float:
+def _measure_peak_memory(num_examples: int) -> float:
     command = [sys.executable, "-m", "benchmarks.growth", "--memory-of", str(num_examples)]
     output = subprocess.run(
         command, capture_output=True, text=True, check=True, cwd=_HERE.parent
@@ -135,26 +138,26 @@ def _peak_memory_of_a_process(num_examples: int) -> float:
 
 
 def peak_memory_mib(num_examples: int) -> float:
-    """Trains on so many examples; returns this process's largest resident set, in MiB."""
+    """Trains on a number of examples; returns the process's largest resident set, in MiB."""
     import numpy as np
 
     from benchmarks import throughput
-    from mnist_jax.parallel import devices
+    from mnist_jax.parallel import sharding
 
     # Ones, because the kernel allocates no memory for zeros.
     examples = (np.ones((num_examples, 28, 28), np.uint8), np.ones(num_examples, np.int32))
     config = throughput.tutorial_config()
-    throughput.repeat_training(config, *devices.put(examples))(2)
+    throughput.repeat_training(config, *sharding.put_replicated(examples))(2)
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
 def report(results: Mapping[str, Any], folder: Path) -> str:
-    """Draws the plots into `folder`/images; returns the section, tables and plots."""
+    """Draws the plots into `folder`/images; returns the section's text."""
     peak_flops, peak_bytes = results["peak_flops"], results["peak_bytes"]
     parts = [
         f"Measured peaks of XLA on this machine: {peak_flops / 1e9:,.0f} GFLOP/s (a float32 "
-        f"product of 2,048 x 2,048), {peak_bytes / 1e9:,.1f} GB/s (an array read and "
-        "written).\n"
+        f"product of 2,048 x 2,048), {peak_bytes / 1e9:,.1f} GB/s (reading and writing an "
+        "array).\n"
     ]
     titles = {
         "batch_size": "Batch size (784-128-32-10)",
@@ -175,7 +178,7 @@ def report(results: Mapping[str, Any], folder: Path) -> str:
                     f"{100 * speed / peak_flops:.0f} %",
                 ]
             )
-        header = [title, "steps/s", "µs per example", "GFLOP/s", "of the peak"]
+        header = [title, "steps/s", "µs per example", "GFLOP/s", "share of the peak"]
         parts.append(document.table(header, rows))
     rows = [
         [
@@ -186,15 +189,15 @@ def report(results: Mapping[str, Any], folder: Path) -> str:
         for point in results["examples"]
     ]
     parts.append(
-        document.table(["Examples", "their bytes, MiB", "peak of the process, MiB"], rows)
+        document.table(["Examples", "their size, MiB", "peak of the process, MiB"], rows)
     )
     _plot(results, folder / "images")
     parts.append(
         "![Cost against batch size, width and steps per call](images/growth.png)\n\n"
         "![Roofline](images/roofline.png)\n\n"
-        "The roofline counts a step's products against the least bytes that it must move "
-        "(`benchmarks/step_cost.py`). A point may lie above the memory's slope: what stays in "
-        "the caches from one step to the next does not come from memory.\n"
+        "The roofline divides the FLOPs of a step's products by the bytes that it moves at "
+        "least (`benchmarks/step_cost.py`). A point may lie above the memory's slope, because "
+        "values that stay in a cache from one step to the next do not come from memory.\n"
     )
     return "\n".join(parts)
 
@@ -226,7 +229,7 @@ def _plot(results: Mapping[str, Any], folder: Path) -> None:
 
     peak_flops, peak_bytes = results["peak_flops"], results["peak_bytes"]
     figure, panel = plt.subplots(figsize=(8, 5), layout="constrained")
-    # Labels below and above: the curves lie close together.
+    # Labels below one curve and above the other: the curves are close together.
     for kind, color, style, side in (
         ("batch_size", _COLORS[0], "o-", -13),
         ("width", _COLORS[1], "s--", 7),

@@ -1,9 +1,9 @@
-"""What the machine gives: the products of a training step alone, and large ones.
+"""Limits of the machine: the matrix products of a training step alone, and a large product.
 
     python -m benchmarks.limits
 
-NumPy and its BLAS, float32; ends with a line of JSON. OPENBLAS_NUM_THREADS=1 keeps it to one
-core.
+Uses NumPy and its BLAS, in float32; ends with a line of JSON. With OPENBLAS_NUM_THREADS=1 it
+uses one core.
 """
 
 import argparse
@@ -19,12 +19,13 @@ import numpy as np
 def step_products(batch_size: int, widths: tuple[int, ...]) -> Callable[[], None]:
     """Returns a function that computes a training step's matrix products, and nothing else.
 
-    For each layer the forward product, the weights' gradient and, but for the first layer,
-    the inputs' gradient: eight for three layers. Into arrays that are there already.
+    For each layer the forward product, the product for the gradient of the weights and, except
+    for the first layer, the product for the gradient of the inputs: eight products for three
+    layers. The results are written into existing arrays.
 
     Args:
-      batch_size: Rows of the input.
-      widths: Of the input and of every layer.
+      batch_size: Examples per step.
+      widths: Widths of the input and of every layer.
     """
     rng = np.random.default_rng(0)
 
@@ -51,7 +52,7 @@ def step_products(batch_size: int, widths: tuple[int, ...]) -> Callable[[], None
 def seconds_per_call(
     function: Callable[[], object], calls: int, repeats: int, warm_up: int = 1
 ) -> float:
-    """Returns the median over `repeats` of the mean seconds of `calls` calls."""
+    """Returns the seconds per call: the mean over `calls` calls, the median over `repeats`."""
     for _ in range(warm_up):
         function()
     seconds = []
@@ -64,7 +65,7 @@ def seconds_per_call(
 
 
 def product_gflops(size: int, repeats: int) -> float:
-    """Returns the GFLOP/s of a product of two square matrices, the best of `repeats`."""
+    """Returns the GFLOP/s of a product of two square matrices: the best of `repeats`."""
     rng = np.random.default_rng(0)
     a, b = rng.standard_normal((2, size, size), np.float32)
     out = np.empty_like(a)
@@ -78,7 +79,7 @@ def product_gflops(size: int, repeats: int) -> float:
 def main() -> None:
     """Measures, and prints the JSON."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--steps", type=int, default=100, help="of a repeat")
+    parser.add_argument("--steps", type=int, default=100, help="per repeat")
     parser.add_argument("--repeats", type=int, default=20)
     parser.add_argument("--product-size", type=int, default=2048)
     args = parser.parse_args()

@@ -1,11 +1,11 @@
-"""What the loop costs: steps/s inside it, over those of `train_steps` alone.
+"""The cost of the training loop: its steps/s divided by those of `train_steps` alone.
 
     python -m benchmarks.loop_overhead
 
-One run of the loop, logging each call; after every block of calls the loop is held up, and a
-block of the same calls is timed without it, waiting for each as the loop does. So the two are
-measured half a second apart and in turns, and their ratio is little moved by what else the
-machine does. Ends with a line of JSON.
+One run of the loop logs after each device call. After every block of calls the loop is
+suspended, and a block of the same calls is timed without it, which also reads each call's
+losses while the next one runs. So the two are measured half a second apart and in turns, and
+other work on the machine has little effect on their ratio. Ends with a line of JSON.
 """
 
 import argparse
@@ -23,53 +23,53 @@ from ml_collections import ConfigDict
 from configs import default
 from mnist_jax import input_pipeline, train_loop
 from mnist_jax.data.load import load_dataset
-from mnist_jax.parallel import devices
+from mnist_jax.parallel import sharding
 from mnist_jax.train_step import create_train_state, train_steps
 
-_UNSTEADY = 2  # Calls at the start of a block that still see what was before it.
+_WARM_UP = 2  # Calls at the start of a block whose times depend on what ran before it.
 
 
 def measure(config: ConfigDict, calls_per_block: int) -> list[float]:
-    """Returns the ratio of each block in the loop to the block without it before.
+    """Returns, for each block in the loop, its speed divided by that of the block before it.
 
     Args:
-      config: The job; what it evaluates and saves should come at its end only.
+      config: Its evaluation and checkpoint should be due at the end only.
       calls_per_block: Device calls, each of `config.steps_per_call` steps.
     """
     dataset = load_dataset(config)
-    examples = devices.put(dataset.examples)
-    state = create_train_state(config, dataset.num_classes)
     steps = range(1, config.steps_per_call + 1)
     indices = input_pipeline.batch_indices(
         config.seed, steps, config.batch_size, dataset.sizes["train"]
     )
+    state = create_train_state(config, dataset.num_classes)
+    examples = sharding.put_replicated(dataset.examples)
 
-    def alone() -> float:
+    def time_alone() -> float:
         """Returns the median steps/s of a block of calls."""
         nonlocal state
         times, unread = [], None
-        for _ in range(calls_per_block + _UNSTEADY):
+        for _ in range(calls_per_block + _WARM_UP):
             state, metrics = train_steps(state, *examples, indices)
             if unread is not None:
                 np.asarray(unread)
                 times.append(time.perf_counter())
             unread = metrics["loss"]
-        laps = np.diff(times)[_UNSTEADY - 1 :]
-        return config.steps_per_call / float(np.median(laps))
+        seconds = np.diff(times)[_WARM_UP - 1 :]
+        return config.steps_per_call / float(np.median(seconds))
 
-    alone()  # Compiled.
-    blocks: list[tuple[range, float]] = []  # Steps of the loop's next block; speed before it.
+    time_alone()  # Compiles.
+    blocks: list[tuple[range, float]] = []  # Steps of a block in the loop; speed before it.
     device_calls = train_loop.device_calls
 
-    def interrupted_calls(config: ConfigDict, first_step: int) -> Iterator[range]:
+    def suspended_calls(config: ConfigDict, first_step: int) -> Iterator[range]:
         for number, steps in enumerate(device_calls(config, first_step)):
             if number and number % calls_per_block == 0:
                 size = config.steps_per_call * calls_per_block
-                blocks.append((range(steps[0], steps[0] + size), alone()))
+                blocks.append((range(steps[0], steps[0] + size), time_alone()))
             yield steps
 
     with tempfile.TemporaryDirectory() as folder:
-        with mock.patch.object(train_loop, "device_calls", interrupted_calls):
+        with mock.patch.object(train_loop, "device_calls", suspended_calls):
             train_loop.train_and_evaluate(config, Path(folder) / "run")
         lines = (Path(folder) / "run" / "metrics.jsonl").read_text().splitlines()
     speeds = {
@@ -80,7 +80,7 @@ def measure(config: ConfigDict, calls_per_block: int) -> list[float]:
     ratios = []
     for steps, speed_alone in blocks:
         ends = steps[config.steps_per_call - 1 :: config.steps_per_call]
-        inside = [speeds[end] for end in ends[_UNSTEADY:-1] if end in speeds]
+        inside = [speeds[end] for end in ends[_WARM_UP:-1] if end in speeds]
         ratios.append(statistics.median(inside) / speed_alone)
     return ratios
 
@@ -95,7 +95,9 @@ def main() -> None:
     calls = args.calls_per_block * (args.blocks + 1)
     config.num_train_steps = config.steps_per_call * calls
     config.eval_every_steps = config.checkpoint_every_steps = config.num_train_steps
-    ratios = measure(config, args.calls_per_block)
+    config.figures = False
+    with sharding.use_all_devices():  # As the loop does.
+        ratios = measure(config, args.calls_per_block)
     print(json.dumps({"ratio": statistics.median(ratios), "ratios": ratios}))
 
 

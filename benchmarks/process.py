@@ -1,4 +1,4 @@
-"""Runs a command and measures it whole: time, processor time, memory of all its processes."""
+"""Runs a command and measures its time, processor time and memory, child processes included."""
 
 import dataclasses
 import os
@@ -18,17 +18,18 @@ _TICKS_PER_SECOND = os.sysconf("SC_CLK_TCK")
 
 @dataclasses.dataclass(frozen=True)
 class Measurement:
-    """What a command cost.
+    """The measurement of one command.
 
     Attributes:
-      wall_s: Seconds from its start until the last of its processes was gone.
-      cpu_s: Processor seconds, user and system, of it and the children it waited for.
-      others_cores: Cores that everything else on the machine kept busy meanwhile, on
-        average: how far the other figures can be trusted.
-      peak_pss_mib: Largest sum over its processes of proportional set sizes (what two
-        share counts once); None unless it was sampled.
-      peak_rss_mib: Largest resident set that one of its processes had; None likewise.
-      stdout: What it printed.
+      wall_s: Seconds from its start to the end of its last process.
+      cpu_s: Processor seconds, user and system, of the command and the children that it
+        waited for.
+      others_cores: Average number of cores that everything else on the machine used at the
+        same time. If it is large, the other figures are not reliable.
+      peak_pss_mib: Largest sum, over its processes, of their proportional set sizes (shared
+        memory counts once); None if memory was not sampled.
+      peak_rss_mib: Largest resident set of a single process; None likewise.
+      stdout: What the command printed.
     """
 
     wall_s: float
@@ -49,19 +50,19 @@ def run(
 ) -> Measurement:
     """Runs a command to its end.
 
-    Its children are known by a variable in their environment, so one that outlives it, or has
-    a session of its own, is waited for and counted too.
+    Its processes are recognised by a variable in their environment. So a child that outlives
+    the command, or has its own session, is also waited for and counted.
 
     Args:
       command: The program and its arguments.
       env: Added to this process's environment; an empty value removes a variable.
-      cwd: Where it runs.
-      sample_memory: Sum its processes' memory every `period_s`. The kernel stops a process
-        to walk its pages, so times measured so are not to be compared.
+      cwd: Working directory.
+      sample_memory: Sample the memory of its processes. The kernel stops a process while it
+        counts its pages, so the measured times can't be compared with others.
       period_s: Seconds between samples.
 
     Raises:
-      RuntimeError: It failed; the message ends with the end of its stderr.
+      RuntimeError: The command failed; the message contains the end of its stderr.
     """
     mark = uuid.uuid4().hex
     environment = {**os.environ, **(env or {}), _MARK: mark}
@@ -86,8 +87,8 @@ def run(
                 members = family.members()
                 pss = sum(_kib(pid, "smaps_rollup", "Pss:") for pid in members)
                 peak_pss_kib = max(peak_pss_kib, pss)
-                # The kernel keeps this peak itself. Not rusage's, which begins with the
-                # peak of the process that started it.
+                # The kernel's own peak. That of rusage begins with the peak of the process
+                # that started the command.
                 peaks = (_kib(pid, "status", "VmHWM:") for pid in members)
                 peak_rss_kib = max(peak_rss_kib, *peaks, 0)
 
@@ -126,7 +127,7 @@ def run(
 
 
 def _busy_seconds() -> float:
-    """Returns the machine's processor seconds in use so far, all cores together."""
+    """Returns the processor seconds that the machine has used so far, summed over its cores."""
     user, nice, system, _, _, irq, softirq = map(
         int, (_PROC / "stat").read_text().split("\n", 1)[0].split()[1:8]
     )
@@ -134,34 +135,34 @@ def _busy_seconds() -> float:
 
 
 class _Family:
-    """The processes that have a mark in their environment."""
+    """The processes whose environment contains a mark."""
 
     def __init__(self, mark: str):
         self._mark = mark.encode()
-        self._strangers: set[str] = set()
+        self._others: set[str] = set()
 
     def members(self) -> list[int]:
-        """Returns those that live now."""
+        """Returns the ids of those that are running."""
         members = []
         for folder in _PROC.iterdir():
-            if not folder.name.isdigit() or folder.name in self._strangers:
+            if not folder.name.isdigit() or folder.name in self._others:
                 continue
             try:
                 environment = (folder / "environ").read_bytes().split(b"\0")
-            except PermissionError:  # Another user's.
-                self._strangers.add(folder.name)
+            except PermissionError:  # It belongs to another user.
+                self._others.add(folder.name)
                 continue
-            except OSError:  # It has gone.
+            except OSError:  # It has ended.
                 continue
             if self._mark in environment:
                 members.append(int(folder.name))
-            elif environment != [b""]:  # A zombie's, and for a moment one's that begins.
-                self._strangers.add(folder.name)
+            elif environment != [b""]:  # Empty for a zombie, and while a process starts.
+                self._others.add(folder.name)
         return members
 
 
 def _kib(pid: int, file: str, field: str) -> int:
-    """Returns a figure of a process's file in /proc, 0 where the process has gone."""
+    """Returns a number from a process's file in /proc, in KiB; 0 if the process has ended."""
     try:
         lines = (_PROC / str(pid) / file).read_text().splitlines()
     except OSError:

@@ -1,4 +1,4 @@
-"""Writes `compare`'s results into the document: the table, the bars, the plot."""
+"""Writes the results of `compare` into a document: the table, the bars and the plot."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,9 +14,9 @@ from benchmarks import document
 from benchmarks import results as results_lib
 from benchmarks.results import BARS, Bar, Runs, summarize, void_reason
 
-# Of the Okabe-Ito palette, told apart by the colour-blind and in grey.
+# From the palette of Okabe and Ito: distinguishable with colour blindness, and in grey.
 _OURS_COLOR, _PEERS_COLOR, _LIMITS_COLOR = "#0072b2", "#e69f00", "#999999"
-_NONE = ""  # Of a cell where there is nothing to tell.
+_EMPTY = ""  # The cell of a figure that a contestant does not have.
 _PLOT = Path("images") / "compare.png"
 _SPEED = "steps_per_second"
 _PANELS = (
@@ -27,15 +27,15 @@ _PANELS = (
 
 
 def write(results: Mapping[str, Any], path: Path, titles: Mapping[str, str]) -> str:
-    """Puts table, bars and plot into their sections of a document.
+    """Writes table, bars and machine into their sections of a document, and draws the plot.
 
     Args:
       results: See `compare.measure`.
-      path: The document's.
-      titles: What the table calls each contestant, in its order.
+      path: The document; the plot is written to `images/` in its folder.
+      titles: The contestants' names in the table, by contestant, in the table's order.
 
     Returns:
-      What was put in.
+      The text of the sections.
     """
     runs = results["runs"]
     plot(runs, titles, path.parent / _PLOT)
@@ -68,9 +68,9 @@ def contestants_table(runs: Runs, titles: Mapping[str, str]) -> str:
         if not each or name in ("loop", "ours-evaluation"):
             continue
         if reason := void_reason(each):
-            rows.append([title, f"void: {reason}", *[_NONE] * (len(header) - 2)])
+            rows.append([title, f"void: {reason}", *[_EMPTY] * (len(header) - 2)])
             continue
-        # The limits on steps/s are no commands whose time would mean something.
+        # The time of the programs that measure the products has no meaning.
         is_command = not name.startswith("products")
         row = [
             title,
@@ -78,9 +78,9 @@ def contestants_table(runs: Runs, titles: Mapping[str, str]) -> str:
             _cell(runs, name, _SPEED, ",.0f"),
         ]
         row.append(_ratio(runs, name, _SPEED))
-        row.append(_cell(runs, name, "wall_s", ".2f") if is_command else _NONE)
-        row.append(_ratio(runs, name, "wall_s") if is_command else _NONE)
-        row.append(_cell(runs, name, "cpu_s", ".1f", spread=False) if is_command else _NONE)
+        row.append(_cell(runs, name, "wall_s", ".2f") if is_command else _EMPTY)
+        row.append(_ratio(runs, name, "wall_s") if is_command else _EMPTY)
+        row.append(_cell(runs, name, "cpu_s", ".1f", spread=False) if is_command else _EMPTY)
         for figure in ("peak_pss_mib", "peak_rss_mib"):
             row.append(_cell(runs, name, figure, ",.0f", spread=False))
         row.append(_cell(runs, name, "others_cores", ".2f", spread=False))
@@ -103,13 +103,13 @@ def contestants_table(runs: Runs, titles: Mapping[str, str]) -> str:
 
 
 def bars_table(runs: Runs) -> str:
-    """Returns every bar with its aim and what was reached, as a markdown table."""
+    """Returns every bar with its aim and the measured ratio, as a markdown table."""
     rows = []
     for bar in BARS:
         sign = "≥" if bar.at_least else "≤"
         cells = [_verdict(bar, bar.value(runs, ours)) for ours in ("ours", "ours-warm")]
         if bar.what.startswith("the loop"):
-            cells[1] = ""  # Without start-up there is nothing that a cache would change.
+            cells[1] = _EMPTY  # It contains no start-up, so a cache changes nothing.
         rows.append([bar.what, f"{sign} {bar.bar:g}", f"{bar.aim or '':}", *cells])
     header = ["ratio of medians", "bar", "aim", "no compile cache", "warm compile cache"]
     return document.table(header, rows)
@@ -117,25 +117,25 @@ def bars_table(runs: Runs) -> str:
 
 def _verdict(bar: Bar, value: float | None) -> str:
     if value is None:
-        return _NONE
+        return _EMPTY
     return f"{value:.3g} {'met' if bar.is_met(value) else '**missed**'}"
 
 
 def _cell(runs: Runs, name: str, figure: str, spec: str, *, spread: bool = True) -> str:
     summary = summarize(runs[name], figure)
     if summary is None:
-        return _NONE
+        return _EMPTY
     median, minimum, maximum = (format(value, spec) for value in summary)
     return f"{median} ({minimum} to {maximum})" if spread else median
 
 
 def _ratio(runs: Runs, name: str, figure: str) -> str:
     value = results_lib.ratio(runs, "ours", name, figure)
-    return _NONE if value is None else f"{value:.2f}"
+    return _EMPTY if value is None else f"{value:.2f}"
 
 
 def plot(runs: Runs, titles: Mapping[str, str], path: Path) -> None:
-    """Draws the medians as bars and every run as a dot, a panel for each figure."""
+    """Draws a panel for each figure: the medians as bars, every run as a dot."""
     figure, panels = plt.subplots(
         1, len(_PANELS), figsize=(13, 4.2), layout="constrained", sharey=True
     )

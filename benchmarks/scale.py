@@ -1,7 +1,8 @@
-"""What more devices give: measured here, worked out for accelerators.
+"""The cost of several devices: measured on this machine's CPU, computed for accelerators.
 
-python benchmarks/scale.py model     # The tables of docs/scale.md, from vendors' figures.
-python benchmarks/scale.py measure   # Milliseconds a step, on this machine's CPU.
+Usage:
+    python -m benchmarks.scale model     # The tables of docs/scale.md, from vendors' figures.
+    python -m benchmarks.scale measure   # Milliseconds per step, on this machine's CPU.
 """
 
 import argparse
@@ -16,24 +17,20 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from pathlib import Path
 from typing import NamedTuple
-
-ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))
 
 ACCELERATORS = (8, 64, 512, 4096)
 
 
 class Link(NamedTuple):
-    """What connects accelerators.
+    """The link between accelerators.
 
     Attributes:
-      name: For the table.
-      bandwidth: Bytes a second that one accelerator sends while it receives as many.
-      latency: Seconds from one accelerator to the next; an assumption, the order of what
-        is usually measured.
-      compute: Sustained FLOP/s of one such accelerator: 40 % of its peak.
+      name: Its name in the table.
+      bandwidth: Bytes per second that an accelerator sends while it receives as many.
+      latency: Seconds from one accelerator to the next; assumed, of the order of usual
+        measurements.
+      compute: FLOP/s that such an accelerator sustains: 40 % of its peak.
     """
 
     name: str
@@ -54,26 +51,29 @@ LINKS = (
 
 
 def layers(widths: tuple[int, ...]) -> list[tuple[int, int]]:
-    """Returns each layer's inputs and outputs."""
+    """Returns the number of inputs and outputs of each layer."""
     sizes = (784, *widths, 10)
     return list(itertools.pairwise(sizes))
 
 
 def gradient_bytes(widths: tuple[int, ...]) -> int:
-    """Returns the size of the float32 gradients of kernels and biases."""
+    """Returns the size of the float32 gradients, those of kernels and biases."""
     return 4 * sum(inputs * outputs + outputs for inputs, outputs in layers(widths))
 
 
 def sent_bytes(widths: tuple[int, ...], accelerators: int) -> float:
-    """Returns what each accelerator sends in a step, by a ring: 2 (n - 1) / n of them."""
+    """Returns the bytes that each of n accelerators sends per step.
+
+    In a ring all-reduce these are 2 (n - 1) / n times the gradients' bytes.
+    """
     return 2 * (accelerators - 1) / accelerators * gradient_bytes(widths)
 
 
 def all_reduce_seconds(widths: tuple[int, ...], accelerators: int, link: Link) -> float:
-    """Returns the time of the better of a ring and a tree.
+    """Returns the time of the faster one of a ring and a tree.
 
-    A ring sends the least, in 2 (n - 1) hops; a double binary tree the gradients twice, in
-    2 log2(n) (Sanders, Speck, Träff 2009; what NCCL does).
+    A ring sends the fewest bytes, in 2 (n - 1) hops. A double binary tree sends the gradients
+    twice, in 2 log2(n) hops (Sanders, Speck, Träff 2009; NCCL uses both).
     """
     hops = 2 * (accelerators - 1)
     ring = sent_bytes(widths, accelerators) / link.bandwidth + hops * link.latency
@@ -83,16 +83,20 @@ def all_reduce_seconds(widths: tuple[int, ...], accelerators: int, link: Link) -
 
 
 def backward_flops(widths: tuple[int, ...]) -> int:
-    """Returns the backward pass's FLOPs for one example: two products for each kernel.
+    """Returns the FLOPs of the backward pass for one example.
 
-    But for the first, whose inputs need no gradient.
+    There are two products for each kernel, and one for the first, whose inputs need no
+    gradient.
     """
     (inputs, outputs), *others = layers(widths)
     return 2 * inputs * outputs + sum(4 * m * n for m, n in others)
 
 
 def hiding_batch(widths: tuple[int, ...], accelerators: int, link: Link) -> int:
-    """Returns the rows an accelerator from which its backward pass lasts as the all-reduce."""
+    """Returns the batch size per accelerator that can hide the all-reduce.
+
+    From this size on, the backward pass takes at least as long as the all-reduce.
+    """
     seconds = all_reduce_seconds(widths, accelerators, link)
     return math.ceil(seconds * link.compute / backward_flops(widths))
 
@@ -133,8 +137,8 @@ def _rounded(number: int) -> int:
 
 
 def measure() -> None:
-    """Prints milliseconds a step of the default network, by processes and devices of each."""
-    print("| processes | devices of each | ms a step, batch 100 | ms a step, batch 4,096 |")
+    """Prints a table of milliseconds per step of the default network."""
+    print("| processes | devices per process | ms/step, batch 100 | ms/step, batch 4,096 |")
     print("|---|---|---|---|")
     for processes, devices in ((1, 1), (1, 2), (1, 4), (1, 8), (2, 1), (4, 1), (2, 2), (8, 1)):
         small, large = (f"{1e3 * seconds:.1f}" for seconds in _measure(processes, devices))
@@ -145,7 +149,7 @@ def _measure(processes: int, devices: int) -> list[float]:
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         port = listener.getsockname()[1]
-    command = [sys.executable, __file__, "worker", str(port), str(processes)]
+    command = [sys.executable, "-m", "benchmarks.scale", "worker", str(port), str(processes)]
     environment = os.environ | {"JAX_NUM_CPU_DEVICES": str(devices)}
     workers = [
         subprocess.Popen([*command, str(i)], stdout=subprocess.PIPE, text=True, env=environment)
@@ -156,39 +160,33 @@ def _measure(processes: int, devices: int) -> list[float]:
 
 
 def worker(port: int, processes: int, process_id: int) -> None:
-    """Prints the median seconds a step for both batches, as one process of a job."""
-    from mnist_jax.parallel import devices
+    """Prints the median seconds per step for both batch sizes, as one process of a job."""
+    from mnist_jax.parallel import job, sharding
 
-    job = devices.joined(f"127.0.0.1:{port}", processes, process_id)
-    with job if processes > 1 else contextlib.nullcontext(), devices.use_all():
-        seconds = [_seconds_a_step(100, steps=50), _seconds_a_step(4096, steps=10)]
+    with contextlib.ExitStack() as stack:
+        if processes > 1:
+            stack.enter_context(job.join_job(f"127.0.0.1:{port}", processes, process_id))
+        stack.enter_context(sharding.use_all_devices())
+        seconds = [_seconds_per_step(100, steps=50), _seconds_per_step(4096, steps=10)]
     print(json.dumps(seconds))
 
 
-def _seconds_a_step(batch_size: int, steps: int) -> float:
-    import jax
+def _seconds_per_step(batch_size: int, steps: int) -> float:
+    from benchmarks import throughput
 
-    from configs import default
-    from mnist_jax import input_pipeline
-    from mnist_jax.data import builtin
-    from mnist_jax.parallel import devices
-    from mnist_jax.train_step import create_train_state, train_steps
-
-    train = builtin.make_fake(0).train
-    state = create_train_state(default.get_config(), 10)
-    images, labels = devices.put(tuple(array.repeat(3, axis=0) for array in train))
-    indices = input_pipeline.batch_indices(0, range(1, 1 + steps), batch_size, len(labels))
+    config = throughput.tutorial_config(batch_size=batch_size, steps_per_call=steps)
+    repeat = throughput.repeat_training(config, *throughput.random_examples(6000))
     seconds = []
-    for _ in range(6):
+    for _ in range(6):  # Not `seconds_per_call`: all processes must make the same calls.
         start = time.perf_counter()
-        state, _ = jax.block_until_ready(train_steps(state, images, labels, indices))
+        repeat(1)
         seconds.append((time.perf_counter() - start) / steps)
-    return statistics.median(seconds[1:])  # The first one compiles.
+    return statistics.median(seconds[1:])  # The first call compiles.
 
 
 def main() -> None:
-    """Does what the command line says."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    """Computes or measures."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.scale", description=__doc__)
     parser.add_argument("what", choices=["model", "measure", "worker"])
     parser.add_argument("numbers", nargs="*", type=int)
     arguments = parser.parse_args()

@@ -1,4 +1,4 @@
-"""Times calls of the device in turns, and makes those of the trainer's own step."""
+"""Times device calls in turns, among them those of the trainer's own training steps."""
 
 import statistics
 import time
@@ -11,24 +11,26 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from configs import default
+from mnist_jax.parallel import sharding
 from mnist_jax.train_step import create_train_state, train_steps
 
-# Makes so many calls, and returns when the device has carried them out.
+# Makes that many calls, and returns when the device has completed them.
 Repeat = Callable[[int], None]
 
 
 def seconds_per_call(
     functions: Mapping[Any, Repeat], *, rounds: int = 5, seconds: float = 0.2
 ) -> dict[Any, float]:
-    """Times functions in turns: each once a round.
+    """Times functions in turns: each once per round.
 
     Args:
-      functions: By any key. Each is called twice before: it compiles, then shows its speed.
-      rounds: How often each is timed.
-      seconds: About as long as a timing shall take.
+      functions: By any key. Each is called twice before the first round: the first call
+        compiles, the second one shows how many calls a timing needs.
+      rounds: Number of timings of each function.
+      seconds: Approximate duration of a timing.
 
     Returns:
-      By key, the median over the rounds.
+      The median over the rounds, in seconds per call, by key.
     """
     calls = {}
     for key, repeat in functions.items():
@@ -46,7 +48,7 @@ def seconds_per_call(
 
 
 def repeat(function: Callable[..., Any], *args: Any) -> Repeat:
-    """Returns a `Repeat` of a function of device arrays; waits for the last call's result."""
+    """Returns a `Repeat` that calls a function with the same arguments each time."""
 
     def run(calls: int) -> None:
         for _ in range(calls):
@@ -66,13 +68,13 @@ def tutorial_config(**fields: Any) -> ConfigDict:
 def repeat_training(
     config: ConfigDict, images: jax.Array, labels: jax.Array, seed: int = 0
 ) -> Repeat:
-    """Returns a `Repeat` of `train_steps`, a call being `config.steps_per_call` steps.
+    """Returns a `Repeat` of `train_steps` with `config.steps_per_call` steps per call.
 
     Args:
-      config: Batch size, widths and steps per call are its own.
-      images: `uint8[examples, 28, 28]`, on the device.
-      labels: `int32[examples]`, on the device.
-      seed: Decides which examples a step sees; every call sees the same.
+      config: Gives the network, the optimizer, the batch size and the steps per call.
+      images: `uint8[num_examples, 28, 28]`, on the devices.
+      labels: `int32[num_examples]`, on the devices.
+      seed: Determines which examples a step sees; they are the same in every call.
     """
     state = create_train_state(config, num_classes=10)
     shape = (config.steps_per_call, config.batch_size)
@@ -87,24 +89,28 @@ def repeat_training(
     return run
 
 
-def random_examples(count: int, seed: int = 0) -> tuple[jax.Array, jax.Array]:
-    """Returns images, `uint8[count, 28, 28]`, and labels, `int32[count]`, of noise."""
+def random_examples(num_examples: int, seed: int = 0) -> tuple[jax.Array, jax.Array]:
+    """Returns images, `uint8[num_examples, 28, 28]`, and labels, `int32[num_examples]`.
+
+    Both are random, and on the devices.
+    """
     rng = np.random.default_rng(seed)
-    images = rng.integers(0, 256, (count, 28, 28), np.uint8)
-    return jnp.asarray(images), jnp.asarray(rng.integers(0, 10, count, np.int32))
+    images = rng.integers(0, 256, (num_examples, 28, 28), np.uint8)
+    labels = rng.integers(0, 10, num_examples, np.int32)
+    return sharding.put_replicated((images, labels))
 
 
 def product_flops_per_second(size: int, dtype: Any = jnp.float32, rounds: int = 8) -> float:
-    """Returns the speed of the product of two square matrices under the current precision."""
+    """Returns the FLOP/s of a product of two square matrices, in the current precision."""
     a, b = jax.random.normal(jax.random.key(0), (2, size, size), dtype)
     seconds = seconds_per_call({"": repeat(jax.jit(jnp.matmul), a, b)}, rounds=rounds)[""]
     return 2 * size**3 / seconds
 
 
 def bytes_per_second(size: int, rounds: int = 8) -> float:
-    """Returns the memory's speed: an array of `size` bytes read and written, in place."""
+    """Returns the memory's speed, from reading and writing an array of `size` bytes."""
     array = jnp.zeros(size // 4, jnp.float32)
-    # Donated: a new array each time would measure how fast the kernel gives out pages.
+    # Donated: with a new array each time, the kernel's allocation of pages would be measured.
     add = jax.jit(lambda x: x + 1, donate_argnums=0)
 
     def run(calls: int) -> None:

@@ -1,4 +1,4 @@
-"""Jobs of several OS processes on this machine, as `--distributed` makes them one."""
+"""Runs jobs of several processes on this machine, by `--distributed`."""
 
 import socket
 import subprocess
@@ -9,8 +9,7 @@ from typing import Any
 
 from tests.faults import processes
 
-# Small, with something due at every tenth step, and batches of a size that four devices
-# don't divide.
+# Small, with a report every 10 steps, and a batch size that four devices do not divide.
 FIELDS: dict[str, Any] = processes.SHORT_RUN | {"num_train_steps": 40}
 
 
@@ -27,14 +26,14 @@ def start(
     fields: dict[str, Any] = FIELDS,
     extra: Mapping[int, list[str]] = MappingProxyType({}),
 ) -> list[subprocess.Popen[str]]:
-    """Starts the processes, each with so many devices, in the order of their ids.
+    """Starts the processes of a job; returns them in the order of their ids.
 
     Args:
-      workdir: Of the run.
-      num_processes: In the job.
-      num_devices: Of each process.
-      fields: Of the config.
-      extra: More arguments, for some of the processes.
+      workdir: The run's folder.
+      num_processes: Number of processes in the job.
+      num_devices: Number of devices per process.
+      fields: Fields of the config.
+      extra: Further arguments, by process id.
     """
     command = [
         *processes.train_command(workdir, fields),
@@ -51,12 +50,12 @@ def start(
 
 
 def devices(number: int) -> dict[str, str]:
-    """The environment that gives a process so many virtual CPU devices."""
+    """Returns the environment that gives a process this number of virtual CPU devices."""
     return {"JAX_NUM_CPU_DEVICES": str(number)}
 
 
-def ends(job: list[subprocess.Popen[str]], timeout: float = 120) -> list[processes.Ended]:
-    """Waits for all; a job that hangs is killed, and an error."""
+def wait(job: list[subprocess.Popen[str]], timeout: float = 120) -> list[processes.Ended]:
+    """Waits for all processes; a job that hangs is killed, and an error."""
     try:
         outputs = [process.communicate(timeout=timeout) for process in job]
     finally:
@@ -71,14 +70,14 @@ def ends(job: list[subprocess.Popen[str]], timeout: float = 120) -> list[process
 def run(
     workdir: Path, num_processes: int, num_devices: int, fields: dict[str, Any] = FIELDS
 ) -> list[processes.Ended]:
-    """Runs a job that is to succeed."""
-    ended = ends(start(workdir, num_processes, num_devices, fields))
+    """Runs a job, which must succeed."""
+    ended = wait(start(workdir, num_processes, num_devices, fields))
     assert [end.returncode for end in ended] == [0] * num_processes, ended
     return ended
 
 
 def run_alone(workdir: Path, num_devices: int, fields: dict[str, Any] = FIELDS) -> None:
-    """Runs the plain command, which is no job, on so many devices."""
+    """Runs the command without `--distributed` on a number of devices."""
     command = processes.train_command(workdir, fields)
     ended = processes.run(command, env=devices(num_devices))
     assert ended.returncode == 0, ended

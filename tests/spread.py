@@ -1,10 +1,10 @@
-"""The run's numbers on several numbers of devices, without the run's files.
+"""Trains on several numbers of devices without writing files, and compares the results.
 
     JAX_NUM_CPU_DEVICES=8 python -m tests.spread --devices 1,2,4,8 --config.num_train_steps=2000
 
-Prints JSON, by number of devices: the SHA-256 of the state; its parameters' largest difference
-from those of the first number, and how many of each split these get right here; what the
-compiled step exchanges.
+Prints JSON, by number of devices: the SHA-256 of the state; the largest difference of its
+parameters from those of the first number of devices; the number of examples of each split that
+the latter classify correctly; the collective operations of the compiled step.
 """
 
 import contextlib
@@ -23,8 +23,8 @@ from ml_collections import ConfigDict, config_flags
 from mnist_jax import input_pipeline
 from mnist_jax.data.datasets import Dataset
 from mnist_jax.data.load import load_dataset
-from mnist_jax.parallel import devices
-from mnist_jax.train_loop import evaluate
+from mnist_jax.eval_step import evaluate
+from mnist_jax.parallel import job, sharding
 from mnist_jax.train_step import create_train_state, train_steps
 
 _CONFIG = config_flags.DEFINE_config_file(
@@ -32,16 +32,15 @@ _CONFIG = config_flags.DEFINE_config_file(
 )
 _DEVICES = flags.DEFINE_list("devices", None, "Numbers of devices.", required=True)
 _COORDINATOR_ADDRESS = flags.DEFINE_string(
-    "coordinator_address", None, "Compute as a job of one process: by gloo."
+    "coordinator_address", None, "Train as a job of one process, which uses gloo."
 )
 
 
 def main(_: list[str]) -> None:
     config = _CONFIG.value
-    job = contextlib.nullcontext()
-    if _COORDINATOR_ADDRESS.value:
-        job = devices.joined(_COORDINATOR_ADDRESS.value, 1, 0)
-    with job:
+    with contextlib.ExitStack() as stack:
+        if _COORDINATOR_ADDRESS.value:
+            stack.enter_context(job.join_job(_COORDINATOR_ADDRESS.value, 1, 0))
         dataset = load_dataset(config)
         report = {}
         first_params = None
@@ -57,9 +56,9 @@ def main(_: list[str]) -> None:
                 params = jax.tree.map(np.asarray, state.params)
                 first_params = first_params or params
                 results, _ = evaluate(
-                    devices.put(first_params),
+                    sharding.put_replicated(first_params),
                     state.apply_fn,
-                    devices.put(dataset.examples),
+                    sharding.put_replicated(dataset.examples),
                     input_pipeline.eval_indices(dataset.sizes, config.eval_batch_size),
                 )
             leaves = jax.tree.leaves((state.step, state.params, state.opt_state))
@@ -76,9 +75,9 @@ def main(_: list[str]) -> None:
 
 
 def train(config: ConfigDict, dataset: Dataset) -> tuple[Any, list[str]]:
-    """Returns the last state, and the names of the step's collective operations."""
+    """Returns the last state, and the names of the collective operations of a step."""
     state = create_train_state(config, dataset.num_classes)
-    examples = devices.put(dataset.examples)
+    examples = sharding.put_replicated(dataset.examples)
 
     def indices(first: int) -> np.ndarray:
         steps = range(first, min(first + config.steps_per_call, config.num_train_steps + 1))

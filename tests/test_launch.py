@@ -1,4 +1,4 @@
-"""The scripts in launch/: their syntax, and that train.py has the flags they give it."""
+"""The scripts in launch/: their syntax, and that train.py has the flags that they use."""
 
 import re
 import subprocess
@@ -16,13 +16,13 @@ def test_the_shell_scripts_parse(name: str):
     subprocess.run(["bash", "-n", LAUNCH / name], check=True)
 
 
-def test_mpirun_gets_what_stands_before_the_dashes(tmp_path):
+def test_arguments_before_the_dashes_are_mpiruns(tmp_path):
     mpirun = tmp_path / "mpirun"
     mpirun.write_text('#!/bin/sh\nprintf "%s\\n" "$@"\n')
     mpirun.chmod(0o755)
 
-    def arguments(*given: str) -> list[str]:
-        command = ["/bin/bash", LAUNCH / "mpirun.sh", *given]
+    def arguments_of_mpirun(*arguments: str) -> list[str]:
+        command = ["/bin/bash", LAUNCH / "mpirun.sh", *arguments]
         path = f"{tmp_path}:/usr/bin:/bin"
         ended = subprocess.run(
             command, env={"PATH": path}, check=True, capture_output=True, text=True
@@ -30,15 +30,15 @@ def test_mpirun_gets_what_stands_before_the_dashes(tmp_path):
         return ended.stdout.split()
 
     train = ["python", "train.py", "--config", "configs/default.py", "--distributed"]
-    assert arguments("8", "--workdir=w") == [
+    assert arguments_of_mpirun("8", "--workdir=w") == [
         *("-n", "8", "--bind-to", "none", *train, "--workdir=w")
     ]
-    assert arguments("2", "--hostfile", "h", "--", "--workdir=w") == [
+    assert arguments_of_mpirun("2", "--hostfile", "h", "--", "--workdir=w") == [
         *("-n", "2", "--bind-to", "none", "--hostfile", "h", *train, "--workdir=w")
     ]
 
 
-def test_the_jobset_is_a_job_whose_pods_know_their_place():
+def test_the_jobset_gives_each_pod_its_process_id():
     (jobset,) = yaml.safe_load_all((LAUNCH / "kubernetes.yaml").read_text())
     assert (jobset["apiVersion"], jobset["kind"]) == ("jobset.x-k8s.io/v1alpha2", "JobSet")
     (replicated,) = jobset["spec"]["replicatedJobs"]

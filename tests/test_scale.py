@@ -1,11 +1,11 @@
-"""docs/scale.md: its tables are those of the model, and the model is right where one knows."""
+"""docs/scale.md contains the tables of the model, which is correct in known cases."""
 
 from benchmarks import scale
 from mnist_jax.train_step import create_train_state
 from tests.conftest import ROOT, create_fake_config
 
 
-def test_the_documents_tables_are_the_models():
+def test_the_document_contains_the_tables_of_the_model():
     text = (ROOT / "docs" / "scale.md").read_text()
     for table in "\n".join(scale.tables()).split("\n\n"):
         assert table in text
@@ -26,8 +26,8 @@ def test_a_ring_of_two_sends_the_gradients_once():
     assert scale.all_reduce_seconds((128, 32), 2, link) == seconds
 
 
-def test_wide_layers_hide_it_at_two_flops_a_byte():
-    """8 bytes are exchanged, and 4 FLOPs a row computed, for each parameter."""
+def test_wide_layers_hide_the_all_reduce_at_two_flops_per_byte():
+    """Each parameter costs 8 bytes of traffic, and 4 FLOPs per example."""
     link = scale.LINKS[0]
     rows = scale.hiding_batch((2**20, 2**20), 4096, link)
     assert abs(rows / (2 * link.compute / link.bandwidth) - 1) < 0.01

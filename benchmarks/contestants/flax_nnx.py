@@ -1,7 +1,7 @@
 """The tutorial's job in Flax NNX, in the style of flax's own `examples/mnist`.
 
-A tf.data pipeline, a jitted step per batch that also updates `nnx.MultiMetric`; here with the
-tutorial's network and optimizer, and the arrays in memory instead of read by TFDS.
+A tf.data pipeline, and a jitted step per batch that also updates `nnx.MultiMetric`. Network and
+optimizer are the tutorial's, and the arrays are in memory instead of read by TFDS.
 """
 
 import math

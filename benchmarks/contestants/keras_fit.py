@@ -21,7 +21,7 @@ def dense(fan_in: int, fan_out: int, name: str, activation: str | None) -> keras
 
 
 class Report(keras.callbacks.Callback):
-    """Prints the loss each 100 steps; evaluates every split at each epoch's end."""
+    """Prints the loss every 100 steps; evaluates every split at the end of an epoch."""
 
     def __init__(self, splits: dict[str, tuple[np.ndarray, np.ndarray]]):
         super().__init__()
@@ -38,13 +38,13 @@ class Report(keras.callbacks.Callback):
             print(f"Step {self._step}: loss = {loss:.2f} ({self.stopwatch.lap():.3f} sec)")
 
     def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:
-        """Evaluates; an epoch is 1,000 steps here."""
+        """Evaluates; here an epoch has 1,000 steps."""
         for name, (images, labels) in self.splits.items():
             _, self.accuracy = self.model.evaluate(images, labels, batch_size=5000, verbose=0)
             print(f"{name}: precision {self.accuracy:.4f}")
 
     def on_epoch_begin(self, epoch: int, logs: dict[str, float] | None = None) -> None:
-        """Leaves evaluation and saving out of the training's speed."""
+        """Excludes evaluation and saving from the training speed."""
         self.stopwatch.restart()
 
 

@@ -1,6 +1,6 @@
 """The tutorial's job in PyTorch, eager or compiled: float tensors in memory, no DataLoader.
 
-Run it where TensorFlow is not installed: `torch.utils.tensorboard` would import it.
+To be run in an environment without TensorFlow: `torch.utils.tensorboard` would import it.
 """
 
 import math
@@ -29,7 +29,7 @@ def create_model() -> nn.Sequential:
 
 @torch.inference_mode()
 def count_correct(model: nn.Module, images: torch.Tensor, labels: torch.Tensor) -> int:
-    """Returns how many of the images the model gets right."""
+    """Returns the number of images that the model classifies correctly."""
     batches = zip(images.split(5000), labels.split(5000), strict=True)
     return sum(int((model(image).argmax(1) == label).sum()) for image, label in batches)
 

@@ -1,4 +1,4 @@
-"""How every peer's training speed is measured: alike, and without what is not training."""
+"""Measures the training speed of every peer in the same way."""
 
 import json
 import statistics
@@ -6,10 +6,10 @@ import time
 
 
 class Stopwatch:
-    """Times training by laps of equally many steps.
+    """Times the training in laps of the same number of steps.
 
-    A lap ends where the loss is read and printed, which waits for the device. Evaluation
-    and saving come after a lap's end and before `restart`, so they are in none.
+    A lap ends after the loss has been read, which waits for the device. Evaluation and saving
+    run between the end of a lap and `restart`, so that no lap contains them.
     """
 
     def __init__(self, steps_per_lap: int = 100):
@@ -18,7 +18,7 @@ class Stopwatch:
         self._start = time.perf_counter()
 
     def restart(self) -> None:
-        """Leaves out what was done since the last lap's end."""
+        """Excludes the time since the end of the last lap."""
         self._start = time.perf_counter()
 
     def lap(self) -> float:
@@ -29,10 +29,10 @@ class Stopwatch:
         return self._laps[-1]
 
     def result(self, test_accuracy: float) -> str:
-        """Returns the line of JSON that ends a contestant's output.
+        """Returns the last line of a contestant's output, in JSON.
 
-        `steps_per_second` is that of the median lap, without the first, which holds
-        compilation and the first use of everything.
+        `steps_per_second` is that of the median lap; the first lap, which compiles, is
+        excluded.
         """
         speed = self._steps_per_lap / statistics.median(self._laps[1:])
         return json.dumps({"test_accuracy": test_accuracy, "steps_per_second": speed})

@@ -1,7 +1,7 @@
-"""TensorFlow Mechanics 101 as it was, in today's `tf.compat.v1`: a graph, fed batch by batch.
+"""TensorFlow Mechanics 101 in today's `tf.compat.v1`: a graph that is fed batch by batch.
 
-Better than the original where its users have learnt better since: an epoch's order is an
-index, not a shuffled copy of all images, and evaluation takes 5,000 images a call.
+It improves on the original as its users would today: the order of an epoch is an index instead
+of a shuffled copy of all images, and an evaluation feeds 5,000 images per call.
 """
 
 import math
@@ -15,7 +15,7 @@ tf.disable_eager_execution()
 
 
 class DataSet:
-    """A split in memory, walked epoch by epoch."""
+    """A split in memory, iterated epoch by epoch."""
 
     def __init__(self, images: np.ndarray, labels: np.ndarray, rng: np.random.Generator):
         self.images = images.reshape(-1, 784).astype(np.float32) / 255.0

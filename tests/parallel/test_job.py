@@ -107,7 +107,7 @@ def test_sigterm_to_one_process_is_a_save_by_all(tmp_path: Path):
     job = jobs.start(tmp_path / "run", 2, 1, ENDLESS)
     read_until(job[0], "Step 30:")
     job[1].send_signal(signal.SIGTERM)
-    first, second = jobs.ends(job)
+    first, second = jobs.wait(job)
     assert (first.returncode, second.returncode) == (143, 143)
     (step,) = processes.newest(tmp_path / "run")
     (line,) = first.stderr.splitlines()
@@ -120,7 +120,7 @@ def kill_one(folder: Path, num_processes: int, victim: int) -> None:
     job = jobs.start(folder / "killed", num_processes, 1, ENDLESS)
     read_until(job[0], "Step 30:")
     job[victim].kill()
-    ended = jobs.ends(job, timeout=60)
+    ended = jobs.wait(job, timeout=60)
     assert ended.pop(victim).returncode == -signal.SIGKILL
     for survivor in ended:
         assert survivor.returncode not in (0, -signal.SIGKILL), survivor
@@ -161,7 +161,7 @@ def test_a_hanging_process_ends_the_job(tmp_path: Path):
     job[1].send_signal(signal.SIGSTOP)
     output = job[0].communicate(timeout=60)
     job[1].kill()
-    jobs.ends(job[1:])
+    jobs.wait(job[1:])
     assert job[0].returncode != 0
     assert "another task died" in output[1]
 
@@ -170,7 +170,7 @@ def test_a_hanging_process_ends_the_job(tmp_path: Path):
 def test_an_error_of_the_first_process_ends_all(tmp_path: Path):
     """Here the workdir, whose lock this process holds."""
     with run_folder.claim(tmp_path):
-        first, second = jobs.ends(jobs.start(tmp_path, 2, 1, ENDLESS))
+        first, second = jobs.wait(jobs.start(tmp_path, 2, 1, ENDLESS))
     assert (first.returncode, second.returncode) == (2, 2)
     assert f"in use by process {os.getpid()}" in first.stderr
     assert second.stderr == ""
@@ -179,7 +179,7 @@ def test_an_error_of_the_first_process_ends_all(tmp_path: Path):
 @pytest.mark.long
 def test_processes_that_were_given_different_configs_are_refused(tmp_path: Path):
     job = jobs.start(tmp_path / "run", 2, 1, extra={1: ["--config.seed=1"]})
-    first, second = jobs.ends(job)
+    first, second = jobs.wait(job)
     assert (first.returncode, second.returncode) == (2, 2)
     assert first.stderr.startswith("config: process 1 and process 0 have different ones")
     assert (first.stderr.count("\n"), second.stderr) == (1, "")
