@@ -1,4 +1,9 @@
-"""Holds docs/mechanics.md and the code together."""
+"""docs/mechanics.md: its listings are the code, and what it names exists.
+
+    python -m tests.test_mechanics
+
+writes the code into the listings.
+"""
 
 import ast
 import importlib.util
@@ -11,49 +16,57 @@ import pytest
 
 from tests.conftest import ROOT
 
-TEXT = (ROOT / "docs" / "mechanics.md").read_text()
-LISTING = re.compile(r"<!-- (\S+)\.py: (\S+) -->\n```python\n(.*?)```", re.DOTALL)
+PATH = ROOT / "docs" / "mechanics.md"
+TEXT = PATH.read_text()
+LISTING = re.compile(r"(?<=<!-- )(\S+)\.py: (\S+) -->\n```python\n(.*?)(?=```)", re.DOTALL)
 
 
-def code_of(module: str, name: str) -> str:
-    """The source of an object, without its docstring."""
-    path = module.replace("/", ".")
-    source = textwrap.dedent(
-        inspect.getsource(
-            inspect.unwrap(reduce(getattr, name.split("."), importlib.import_module(path)))
-        )
-    )
+def source_of(file: str, name: str) -> str:
+    """Returns the source of a function or method, without its docstring."""
+    module = importlib.import_module(file.replace("/", "."))
+    function = inspect.unwrap(reduce(getattr, name.split("."), module))
+    source = textwrap.dedent(inspect.getsource(function))
+    docstring = ast.parse(source).body[0].body[0]
     lines = source.splitlines(keepends=True)
-    (definition,) = ast.parse(source).body
-    assert isinstance(definition, ast.FunctionDef | ast.ClassDef)
-    if ast.get_docstring(definition) is not None:
-        docstring = definition.body[0]
-        del lines[docstring.lineno - 1 : docstring.end_lineno]
+    del lines[docstring.lineno - 1 : docstring.end_lineno]
+    if not lines[docstring.lineno - 1].strip():
+        del lines[docstring.lineno - 1]
     return "".join(lines)
 
 
 @pytest.mark.parametrize(
-    ("module", "name", "shown"), LISTING.findall(TEXT), ids=lambda value: value[:40]
+    ("file", "name", "listing"), LISTING.findall(TEXT), ids=lambda value: value[:40]
 )
-def test_each_listing_is_the_code(module: str, name: str, shown: str):
-    assert shown == code_of(module, name)
+def test_each_listing_is_the_code(file: str, name: str, listing: str):
+    assert listing == source_of(file, name)
 
 
-def test_no_python_is_shown_unchecked():
+def test_all_python_is_a_listing():
     assert TEXT.count("```python") == len(LISTING.findall(TEXT)) > 6
 
 
-def test_what_the_text_points_to_is_there():
+def test_links_lead_to_files():
     for target in re.findall(r"\]\(([^)#:]+)\)", TEXT):
         assert (ROOT / "docs" / target).exists(), target
 
 
-def test_every_command_names_fields_and_modules_that_exist():
+def test_commands_name_fields_and_modules_that_exist():
     from configs import default
 
-    config = default.get_config()
     fields = re.findall(r"--config\.(\w+)", TEXT)
     assert fields
-    assert set(fields) <= set(config)
+    assert set(fields) <= set(default.get_config())
     for module in re.findall(r"python -m (mnist_jax\.\w+)", TEXT):
         assert importlib.util.find_spec(module), module
+
+
+def write_listings() -> None:
+    def replace(match: re.Match[str]) -> str:
+        file, name, _ = match.groups()
+        return f"{file}.py: {name} -->\n```python\n{source_of(file, name)}"
+
+    PATH.write_text(LISTING.sub(replace, TEXT))
+
+
+if __name__ == "__main__":
+    write_listings()
