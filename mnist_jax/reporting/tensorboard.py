@@ -25,7 +25,7 @@ from mnist_jax.runtime.errors import writing_to
 class EventWriter:
     """Calls a `clu.metric_writers.SummaryWriter` in a thread, in order.
 
-    Every method raises a WriteError where an earlier call failed.
+    Every method raises a WriteError if an earlier call failed.
     """
 
     def __init__(self, logdir: Path):
@@ -40,7 +40,7 @@ class EventWriter:
 
     def submit(self, function: Callable[[], None]) -> None:
         """Calls a function in the thread; returns at once."""
-        with self._raises_write_error():
+        with writing_to(self._logdir, Exception):
             self._pool(function)()
 
     def call(self, method: str, *arguments: Any) -> None:
@@ -50,22 +50,14 @@ class EventWriter:
     def flush(self) -> None:
         """Waits until the operating system has all events."""
         self.call("flush")
-        with self._raises_write_error():
+        with writing_to(self._logdir, Exception):
             self._pool.join()
 
     def close(self) -> None:
         """Flushes and closes the event file."""
         self.call("close")
-        with self._raises_write_error():
-            self._pool.close()
-
-    @contextlib.contextmanager
-    def _raises_write_error(self) -> Iterator[None]:
         with writing_to(self._logdir, Exception):
-            try:
-                yield
-            except asynclib.AsyncError as error:
-                raise error.__cause__ or error from None
+            self._pool.close()
 
 
 def create_summary_writer(logdir: str) -> Any:

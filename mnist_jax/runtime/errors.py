@@ -59,7 +59,7 @@ def writing_to(place: Path | str, expected: type[Exception] = OSError) -> Iterat
         yield
     except expected as error:
         raise WriteError(
-            f"{place}: can't be written to ({first_line(error)}); what is already there is "
+            f"{place}: can't be written to ({first_line(error.__cause__ or error)}); what is already there is "
             "intact: make it writable, then go on with the same command"
         ) from error
 
