@@ -22,7 +22,7 @@ from ml_collections import ConfigDict
 
 from configs import default
 from mnist_jax import input_pipeline, train_loop
-from mnist_jax.data.load import load_dataset
+from mnist_jax.data import load
 from mnist_jax.parallel import devices
 from mnist_jax.train_step import create_train_state, train_steps
 
@@ -36,7 +36,7 @@ def measure(config: ConfigDict, calls_per_block: int) -> list[float]:
       config: The job; what it evaluates and saves should come at its end only.
       calls_per_block: Device calls, each of `config.steps_per_call` steps.
     """
-    dataset = load_dataset(config)
+    dataset = load.load(config)
     examples = devices.put(dataset.examples)
     state = create_train_state(config, dataset.num_classes)
     steps = range(1, config.steps_per_call + 1)

@@ -103,4 +103,4 @@ def load_dataset(config: ConfigDict) -> Dataset:
     for field in ("data_dir", "manual_dir"):
         if not Path(config[field]).is_dir():
             config[field] = ""  # The run was made elsewhere: look where this machine has it.
-    return load.load_dataset(config.lock(), may_fall_back=False)
+    return load.load(config.lock(), may_fall_back=False)

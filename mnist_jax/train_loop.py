@@ -16,9 +16,8 @@ from ml_collections import ConfigDict
 
 from mnist_jax import checkpointing, input_pipeline, optimizers
 from mnist_jax.checkpointing import Checkpoints, Manifest
-from mnist_jax.data import tfds_source
+from mnist_jax.data import load, tfds_source
 from mnist_jax.data.datasets import Dataset, Split
-from mnist_jax.data.load import load_dataset
 from mnist_jax.parallel import devices
 from mnist_jax.reporting import reporter as reporting
 from mnist_jax.reporting.profiling import Profiler
@@ -120,11 +119,11 @@ def _load_dataset(config: ConfigDict, newest: Manifest | None) -> Dataset:
     """
 
     @functools.cache
-    def load() -> Dataset:
-        return load_dataset(config, may_fall_back=newest is None)
+    def load_once() -> Dataset:
+        return load.load(config, may_fall_back=newest is None)
 
-    config.dataset = devices.agree(lambda: load().name)
-    return load()
+    config.dataset = devices.agree(lambda: load_once().name)
+    return load_once()
 
 
 def _check_alike(

@@ -8,8 +8,7 @@ import pytest
 from ml_collections import ConfigDict
 
 from configs import default
-from mnist_jax.data import tfds_source
-from mnist_jax.data.load import load_dataset
+from mnist_jax.data import load, tfds_source
 from mnist_jax.runtime.errors import DatasetUnavailableError
 from tests.workdirs import save_trained_checkpoint
 
@@ -54,7 +53,7 @@ def mnist_data_dir(pytestconfig: pytest.Config) -> str:
     if not (tfds_source.data_dir(config) / "mnist").is_dir():
         config.data_dir = str(pytestconfig.cache.mkdir("tensorflow_datasets"))
     try:
-        load_dataset(config)
+        load.load(config)
     except DatasetUnavailableError as error:
         pytest.skip(f"needs the real MNIST: {error}")
     return str(tfds_source.data_dir(config))

@@ -21,8 +21,8 @@ from jax.sharding import AxisType
 from ml_collections import ConfigDict, config_flags
 
 from mnist_jax import input_pipeline
+from mnist_jax.data import load
 from mnist_jax.data.datasets import Dataset
-from mnist_jax.data.load import load_dataset
 from mnist_jax.parallel import devices
 from mnist_jax.train_loop import evaluate
 from mnist_jax.train_step import create_train_state, train_steps
@@ -42,7 +42,7 @@ def main(_: list[str]) -> None:
     if _COORDINATOR_ADDRESS.value:
         job = devices.joined(_COORDINATOR_ADDRESS.value, 1, 0)
     with job:
-        dataset = load_dataset(config)
+        dataset = load.load(config)
         report = {}
         first_params = None
         for number in map(int, _DEVICES.value):

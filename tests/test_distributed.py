@@ -12,7 +12,7 @@ import pytest
 
 from mnist_jax import input_pipeline, restoring
 from mnist_jax.checkpointing import Checkpoints
-from mnist_jax.data.load import load_dataset
+from mnist_jax.data import load
 from mnist_jax.runtime import run_folder
 from mnist_jax.train_loop import evaluate
 from mnist_jax.train_step import create_train_state, train_steps
@@ -68,7 +68,7 @@ def test_a_checkpoint_of_four_devices_is_resumed_on_two(of_two_by_two, tmp_path:
     jobs.run_alone(workdir, 2, jobs.FIELDS | {"num_train_steps": 60})
     # The same steps by this process's one device, for the sums' order to differ everywhere.
     config = processes.short_config()
-    dataset = load_dataset(config)
+    dataset = load.load(config)
     indices = input_pipeline.batch_indices(config.seed, range(1, 61), config.batch_size, 2000)
     expected, _ = train_steps(create_train_state(config, 10), *dataset.examples, indices)
     with Checkpoints(workdir) as checkpoints:

@@ -10,7 +10,7 @@ from ml_collections import ConfigDict
 from tensorboard.backend.event_processing.event_file_loader import EventFileLoader
 
 from mnist_jax import input_pipeline, train_loop
-from mnist_jax.data.load import load_dataset
+from mnist_jax.data import load
 from mnist_jax.train_step import create_train_state, loss_fn, train_step
 
 
@@ -81,7 +81,7 @@ def test_on_writes_parameters_and_gradients_of_the_log_steps(runs):
     assert rows[-1, 1] == pytest.approx(kernel.max())
 
     # The gradient of step 10 is that which made step 10: redone here by hand.
-    dataset = load_dataset(config)
+    dataset = load.load(config)
     state = create_train_state(config, dataset.num_classes)
     for rows in input_pipeline.batch_indices(config.seed, range(1, 11), 30, 2000):
         old_params = state.params

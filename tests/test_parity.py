@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from mnist_jax import input_pipeline, train_loop
-from mnist_jax.data.load import load_dataset
+from mnist_jax.data import load
 from mnist_jax.train_step import create_train_state, train_steps
 
 SEEDS = range(10)
@@ -31,7 +31,7 @@ def assert_same_mean(name: str, ours: list[float], reference: tuple[float, float
 
 @pytest.mark.mnist
 def test_accuracies_and_losses_are_the_tutorials(mnist_config):
-    dataset = load_dataset(mnist_config)
+    dataset = load.load(mnist_config)
     examples = jax.device_put(dataset.examples)
     eval_indices = input_pipeline.eval_indices(dataset.sizes, mnist_config.eval_batch_size)
     tx = create_train_state(mnist_config, 10).tx  # One: every other would be compiled anew.

@@ -11,7 +11,7 @@ from tensorboard.util.tensor_util import make_ndarray
 from configs import default
 from mnist_jax import input_pipeline
 from mnist_jax.checkpointing import Checkpoints
-from mnist_jax.data.load import load_dataset
+from mnist_jax.data import load
 from mnist_jax.train_step import create_train_state, train_steps
 
 
@@ -42,7 +42,7 @@ def save_trained_checkpoint(folder: Path) -> None:
     """Saves a checkpoint after 200 steps on mnist_5k, without the other files of a run."""
     config = default.get_config()
     config.update(dataset="mnist_5k", optimizer="adam", learning_rate=0.003)
-    dataset = load_dataset(config)
+    dataset = load.load(config)
     state = create_train_state(config, dataset.num_classes)
     images, labels = jax.device_put(tuple(dataset.train))
     indices = input_pipeline.batch_indices(0, range(1, 201), 100, len(labels))

@@ -10,7 +10,7 @@ from mnist_jax.runtime.errors import DatasetUnavailableError
 _RULE = "!" * 78
 
 
-def load_dataset(config: ConfigDict, *, may_fall_back: bool = True) -> Dataset:
+def load(config: ConfigDict, *, may_fall_back: bool = True) -> Dataset:
     """Loads `config.dataset`, or `config.fallback_dataset` where the former is unavailable.
 
     Args:

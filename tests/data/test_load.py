@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from configs import default
-from mnist_jax.data.load import load_dataset
+from mnist_jax.data import load
 from mnist_jax.runtime.errors import DatasetUnavailableError, UserError
 
 
@@ -20,13 +20,13 @@ def unavailable(no_network, tmp_path):
 @pytest.mark.parametrize(("name", "size"), [("mnist_5k", 4000), ("fake", 2000)])
 def test_builtin_datasets_need_no_folder(name, size, unavailable):
     unavailable.dataset = name
-    dataset = load_dataset(unavailable, may_fall_back=False)
+    dataset = load.load(unavailable, may_fall_back=False)
     assert (dataset.name, dataset.sizes["train"]) == (name, size)
     assert not Path(unavailable.data_dir).exists()
 
 
 def test_the_fallback_replaces_an_unavailable_dataset_with_a_warning(unavailable, capsys):
-    assert load_dataset(unavailable).name == "mnist_5k"
+    assert load.load(unavailable).name == "mnist_5k"
     warning = capsys.readouterr().err
     assert "WARNING: mnist is not available, so this run uses mnist_5k instead" in warning
     assert "no network" in warning
@@ -36,7 +36,7 @@ def test_the_fallback_replaces_an_unavailable_dataset_with_a_warning(unavailable
 def test_without_a_fallback_the_error_names_the_files_and_where_to_put_them(unavailable):
     unavailable.fallback_dataset = ""
     with pytest.raises(DatasetUnavailableError) as error:
-        load_dataset(unavailable)
+        load.load(unavailable)
     for word in (
         "t10k-images-idx3-ubyte.gz",
         "train-labels-idx1-ubyte.gz",
@@ -49,12 +49,12 @@ def test_without_a_fallback_the_error_names_the_files_and_where_to_put_them(unav
 
 def test_a_run_that_exists_does_not_fall_back(unavailable, capsys):
     with pytest.raises(DatasetUnavailableError):
-        load_dataset(unavailable, may_fall_back=False)
+        load.load(unavailable, may_fall_back=False)
     assert capsys.readouterr().err == ""
 
 
 def test_a_misspelt_name_does_not_fall_back(unavailable):
     unavailable.dataset = "mnits"
     with pytest.raises(UserError, match="did you mean mnist") as error:
-        load_dataset(unavailable)
+        load.load(unavailable)
     assert not isinstance(error.value, DatasetUnavailableError)

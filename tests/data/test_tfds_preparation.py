@@ -8,8 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mnist_jax.data import tfds_preparation
-from mnist_jax.data.load import load_dataset
+from mnist_jax.data import load, tfds_preparation
 from mnist_jax.runtime.errors import UserError
 from tests.data.small_datasets import prepare_small
 
@@ -26,7 +25,7 @@ def test_mnist_is_in_the_order_of_its_files(mnist_config):
 
     train_image = read("train-images-idx3-ubyte.gz", 16).reshape(-1, 28, 28)
     train_label = read("train-labels-idx1-ubyte.gz", 8)
-    dataset = load_dataset(mnist_config)
+    dataset = load.load(mnist_config)
     np.testing.assert_array_equal(dataset.validation.image, train_image[:5000])
     np.testing.assert_array_equal(dataset.validation.label, train_label[:5000])
     np.testing.assert_array_equal(dataset.train.image, train_image[5000:])

@@ -59,10 +59,10 @@ def test_the_second_start_imports_no_tensorflow(mnist_config):
     program = (
         "import sys\n"
         "from configs import default\n"
-        "from mnist_jax.data.load import load_dataset\n"
+        "from mnist_jax.data import load\n"
         "config = default.get_config()\n"
         f"config.data_dir = {mnist_config.data_dir!r}\n"
-        "assert load_dataset(config).name == 'mnist'\n"
+        "assert load.load(config).name == 'mnist'\n"
         "assert not {'tensorflow', 'tensorflow_datasets'} & set(sys.modules)\n"
     )
     subprocess.run([sys.executable, "-c", program], check=True)

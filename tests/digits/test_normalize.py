@@ -11,7 +11,7 @@ import pytest
 from ml_collections import ConfigDict
 from PIL import Image, ImageDraw, ImageFilter, ImageFont
 
-from mnist_jax.data.load import load_dataset
+from mnist_jax.data import load
 from mnist_jax.digits.normalize import UnreadableImageError, normalize, read_image
 from mnist_jax.input_pipeline import batch_indices
 from mnist_jax.train_step import create_train_state, predict_step, train_steps
@@ -220,7 +220,7 @@ def trained(mnist_data_dir: str):
 
     config: ConfigDict = default.get_config()
     config.update(data_dir=mnist_data_dir, optimizer="adam", learning_rate=0.002)
-    dataset = load_dataset(config)
+    dataset = load.load(config)
     state = create_train_state(config, dataset.num_classes)
     images, labels = jax.device_put(tuple(dataset.train))
     indices = batch_indices(0, range(1, 2001), 100, len(labels))

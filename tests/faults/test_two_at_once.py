@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from configs import default
-from mnist_jax.data.load import load_dataset
+from mnist_jax.data import load
 from mnist_jax.runtime import run_folder
 from mnist_jax.runtime.errors import UserError
 from mnist_jax.train_loop import train_and_evaluate
@@ -54,9 +54,9 @@ def test_the_second_changes_nothing(tmp_path: Path):
 def prepare_command(data_dir: Path) -> list[str]:
     program = (
         "from configs import default; "
-        "from mnist_jax.data.load import load_dataset; "
+        "from mnist_jax.data import load; "
         "config = default.get_config(); config.fallback_dataset = ''; "
-        f"config.data_dir = {str(data_dir)!r}; load_dataset(config)"
+        f"config.data_dir = {str(data_dir)!r}; load.load(config)"
     )
     return [sys.executable, "-c", program]
 
@@ -89,7 +89,7 @@ def test_preparing_at_once_and_after_a_kill(tmp_path: Path):
         assert process.returncode == 0, stderr
     config = default.get_config()
     config.update(data_dir=str(tmp_path), fallback_dataset="")
-    dataset = load_dataset(config)
+    dataset = load.load(config)
     for part, images, size in (
         ("train", np.concatenate([dataset.validation.image, dataset.train.image]), 60_000),
         ("t10k", dataset.test.image, 10_000),
