@@ -169,7 +169,7 @@ class Checkpoints:
         step = int(state.step)
         content = {
             "step": step,
-            "config": config_lib.to_json(config),
+            "config": config.to_dict(),
             "num_classes": num_classes,
             "validation_accuracy": validation_accuracy,
         }

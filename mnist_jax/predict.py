@@ -11,7 +11,6 @@ Examples:
 import json
 import os
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -33,7 +32,7 @@ _SHOW = flags.DEFINE_bool(
 _PICTURE = Path("predictions.png")
 
 
-def main(files: Sequence[str]) -> None:
+def main(*files: str) -> None:
     """Prints a line for each image; what can't be read has its line on stderr."""
     from mnist_jax import restoring
     from mnist_jax.digits import normalize as digit_images
@@ -113,4 +112,4 @@ def _show(
 
 
 if __name__ == "__main__":
-    commands.run_with_arguments(main, takes="image")
+    commands.run(main, positional="image")

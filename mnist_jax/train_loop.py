@@ -131,7 +131,7 @@ def _check_alike(
 ) -> None:
     """Raises an error unless all processes are about to do the same."""
     places = {"data_dir": None, "manual_dir": None}  # Each machine's own.
-    devices.check_alike("config", config_lib.to_json(config) | places)
+    devices.check_alike("config", config.to_dict() | places)
     devices.check_alike("workdir", workdir, newest and newest.step)
     devices.check_alike(f"dataset {config.dataset}", *dataset.examples, dict(dataset.sizes))
 

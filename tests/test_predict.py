@@ -85,7 +85,7 @@ def test_json_is_one_object_and_show_draws_a_picture(reader_of_digits, images):
     ("args", "message"),
     [
         (["--workdir", "nowhere", "seven.png"], "nowhere holds no checkpoints"),
-        (["--workdir", "nowhere"], "image: which?"),
+        (["--workdir", "nowhere"], "image: missing"),
         (["seven.png"], "workdir"),
     ],
 )

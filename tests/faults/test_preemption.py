@@ -65,7 +65,7 @@ runpy.run_path(sys.argv[0], run_name="__main__")
 
 
 @pytest.mark.parametrize(("signum", "exit_code"), SIGNALS)
-@pytest.mark.parametrize("module", ["ml_collections", "jax", "optax", "mnist_jax.train_loop"])
+@pytest.mark.parametrize("module", ["jax", "optax", "mnist_jax.train_loop"])
 def test_start_up_ends_with_one_line(module, signum, exit_code, tmp_path: Path):
     command = processes.train_command(tmp_path / "run", LONG_RUN)
     program = _TELL.format(module=module)
