@@ -1,6 +1,7 @@
 """Draws the figures of a run in a process of its own, so that training does not wait."""
 
 import atexit
+import functools
 import multiprocessing
 import os
 import signal
@@ -16,13 +17,13 @@ from mnist_jax.runtime.errors import first_line
 
 
 class FigureWorker:
-    """Draws `<workdir>/figures/<name>.png`, and the same into an event file of its own."""
+    """Draws figures into files, and into an event file of its own."""
 
-    def __init__(self, workdir: Path):
+    def __init__(self) -> None:
         """Starts the process, which begins to import matplotlib."""
         context = multiprocessing.get_context("spawn")
         self._pipe, pipe = context.Pipe()
-        self._process = context.Process(target=_serve, args=(pipe, workdir))
+        self._process = context.Process(target=_serve, args=(pipe,))
         # A blocked signal stays blocked in the process, from its first instruction on: what is
         # sent to all processes of a run does not end it. The tracker's start would unblock it.
         resource_tracker.ensure_running()
@@ -38,16 +39,19 @@ class FigureWorker:
         pipe.close()
         atexit.register(self._process.kill)  # multiprocessing would wait for its end.
         self._thread = ThreadPoolExecutor(1)
+        self._thread.submit(self._pipe.recv)  # Until it has imported, no request begins.
         self._newest: Future[None] = Future()
         self._error: str | None = None
 
-    def draw(self, **arguments: Any) -> None:
-        """Requests `figures.draw`, replaces a request that has not begun; returns at once.
+    def draw(self, workdir: Path, **arguments: Any) -> None:
+        """Requests figures, instead of a request that has not begun; returns at once.
 
-        A thread pickles the arguments later: they must not change.
+        Args:
+          workdir: For `figures/<name>.png` and an event file with the same images.
+          **arguments: Of `figures.draw`. A thread pickles them later: they must not change.
         """
         self._newest.cancel()
-        self._newest = self._thread.submit(self._request, arguments)
+        self._newest = self._thread.submit(self._request, (workdir, arguments))
 
     def close(self, *, wait: bool) -> str | None:
         """Ends the process: after the newest request, or at once.
@@ -64,9 +68,9 @@ class FigureWorker:
         atexit.unregister(self._process.kill)
         return self._error if wait else error
 
-    def _request(self, arguments: dict[str, Any]) -> None:
+    def _request(self, request: tuple[Path, dict[str, Any]]) -> None:
         try:
-            self._pipe.send(arguments)
+            self._pipe.send(request)
             error = self._pipe.recv()
         except (EOFError, OSError):
             self._process.join()
@@ -74,7 +78,7 @@ class FigureWorker:
         self._error = self._error or error
 
 
-def _serve(pipe: Any, workdir: Path) -> None:
+def _serve(pipe: Any) -> None:
     """Draws what is requested, until the parent ends or kills it."""
     os.nice(10)  # Training goes first.
     threading.Thread(target=_exit_with_parent, daemon=True).start()
@@ -82,18 +86,18 @@ def _serve(pipe: Any, workdir: Path) -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), stream)
     from mnist_jax.reporting import figures, tensorboard
 
-    writer = None
+    create_writer, error = functools.cache(tensorboard.create_summary_writer), None
     while True:
-        arguments, error = pipe.recv(), None
+        pipe.send(error)
+        (workdir, arguments), error = pipe.recv(), None
         try:
             images = figures.save(workdir / "figures", figures.draw(**arguments))
-            writer = writer or tensorboard.create_summary_writer(str(workdir))
+            writer = create_writer(str(workdir))
             tags = {f"figures/{name}": png for name, png in images.items()}
             tensorboard.write_images(writer, arguments["step"], tags)
             writer.flush()
         except Exception as exception:
             error = first_line(exception)
-        pipe.send(error)
 
 
 def _exit_with_parent() -> None:

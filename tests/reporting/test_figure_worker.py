@@ -36,16 +36,28 @@ from pathlib import Path
 from mnist_jax.reporting.figure_worker import FigureWorker
 
 print("imported", flush=True)
-worker = FigureWorker(Path(sys.argv[1]))
+WORKDIR = Path(sys.argv[1])
+worker = FigureWorker()
 arguments = pickle.loads(Path(sys.argv[2]).read_bytes())
 """
 
 
 @pytest.fixture
-def worker(tmp_path):
-    yield FigureWorker(tmp_path)
+def worker():
+    yield FigureWorker()
     for process in multiprocessing.active_children():  # Left by a test that failed.
         process.kill()
+
+
+class SetsWhenSent:
+    """Sets an event when a request is sent, as parameters that can't be drawn."""
+
+    def __init__(self, event: threading.Event):
+        self.event = event
+
+    def __reduce__(self):
+        self.event.set()
+        return dict, ()
 
 
 def worker_process() -> multiprocessing.process.BaseProcess:
@@ -82,7 +94,7 @@ def start_script(text: str, workdir: Path) -> "subprocess.Popen[str]":
 
 
 def test_figures_are_files_and_images_in_tensorboard(worker, tmp_path):
-    worker.draw(step=10, **ARGUMENTS)
+    worker.draw(tmp_path, step=10, **ARGUMENTS)
     assert worker.close(wait=True) is None
     files = {path.name: path.read_bytes() for path in (tmp_path / "figures").iterdir()}
     assert sorted(files) == [f"{name}.png" for name in NAMES]
@@ -94,11 +106,9 @@ def test_figures_are_files_and_images_in_tensorboard(worker, tmp_path):
 
 def test_the_newest_request_replaces_those_that_have_not_begun(worker, tmp_path):
     for step in range(1, 21):
-        worker.draw(step=step, **ARGUMENTS)
+        worker.draw(tmp_path, step=step, **ARGUMENTS)
     assert worker.close(wait=True) is None
-    steps = drawn_steps(tmp_path)
-    assert steps[-1] == 20
-    assert len(steps) < 20
+    assert drawn_steps(tmp_path) == [20]  # None begins while the process imports.
 
 
 def test_signals_to_all_processes_of_a_run_do_not_end_it(worker, tmp_path):
@@ -106,44 +116,46 @@ def test_signals_to_all_processes_of_a_run_do_not_end_it(worker, tmp_path):
     for signum in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         assert signum not in mask  # The parent's own are as before.
         os.kill(worker_process().pid, signum)  # While the interpreter starts.
-    worker.draw(step=10, **ARGUMENTS)
+    worker.draw(tmp_path, step=10, **ARGUMENTS)
     assert worker.close(wait=True) is None
     assert drawn_steps(tmp_path) == [10]
 
 
 def test_close_without_waiting_ends_even_a_stopped_process(worker, tmp_path):
+    begun = threading.Event()
+    worker.draw(tmp_path, step=10, **ARGUMENTS | {"params": SetsWhenSent(begun)})
+    assert begun.wait(60)
     os.kill(worker_process().pid, signal.SIGSTOP)
-    worker.draw(step=10, **ARGUMENTS | {"images": np.zeros((10_000, 28, 28), np.uint8)})
-    worker.draw(step=20, **ARGUMENTS)
+    worker.draw(tmp_path, step=20, **ARGUMENTS)
     assert worker.close(wait=False) is None
     assert not multiprocessing.active_children()
+
+
+def test_close_without_waiting_does_not_wait_for_the_imports(worker, tmp_path):
+    os.kill(worker_process().pid, signal.SIGSTOP)
+    worker.draw(tmp_path, step=10, **ARGUMENTS)
+    assert worker.close(wait=False) is None
     assert not (tmp_path / "figures").exists()
 
 
 def test_a_failed_drawing_is_reported_by_close_and_the_next_is_drawn(worker, tmp_path):
     begun = threading.Event()
-
-    class Bad:
-        def __reduce__(self):  # When it is sent.
-            begun.set()
-            return dict, ()
-
-    worker.draw(step=10, **ARGUMENTS | {"params": Bad()})
+    worker.draw(tmp_path, step=10, **ARGUMENTS | {"params": SetsWhenSent(begun)})
     assert begun.wait(60)
-    worker.draw(step=20, **ARGUMENTS)
+    worker.draw(tmp_path, step=20, **ARGUMENTS)
     assert worker.close(wait=True) == "'softmax_linear'"
     assert drawn_steps(tmp_path) == [20]
 
 
 def test_a_file_that_cannot_be_written_is_reported_by_close(worker, tmp_path):
     (tmp_path / "figures").write_bytes(b"not a folder")
-    worker.draw(step=10, **ARGUMENTS)
+    worker.draw(tmp_path, step=10, **ARGUMENTS)
     assert worker.close(wait=True) == "File exists"
 
 
-def test_a_process_that_was_killed_is_reported_by_close(worker):
+def test_a_process_that_was_killed_is_reported_by_close(worker, tmp_path):
     worker_process().kill()
-    worker.draw(step=10, **ARGUMENTS)
+    worker.draw(tmp_path, step=10, **ARGUMENTS)
     assert worker.close(wait=True) == "the process that draws figures ended with code -9"
 
 
@@ -159,7 +171,7 @@ class Blocking:
         return exec, (code.format(sys.argv[1] + "/fifo"),)
 
 import multiprocessing
-worker.draw(step=10, **arguments | {"params": Blocking()})
+worker.draw(WORKDIR, step=10, **arguments | {"params": Blocking()})
 print(multiprocessing.active_children()[0].pid, flush=True)
 sys.stdin.read()
 """,
@@ -176,7 +188,9 @@ sys.stdin.read()
 
 @pytest.mark.parametrize("close", ["worker.close(wait=True)", ""])
 def test_a_script_without_a_main_guard_runs_once_and_ends(tmp_path, close):
-    script = start_script(f"{SCRIPT}\nworker.draw(step=10, **arguments)\n{close}", tmp_path)
+    script = start_script(
+        f"{SCRIPT}\nworker.draw(WORKDIR, step=10, **arguments)\n{close}", tmp_path
+    )
     stdout, stderr = script.communicate(timeout=60)
     assert (script.returncode, stdout, stderr) == (0, "imported\n", "")
     assert drawn_steps(tmp_path) == [10]
