@@ -84,8 +84,6 @@ class Reporter:
             self._events = EventWriter(run.workdir)
             if first_step == 0:
                 self._describe(state, self._events)
-            if run.config.figures and first_step < last_step:
-                self._figures = FigureWorker(run.workdir)
         profile_steps = run.config.profile_steps if self._is_first else ()
         self.profiler = Profiler(run.workdir, profile_steps, self.print)
         self._unread: tuple[range, Metrics] | None = None
@@ -97,6 +95,8 @@ class Reporter:
                 f"{sizes['validation']:,} to validate, {sizes['test']:,} to test), "
                 f"steps {first_step + 1} to {last_step}, in {run.workdir}"
             )
+            if self._is_first and run.config.figures:
+                self._figures = FigureWorker(run.workdir)
         else:
             self.print(f"{run.workdir}: complete at step {first_step}; nothing to train")
 
