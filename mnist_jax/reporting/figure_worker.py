@@ -64,16 +64,17 @@ def _serve(pipe: Any, workdir: Path) -> None:
     threading.Thread(target=_exit_with_parent, daemon=True).start()
     for stream in (1, 2):  # What libraries print is not for the user.
         os.dup2(os.open(os.devnull, os.O_WRONLY), stream)
-    from mnist_jax.reporting import figures, tensorboard
+    from mnist_jax.reporting import figures
+    from mnist_jax.reporting.tensorboard import EventFile
 
-    writer = tensorboard.create_summary_writer(str(workdir))
+    event_file = EventFile(str(workdir))
     while True:
         arguments, error = pipe.recv(), None
         try:
             images = figures.save(workdir / "figures", figures.draw(**arguments))
             tags = {f"figures/{name}": png for name, png in images.items()}
-            tensorboard.write_images(writer, arguments["step"], tags)
-            writer.flush()
+            event_file.write_images(arguments["step"], tags)
+            event_file.flush()
         except Exception as exception:
             error = first_line(exception)
         pipe.send(error)

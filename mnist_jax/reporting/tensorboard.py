@@ -74,24 +74,12 @@ def create_summary_writer(logdir: str) -> Any:
     return SummaryWriter(logdir)
 
 
-def write_images(writer: Any, step: int, images: Mapping[str, bytes]) -> None:
-    """Writes PNGs by their tags; `SummaryWriter.write_images` would encode pixels anew."""
-    from tensorboard.plugins.image import metadata
-
-    values = {}
-    for tag, png in images.items():
-        width, height = struct.unpack(">II", png[16:24])  # In PNG's first chunk, the header.
-        values[tag] = [str(width).encode(), str(height).encode(), png]
-    kind = metadata.create_summary_metadata(display_name=None, description=None)
-    writer.write_summaries(step, values, dict.fromkeys(images, kind))
-
-
 _file_numbers = itertools.count()
-_active_writers: list["_FileWriter"] = []
+_active_files: list["EventFile"] = []
 
 
-class _FileWriter:
-    """What `tf.summary.create_file_writer` returns; creates the file with the first event."""
+class EventFile:
+    """An event file, created with its first event; `tf.summary.create_file_writer` is one."""
 
     def __init__(self, logdir: str):
         self._logdir = Path(logdir)
@@ -99,11 +87,13 @@ class _FileWriter:
 
     @contextlib.contextmanager
     def as_default(self) -> Iterator[None]:
-        _active_writers.append(self)
+        """Makes the functions of `tf.summary` write here."""
+        _active_files.append(self)
         yield
-        _active_writers.pop()
+        _active_files.pop()
 
     def write(self, **event: Any) -> None:
+        """Writes an event with some fields, such as `step` and `summary`."""
         from tensorboard.compat.proto.event_pb2 import Event
         from tensorboard.summary.writer.record_writer import RecordWriter
 
@@ -116,13 +106,33 @@ class _FileWriter:
         event_bytes = Event(wall_time=time.time(), **event).SerializeToString()
         RecordWriter(self._file).write(event_bytes)
 
+    def write_images(self, step: int, images: Mapping[str, bytes]) -> None:
+        """Writes PNGs by their tags; `SummaryWriter.write_images` would encode pixels anew."""
+        from tensorboard.plugins.image import metadata
+
+        kind = metadata.create_summary_metadata(display_name=None, description=None)
+        for tag, png in images.items():
+            width, height = struct.unpack(">II", png[16:24])  # In PNG's first chunk.
+            values = [str(width).encode(), str(height).encode(), png]
+            self.write(step=step, summary=_summarize_tensor(tag, values, kind))
+
     def flush(self) -> None:
+        """Passes all events to the operating system."""
         if self._file:
             self._file.flush()
 
     def close(self) -> None:
+        """Closes the file."""
         if self._file:
             self._file.close()
+
+
+def _summarize_tensor(tag: str, tensor: Any, metadata: Any) -> Any:
+    from tensorboard.compat.proto.summary_pb2 import Summary
+    from tensorboard.util.tensor_util import make_tensor_proto
+
+    value = Summary.Value(tag=tag, tensor=make_tensor_proto(tensor), metadata=metadata)
+    return Summary(value=[value])
 
 
 def _create_stand_in() -> types.ModuleType:
@@ -136,24 +146,20 @@ def _create_stand_in() -> types.ModuleType:
 
     def writes(create: Callable[..., Any]) -> Callable[..., None]:
         def write(*arguments: Any, step: int, **named: Any) -> None:
-            _active_writers[-1].write(summary=create(*arguments, **named), step=step)
+            _active_files[-1].write(summary=create(*arguments, **named), step=step)
 
         return write
-
-    def summary_of_tensor(tag: str, tensor: Any, metadata: Any) -> Summary:
-        value = Summary.Value(tag=tag, tensor=make_tensor_proto(tensor), metadata=metadata)
-        return Summary(value=[value])
 
     tensorflow: Any = types.ModuleType("tensorflow")
     # TensorBoard's own stub, with which it reads files where TensorFlow is not installed.
     public = {k: v for k, v in vars(tensorflow_stub).items() if not k.startswith("__")}
     vars(tensorflow).update(public, __version__=tensorflow_stub.__version__)
     tensorflow.summary = types.SimpleNamespace(
-        create_file_writer=_FileWriter,
+        create_file_writer=EventFile,
         scalar=writes(scalar_pb),
         text=writes(text_pb),
         histogram=writes(histogram_pb),
-        write=writes(summary_of_tensor),
+        write=writes(_summarize_tensor),
         experimental=types.SimpleNamespace(
             write_raw_pb=writes(Summary.FromString), summary_scope=contextlib.nullcontext
         ),
