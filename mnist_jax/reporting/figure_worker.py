@@ -38,6 +38,7 @@ class FigureWorker:
         pipe.close()
         atexit.register(self._process.kill)  # multiprocessing would wait for its end.
         self._thread = ThreadPoolExecutor(1)
+        self._thread.submit(self._pipe.recv)  # No request begins before the imports are done.
         self._newest: Future[None] = Future()
         self._error: str | None = None
 
@@ -82,8 +83,9 @@ def _serve(pipe: Any, workdir: Path) -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), stream)
     from mnist_jax.reporting import figures, tensorboard
 
-    writer = None
+    writer = error = None
     while True:
+        pipe.send(error)
         arguments, error = pipe.recv(), None
         try:
             images = figures.save(workdir / "figures", figures.draw(**arguments))
@@ -93,7 +95,6 @@ def _serve(pipe: Any, workdir: Path) -> None:
             writer.flush()
         except Exception as exception:
             error = first_line(exception)
-        pipe.send(error)
 
 
 def _exit_with_parent() -> None:
