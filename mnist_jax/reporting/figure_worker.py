@@ -1,5 +1,6 @@
 """Draws the figures of a run in a process of its own, so that training does not wait."""
 
+import atexit
 import multiprocessing
 import os
 import signal
@@ -18,7 +19,7 @@ class FigureWorker:
     """Draws `<workdir>/figures/<name>.png`, and the same into an event file of its own."""
 
     def __init__(self, workdir: Path):
-        """Starts the process, which begins to import matplotlib; `close` must follow."""
+        """Starts the process, which begins to import matplotlib."""
         context = multiprocessing.get_context("spawn")
         self._pipe, pipe = context.Pipe()
         self._process = context.Process(target=_serve, args=(pipe, workdir))
@@ -28,11 +29,15 @@ class FigureWorker:
         mask = signal.pthread_sigmask(signal.SIG_BLOCK, blocked)
         # The process would import the main module: a script without a guard would train again.
         main, sys.modules["__main__"] = sys.modules["__main__"], types.ModuleType("__main__")
-        self._process.start()
-        sys.modules["__main__"] = main
-        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+        try:
+            self._process.start()
+        finally:
+            sys.modules["__main__"] = main
+            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
         pipe.close()
+        atexit.register(self._process.kill)  # multiprocessing would wait for its end.
         self._thread = ThreadPoolExecutor(1)
+        self._thread.submit(self._pipe.recv)  # No request begins before the imports are done.
         self._newest: Future[None] = Future()
         self._error: str | None = None
 
@@ -67,8 +72,10 @@ def _serve(pipe: Any, workdir: Path) -> None:
     from mnist_jax.reporting import figures
     from mnist_jax.reporting.tensorboard import EventFile
 
-    event_file = EventFile(str(workdir))
+    # TensorBoard leaves a file for the next one by name: this one before the live scalars.
+    event_file, error = EventFile(str(workdir), "0."), None
     while True:
+        pipe.send(error)
         arguments, error = pipe.recv(), None
         try:
             images = figures.save(workdir / "figures", figures.draw(**arguments))
@@ -77,7 +84,6 @@ def _serve(pipe: Any, workdir: Path) -> None:
             event_file.flush()
         except Exception as exception:
             error = first_line(exception)
-        pipe.send(error)
 
 
 def _exit_with_parent() -> None:

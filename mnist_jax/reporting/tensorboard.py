@@ -81,8 +81,9 @@ _active_files: list["EventFile"] = []
 class EventFile:
     """An event file, created with its first event; `tf.summary.create_file_writer` is one."""
 
-    def __init__(self, logdir: str):
-        self._logdir = Path(logdir)
+    def __init__(self, logdir: str, prefix: str = ""):
+        """Creates no file yet; the file's name is the prefix, the time and a unique end."""
+        self._logdir, self._prefix = Path(logdir), prefix
         self._file: Any = None
 
     @contextlib.contextmanager
@@ -99,8 +100,8 @@ class EventFile:
 
         if self._file is None:
             self._logdir.mkdir(parents=True, exist_ok=True)
-            place = f"{socket.gethostname()}.{os.getpid()}.{next(_file_numbers)}"
-            name = f"events.out.tfevents.{int(time.time())}.{place}.v2"
+            unique = f"{socket.gethostname()}.{os.getpid()}.{next(_file_numbers)}"
+            name = f"events.out.tfevents.{self._prefix}{int(time.time())}.{unique}.v2"
             self._file = (self._logdir / name).open("xb")
             self.write(file_version="brain.Event:2")
         event_bytes = Event(wall_time=time.time(), **event).SerializeToString()
