@@ -19,8 +19,7 @@ from mnist_jax.runtime.errors import UserError
 
 config_flags.DEFINE_config_file(
     "config",
-    None,
-    "A config file, like those in configs/.",
+    help_string="A config file, like those in configs/.",
     lock_config=False,
     accept_new_attributes=True,  # `read_config` reports those that are no fields.
 )

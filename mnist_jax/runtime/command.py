@@ -92,7 +92,7 @@ def read_config() -> tuple[ConfigDict, str]:
     if not file.is_file():
         raise UserError(f"config: {file}: no such file")
     if not isinstance(flag.value, ConfigDict):
-        raise UserError(f"config: {file}: its get_config() does not return a ConfigDict")
+        raise UserError(f"config: {file}: its get_config() fails or returns no ConfigDict")
     config.validate(flag.value)
     return flag.value.lock(), file.stem
 

@@ -110,20 +110,16 @@ def validate(config: ConfigDict) -> None:
         if not (is_type and field.is_valid(value)):
             raise _error(config, name, f"is not {field.expected}")
     if config.steps_per_call * config.batch_size > _MAX_EXAMPLES_PER_CALL:
-        problem = (
-            f"steps of {config.batch_size} examples, {_MAX_EXAMPLES_PER_CALL} are possible"
-        )
+        problem = f"steps of {config.batch_size} examples exceed {_MAX_EXAMPLES_PER_CALL}"
         raise _error(config, "steps_per_call", f"{problem}; lower it")
     if config.schedule == "cosine" and config.warmup_steps >= config.num_train_steps:
-        problem = (
-            f"leaves nothing of the {config.num_train_steps} num_train_steps to the cosine"
-        )
+        problem = f"leaves nothing of {config.num_train_steps} steps to the cosine"
         raise _error(config, "warmup_steps", f"{problem}; lower it")
     if config.profile_steps and config.profile_steps[1] > config.num_train_steps:
-        problem = f"ends after the {config.num_train_steps} num_train_steps"
+        problem = f"ends after the {config.num_train_steps} steps of the run"
         raise _error(config, "profile_steps", f"{problem}; lower it")
     if config.momentum and config.optimizer != "sgd":
-        problem = f"is SGD's, the optimizer is {config.optimizer}"
+        problem = f"is SGD's, but the optimizer is {config.optimizer}"
         raise _error(config, "momentum", f"{problem}; set it to 0")
     if config.weight_decay and config.optimizer == "adam":
         problem = "has no effect on adam"
@@ -176,6 +172,6 @@ def from_json(fields: Mapping[str, Any]) -> ConfigDict:
       UserError: It is not a valid config.
     """
     values = {k: tuple(v) if isinstance(v, list) else v for k, v in fields.items()}
-    config = ConfigDict(values)
+    config = ConfigDict(values).lock()
     validate(config)
-    return config.lock()
+    return config

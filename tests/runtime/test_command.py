@@ -76,7 +76,7 @@ def test_the_config_is_locked_and_has_the_overrides(parse):
         ([], "config: missing; give --config configs/default.py\n"),
         (
             ["--config=bad.py"],
-            "config: bad.py: its get_config() does not return a ConfigDict\n",
+            "config: bad.py: its get_config() fails or returns no ConfigDict\n",
         ),
         (["--config=raising.py"], "config: ValueError: first second\n"),
         ([f"--config={DEFAULT}", "--config.seed=x"], "flag --config.seed=x: invalid literal"),

@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import sys
 from pathlib import Path
 
 import pytest
@@ -138,6 +139,26 @@ def test_jaxs_own_variable_wins(cache_home: Path, monkeypatch):
     assert list(cache_home.iterdir()) == []
 
 
+def test_jax_reads_and_writes_the_entries_and_gives_no_warning(cache_home: Path):
+    program = (
+        "from mnist_jax.runtime import compile_cache\n"
+        "with compile_cache.enabled():\n"
+        "    import jax\n"
+        "    jax.jit(lambda x: 2 * x)(1.0)\n"
+    )
+    folder = cache_home / "mnist_jax" / "jit" / "0"
+    times = []
+    for _ in range(3):
+        ended = processes.run([sys.executable, "-c", program])
+        assert ended == (0, "", "")
+        (entry,) = folder.iterdir()
+        times.append(entry.stat().st_mtime_ns)
+        if len(times) == 2:
+            entry.write_bytes(entry.read_bytes()[:-1])
+    assert times[0] == times[1] < times[2]
+
+
+@pytest.mark.long
 def test_a_second_run_compiles_nothing_and_ends_with_the_same_bits(
     cache_home: Path, tmp_path: Path
 ):
