@@ -85,7 +85,7 @@ def test_json_is_one_object_and_show_draws_a_figure(trained_workdir, images):
     ("args", "message"),
     [
         (["--workdir", "nowhere", "seven.png"], "nowhere contains no checkpoints"),
-        (["--workdir", "nowhere"], "image: which?"),
+        (["--workdir", "nowhere"], "image: missing"),
         (["seven.png"], "workdir"),
     ],
 )
