@@ -1,0 +1,35 @@
+"""The documents: what they link to and name exists."""
+
+import importlib.util
+import re
+from pathlib import Path
+
+import pytest
+
+from configs import default
+from tests.conftest import ROOT
+
+PAGES = [*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md"), ROOT / "benchmarks" / "README.md"]
+
+
+@pytest.fixture(params=PAGES, ids=lambda path: str(path.relative_to(ROOT)))
+def page(request) -> Path:
+    return request.param
+
+
+def test_links_lead_to_files(page: Path):
+    for target in re.findall(r"(?:\]\(|(?:href|src)=\")([^)\"#:]+)[)\"]", page.read_text()):
+        assert (page.parent / target).exists(), target
+
+
+def test_tests_that_are_named_exist(page: Path):
+    pattern = r"`(?:tests/)?((?:\w+/)*test_\w+\.py)(?:::(test_\w+))?`"
+    for file, name in re.findall(pattern, page.read_text()):
+        assert f"def {name}" in (ROOT / "tests" / file).read_text(), f"{file}::{name}"
+
+
+def test_fields_and_modules_in_commands_exist(page: Path):
+    text = page.read_text()
+    assert set(re.findall(r"--config\.(\w+)", text)) <= set(default.get_config())
+    for module in re.findall(r"python -m ((?:mnist_jax|benchmarks|tests)\.[\w.]+)", text):
+        assert importlib.util.find_spec(module), module
