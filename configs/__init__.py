@@ -1,1 +1,1 @@
-"""The configs: `default`, and others that derive from it by override."""
+"""The configs: `default`, and others that change some of its fields."""

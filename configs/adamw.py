@@ -1,8 +1,8 @@
-"""The most that a plain MLP gives on MNIST in half a minute: two wide layers, AdamW, cosine.
+"""A high accuracy within half a minute: two wide layers, AdamW, cosine schedule.
 
     python train.py --config configs/adamw.py
 
-17 seconds on 2 CPU cores; 0.9854 of the test images right.
+17 seconds on 2 CPU cores; test accuracy 0.9854.
 """
 
 import ml_collections
@@ -11,7 +11,7 @@ from configs import default
 
 
 def get_config() -> ml_collections.ConfigDict:
-    """Returns the default config but for the network, the optimizer and the length."""
+    """Returns the default config with another network, optimizer and length."""
     config = default.get_config()
     config.hidden_sizes = (512, 256)
     config.optimizer = "adamw"

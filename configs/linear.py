@@ -2,7 +2,7 @@
 
     python train.py --config configs/linear.py
 
-3 seconds on 2 CPU cores; 0.9171 of the test images right.
+3 seconds on 2 CPU cores; test accuracy 0.9171.
 """
 
 import ml_collections
@@ -11,7 +11,7 @@ from configs import default
 
 
 def get_config() -> ml_collections.ConfigDict:
-    """Returns the default config but for the network and the learning rate."""
+    """Returns the default config with another network and learning rate."""
     config = default.get_config()
     config.hidden_sizes = ()
     config.learning_rate = 0.1

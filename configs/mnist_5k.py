@@ -2,7 +2,7 @@
 
     python train.py --config configs/mnist_5k.py
 
-4 seconds on 2 CPU cores; 0.8940 of the 500 test images right.
+4 seconds on 2 CPU cores; test accuracy 0.8940, on 500 images.
 """
 
 import ml_collections
@@ -11,7 +11,7 @@ from configs import default
 
 
 def get_config() -> ml_collections.ConfigDict:
-    """Returns the default config but for the dataset."""
+    """Returns the default config with another dataset."""
     config = default.get_config()
     config.dataset = "mnist_5k"
     return config

@@ -1,8 +1,8 @@
-"""The tutorial's network, trained on until it has learned what it can: SGD with momentum.
+"""The tutorial's network, trained longer: SGD with momentum, cosine schedule.
 
     python train.py --config configs/momentum.py
 
-9 seconds on 2 CPU cores; 0.9819 of the test images right.
+9 seconds on 2 CPU cores; test accuracy 0.9819.
 """
 
 import ml_collections
@@ -11,7 +11,7 @@ from configs import default
 
 
 def get_config() -> ml_collections.ConfigDict:
-    """Returns the default config but for the optimizer and the length."""
+    """Returns the default config with another optimizer and length."""
     config = default.get_config()
     config.learning_rate = 0.05
     config.momentum = 0.9

@@ -1,11 +1,11 @@
 #!/bin/bash
-# Eight processes by Open MPI, here or on the hosts of a file:
+# Starts eight processes by Open MPI, on this machine or on the hosts of a file:
 #
 #   launch/mpirun.sh 8 --workdir=runs/mine
 #   launch/mpirun.sh 8 --hostfile hosts -- --workdir=/shared/runs/mine
 #
-# What stands before `--` is mpirun's, the rest train.py's. JAX reads coordinator, process count
-# and id from what mpirun sets, and gives each process the GPU of its local rank.
+# Options before `--` are mpirun's, the rest are train.py's. JAX reads the coordinator, the number
+# of processes and the process id from mpirun's environment, and assigns GPUs by the local rank.
 set -euo pipefail
 
 processes=${1:?usage: launch/mpirun.sh PROCESSES [MPIRUN OPTIONS --] [TRAIN.PY FLAGS]}
@@ -20,6 +20,6 @@ if [[ " $* " == *" -- "* ]]; then
 fi
 
 cd "$(dirname "$0")/.."
-# Unbound: by default each process would get one core, where XLA wants many.
+# By default mpirun binds each process to one core, but XLA uses many.
 exec mpirun -n "$processes" --bind-to none ${options[@]+"${options[@]}"} \
   python train.py --config configs/default.py --distributed "$@"
