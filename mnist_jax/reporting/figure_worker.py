@@ -38,17 +38,18 @@ class FigureWorker:
         atexit.register(self._process.kill)  # multiprocessing would wait for its end.
         self._thread = ThreadPoolExecutor(1)
         self._thread.submit(self._pipe.recv)  # No request begins before the imports are done.
-        self._newest: Future[None] = Future()
+        self._newest: Future[None] | None = None
         self._error: str | None = None
 
     def draw(self, **arguments: Any) -> None:
         """Requests `figures.draw`; replaces a request that has not begun; returns at once."""
-        self._newest.cancel()
+        if self._newest:
+            self._newest.cancel()
         self._newest = self._thread.submit(self._request, arguments)
 
     def close(self, *, wait: bool) -> str | None:
         """Ends the process, after the newest request or at once; returns the first error."""
-        if not wait:
+        if not (wait and self._newest):
             self._process.kill()
         self._thread.shutdown(cancel_futures=not wait)
         self._process.kill()
