@@ -33,7 +33,7 @@ _SHOW = flags.DEFINE_bool(
 _FIGURE = Path("predictions.png")
 
 
-def main(files: Sequence[str]) -> None:
+def main(*files: str) -> None:
     """Prints the prediction for each image; for unreadable ones an error on stderr."""
     from mnist_jax import restoring
     from mnist_jax.digits.normalize import UnreadableImageError, normalize, read_image
@@ -108,4 +108,4 @@ def _show(
 
 
 if __name__ == "__main__":
-    commands.run_with_arguments(main, takes="image")
+    commands.run(main, positional="image")

@@ -13,7 +13,6 @@ from mnist_jax.checkpointing import Checkpoints, best_step
 from mnist_jax.data.datasets import Dataset
 from mnist_jax.data.load import load_dataset
 from mnist_jax.models import create_model
-from mnist_jax.parallel.sharding import replicate, shard_batch
 from mnist_jax.runtime import run_folder
 from mnist_jax.runtime.errors import DamagedCheckpointError, UserError
 from mnist_jax.train_step import ApplyFn, Params
@@ -45,7 +44,12 @@ class TrainedModel(NamedTuple):
         Returns:
           `float32[n, num_classes]`; its rows sum to 1.
         """
-        return np.exp(np.asarray(_predict(self.params, images, apply_fn=self.apply_fn)))
+        return np.asarray(_predict(self.params, images, apply_fn=self.apply_fn))
+
+
+@functools.partial(jax.jit, static_argnames="apply_fn")
+def _predict(params: Params, images: jax.Array, *, apply_fn: ApplyFn) -> jax.Array:
+    return jax.nn.softmax(apply_fn({"params": params}, images))
 
 
 def restore(workdir: str | Path, step: str = "latest") -> TrainedModel:
@@ -105,19 +109,3 @@ def load_run_dataset(config: ConfigDict) -> Dataset:
         if not Path(config[field]).is_dir():
             config[field] = ""  # The run was made on another machine: use this one's default.
     return load_dataset(config.lock(), may_fall_back=False)
-
-
-@functools.partial(jax.jit, static_argnames="apply_fn")
-def _predict(params: Params, images: jax.Array, *, apply_fn: ApplyFn) -> jax.Array:
-    """Predicts each image's class.
-
-    Args:
-      params: The model's parameters.
-      images: `uint8[batch, 28, 28]`.
-      apply_fn: The model's `apply`.
-
-    Returns:
-      Log-probabilities, `float32[batch, num_classes]`.
-    """
-    logits = apply_fn({"params": params}, shard_batch(images))
-    return replicate(jax.nn.log_softmax(logits))

@@ -66,7 +66,9 @@ def open_run(config: ConfigDict, workdir: str | Path | None, name: str) -> Itera
     config_lib.check_batch_size(config, dataset.sizes["train"])
     _assert_same(config, workdir, saved, dataset)
     if workdir is None:
-        workdir = Path(job.broadcast_from_first(lambda: str(run_folder.create_new(name))))
+        workdir = Path(
+            job.broadcast_from_first(lambda: str(run_folder.create_new(Path("runs") / name)))
+        )
     with (
         sharding.use_all_devices(),
         _claim(workdir),
@@ -125,7 +127,7 @@ def _assert_same(
     config: ConfigDict, workdir: Path | None, saved: Manifest | None, dataset: Dataset
 ) -> None:
     own_places = {"data_dir": None, "manual_dir": None}  # Each machine may have its own.
-    job.assert_same_on_all_processes("config", config_lib.to_json(config) | own_places)
+    job.assert_same_on_all_processes("config", config.to_dict() | own_places)
     job.assert_same_on_all_processes("workdir", workdir, saved and saved.step)
     job.assert_same_on_all_processes(
         f"dataset {config.dataset}", *dataset.examples, dict(dataset.sizes)

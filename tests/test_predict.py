@@ -84,8 +84,8 @@ def test_json_is_one_object_and_show_draws_a_figure(trained_workdir, images):
 @pytest.mark.parametrize(
     ("args", "message"),
     [
-        (["--workdir", "nowhere", "seven.png"], "nowhere holds no checkpoints"),
-        (["--workdir", "nowhere"], "image: which?"),
+        (["--workdir", "nowhere", "seven.png"], "nowhere contains no checkpoints"),
+        (["--workdir", "nowhere"], "image: missing"),
         (["seven.png"], "workdir"),
     ],
 )

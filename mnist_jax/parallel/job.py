@@ -10,12 +10,13 @@ import os
 import sys
 import zlib
 from collections.abc import Callable, Iterator
-from typing import Any, NoReturn, TypeVar
+from typing import Any, TypeVar
 
 import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
+from mnist_jax.runtime import terminal
 from mnist_jax.runtime.errors import (
     CommandError,
     TrainingDivergedError,
@@ -153,16 +154,10 @@ def exit_if_process_lost() -> Iterator[None]:
     try:
         yield
     except jax.errors.JaxRuntimeError as error:
-        if jax.process_count() > 1:
-            _exit_now(error)
-        raise
-
-
-def _exit_now(error: Exception) -> NoReturn:
-    print(
-        f"A process of this job is gone or failed ({first_line(error)}); start the whole job "
-        "again with the same command: it resumes from the newest checkpoint",
-        file=sys.stderr,
-        flush=True,
-    )
-    os._exit(CommandError.exit_code)
+        if jax.process_count() == 1:
+            raise
+        terminal.print_error(
+            f"A process of this job is gone or failed ({first_line(error)}); start the whole "
+            "job again with the same command: it resumes from the newest checkpoint"
+        )
+        os._exit(CommandError.exit_code)

@@ -23,11 +23,10 @@ class FigureWorker:
         context = multiprocessing.get_context("spawn")
         self._pipe, pipe = context.Pipe()
         self._process = context.Process(target=_serve, args=(pipe, workdir))
-        # A blocked signal stays blocked in the process, from its first instruction on: what is
-        # sent to all processes of a run does not end it. The tracker's start would unblock it.
-        resource_tracker.ensure_running()
-        signals = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-        mask = signal.pthread_sigmask(signal.SIG_BLOCK, signals)
+        resource_tracker.ensure_running()  # Its start unblocks signals.
+        # The process inherits the blocked signals: those sent to a whole run don't end it.
+        blocked = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+        mask = signal.pthread_sigmask(signal.SIG_BLOCK, blocked)
         # The process would import the main module: a script without a guard would train again.
         main, sys.modules["__main__"] = sys.modules["__main__"], types.ModuleType("__main__")
         try:
@@ -38,66 +37,55 @@ class FigureWorker:
         pipe.close()
         atexit.register(self._process.kill)  # multiprocessing would wait for its end.
         self._thread = ThreadPoolExecutor(1)
+        self._thread.submit(self._pipe.recv)  # No request begins before the imports are done.
         self._newest: Future[None] = Future()
         self._error: str | None = None
 
     def draw(self, **arguments: Any) -> None:
-        """Requests `figures.draw`, replaces a request that has not begun; returns at once.
-
-        A thread pickles the arguments later: they must not change.
-        """
+        """Requests `figures.draw`; replaces a request that has not begun; returns at once."""
         self._newest.cancel()
         self._newest = self._thread.submit(self._request, arguments)
 
     def close(self, *, wait: bool) -> str | None:
-        """Ends the process: after the newest request, or at once.
-
-        Returns:
-          One line about the first drawing that failed, or None.
-        """
-        error = self._error
+        """Ends the process, after the newest request or at once; returns the first error."""
         if not wait:
             self._process.kill()
         self._thread.shutdown(cancel_futures=not wait)
         self._process.kill()
         self._process.join()
-        atexit.unregister(self._process.kill)
-        return self._error if wait else error
+        return self._error
 
     def _request(self, arguments: dict[str, Any]) -> None:
         try:
             self._pipe.send(arguments)
             error = self._pipe.recv()
         except (EOFError, OSError):
-            self._process.join()
-            error = f"the process that draws figures ended with code {self._process.exitcode}"
+            error = "the process that draws them ended"
         self._error = self._error or error
 
 
 def _serve(pipe: Any, workdir: Path) -> None:
-    """Draws what is requested, until the parent ends or kills it."""
     os.nice(10)  # Training goes first.
     threading.Thread(target=_exit_with_parent, daemon=True).start()
     for stream in (1, 2):  # What libraries print is not for the user.
         os.dup2(os.open(os.devnull, os.O_WRONLY), stream)
-    from mnist_jax.reporting import figures, tensorboard
+    from mnist_jax.reporting import figures
+    from mnist_jax.reporting.tensorboard import EventFile
 
-    writer = None
+    # TensorBoard leaves a file for the next one by name: this one before the live scalars.
+    event_file, error = EventFile(str(workdir), "0."), None
     while True:
+        pipe.send(error)
         arguments, error = pipe.recv(), None
         try:
             images = figures.save(workdir / "figures", figures.draw(**arguments))
-            writer = writer or tensorboard.create_summary_writer(str(workdir))
             tags = {f"figures/{name}": png for name, png in images.items()}
-            tensorboard.write_images(writer, arguments["step"], tags)
-            writer.flush()
+            event_file.write_images(arguments["step"], tags)
+            event_file.flush()
         except Exception as exception:
             error = first_line(exception)
-        pipe.send(error)
 
 
 def _exit_with_parent() -> None:
-    parent = multiprocessing.parent_process()
-    assert parent is not None
-    parent.join()
+    multiprocessing.parent_process().join()  # type: ignore[union-attr]
     os._exit(0)

@@ -5,8 +5,7 @@ import shutil
 import sys
 import time
 from collections.abc import Mapping
-from types import TracebackType
-from typing import Any, NoReturn, Self
+from typing import Any, Self
 
 import jax
 import numpy as np
@@ -71,81 +70,84 @@ class Reporter:
           UserError: The journal is damaged.
           WriteError: A file can't be written; also from every other method.
         """
-        self._run = run
         first_step, last_step = int(state.step), run.config.num_train_steps
-        is_first = job.is_first_process()
-        self._journal = Journal(run.workdir, first_step) if is_first else None
-        self._events = self._open_events(state) if is_first else None
-        self._figures = None
-        if is_first and run.config.figures and first_step < last_step:
-            self._figures = FigureWorker(run.workdir)
-        self.profiler = Profiler(
-            run.workdir, run.config.profile_steps if is_first else (), self.print
-        )
-        size = shutil.get_terminal_size()
-        self._bar = tqdm.tqdm(
-            total=last_step,
-            initial=first_step,
-            unit=" steps",
-            file=sys.stderr,
-            disable=None if is_first else True,  # None: only on a terminal.
-            # By default tqdm prints an empty bar where the terminal has no known size.
-            ncols=size.columns,
-            nrows=size.lines,
-            leave=False,
-        )
+        self._run = run
+        self._is_first = job.is_first_process()
+        self._bar = self._create_bar(first_step)
+        self._journal: Journal | None = None
+        self._events: EventWriter | None = None
+        self._figures: FigureWorker | None = None
+        if self._is_first:
+            self._journal = Journal(run.workdir, first_step)
+            with writing_to(run.workdir):
+                event_files.truncate(run.workdir, first_step)
+            self._events = EventWriter(run.workdir)
+            if first_step == 0:
+                self._describe(state, self._events)
+        profile_steps = run.config.profile_steps if self._is_first else ()
+        self.profiler = Profiler(run.workdir, profile_steps, self.print)
         self._unread: tuple[range, Metrics] | None = None
-        self._last_step, self._last_time = first_step, time.perf_counter()
-        sizes = run.dataset.sizes
+        self.restart_clock(first_step)
         if first_step < last_step:
+            sizes = run.dataset.sizes
             self.print(
                 f"Training on {run.dataset.name} ({sizes['train']:,} examples; "
                 f"{sizes['validation']:,} to validate, {sizes['test']:,} to test), "
                 f"steps {first_step + 1} to {last_step}, in {run.workdir}"
             )
+            if self._is_first and run.config.figures:
+                self._figures = FigureWorker(run.workdir)
         else:
             self.print(f"{run.workdir}: complete at step {first_step}; nothing to train")
 
-    def _open_events(self, state: TrainState) -> EventWriter:
-        run, first_step = self._run, int(state.step)
-        with writing_to(run.workdir):
-            event_files.truncate(run.workdir, first_step)
-        events = EventWriter(run.workdir)
-        if first_step == 0:
-            table = parameter_overview.get_parameter_overview(state.params, include_stats=False)
-            rows = "\n".join(f"| {name} | `{value!r}` |" for name, value in run.config.items())
-            texts = {
-                "parameters": f"```\n{table}\n```",
-                "config": f"| field | value |\n|---|---|\n{rows}",
-            }
-            events.call("write_hparams", config_lib.hyperparameters(run.config))
-            events.call("write_texts", 0, texts)
-            shapes = jax.eval_shape(lambda: state)  # The state itself will be donated.
-            events.submit(lambda: self._write_graphs(shapes))
-        return events
+    def _create_bar(self, first_step: int) -> Any:
+        size = shutil.get_terminal_size()
+        return tqdm.tqdm(
+            total=self._run.config.num_train_steps,
+            initial=first_step,
+            unit=" steps",
+            file=sys.stderr,
+            disable=None if self._is_first else True,  # None: only on a terminal.
+            # Without these tqdm prints an empty bar where the terminal has no known size.
+            ncols=size.columns,
+            nrows=size.lines,
+            leave=False,
+        )
 
-    def _write_graphs(self, state: TrainState) -> None:
-        from mnist_jax.reporting import graph
+    def _describe(self, state: TrainState, events: EventWriter) -> None:
+        """Writes what the HParams, Text and Graphs tabs show of the run."""
+        config, workdir = self._run.config, self._run.workdir
+        parameters = parameter_overview.get_parameter_overview(
+            state.params, include_stats=False
+        )
+        rows = "\n".join(f"| {name} | `{value!r}` |" for name, value in config.items())
+        texts = {
+            "parameters": f"```\n{parameters}\n```",
+            "config": f"| field | value |\n|---|---|\n{rows}",
+        }
+        functions = graphs(state, config.batch_size)
 
-        try:
-            for tag, (function, *arguments) in graphs(
-                state, self._run.config.batch_size
-            ).items():
-                graph.write_graph(self._run.workdir, function, *arguments, tag=tag)
-        except OSError:
-            raise
-        except Exception as error:  # A graph that can't be drawn must not end the training.
-            terminal.print_warning(f"WARNING: no graph in TensorBoard: {first_line(error)}")
+        def write_graphs() -> None:
+            from mnist_jax.reporting import graph
+
+            try:
+                for tag, (function, *arguments) in functions.items():
+                    graph.write_graph(workdir, function, *arguments, tag=tag)
+            except OSError:
+                raise
+            except Exception as error:  # Of any type: it must not end the training.
+                terminal.print_warning(
+                    f"WARNING: no graph for TensorBoard: {first_line(error)}"
+                )
+
+        events.call("write_hparams", config_lib.hyperparameters(config))
+        events.call("write_texts", 0, texts)
+        events.submit(write_graphs)
 
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
         self._bar.close()
         self.profiler.close()
         # After a signal or on a full disk there is no time or room for figures.
@@ -161,9 +163,10 @@ class Reporter:
                 writer.close()
 
     def train(self, steps: range, metrics: Metrics) -> None:
-        """Reports a device call: at once the one before it, this one at the next report.
+        """Reports the device call before this one; this one is reported by the next report.
 
-        Reading metrics waits for the device. This way it already has the next call to do.
+        Reading metrics waits for the device. This way the device is already busy with the
+        next call.
 
         Args:
           steps: The steps of the call.
@@ -180,16 +183,14 @@ class Reporter:
         if self._unread is None:
             return
         (steps, metrics), self._unread = self._unread, None
-        losses = np.asarray(metrics["loss"])
-        for index in np.flatnonzero(~np.isfinite(losses))[:1]:
-            self._raise_diverged("the loss", losses[index], steps[index])
-        step = steps[-1]
+        step, losses = steps[-1], np.asarray(metrics["loss"])
+        for index in np.flatnonzero(~np.isfinite(losses)):
+            self._check_finite("the loss", losses[index], steps[index])
         self._bar.update(step - self._bar.n)
         if step % self._run.config.log_every_steps:
             return
-        now = time.perf_counter()
-        steps_per_second = (step - self._last_step) / (now - self._last_time)
-        self._last_step, self._last_time = step, now
+        steps_per_second = (step - self._clock_step) / (time.perf_counter() - self._clock)
+        self.restart_clock(step)
         self.print(f"Step {step}: loss = {losses[-1]:.2f} ({steps_per_second:,.0f} steps/s)")
         scalars = {
             "train/loss": float(losses[-1]),
@@ -198,7 +199,7 @@ class Reporter:
         }
         if "grads" in metrics:
             scalars["train/grad_norm"] = float(metrics["grad_norm"][-1])
-            self._write_histograms(step, {k: metrics[k] for k in ("params", "grads")})
+            self._write_histograms(step, {name: metrics[name] for name in ("params", "grads")})
         self._write_scalars(step, scalars)
 
     def evaluation(
@@ -211,7 +212,7 @@ class Reporter:
           results: By split; see `eval_step.evaluate`.
           logits: By split; likewise.
         """
-        step = int(state.step)
+        step, dataset = int(state.step), self._run.dataset
         scalars: dict[str, float] = {}
         for split, result in results.items():
             # `train/loss` is that of a batch; the whole split's loss is another curve.
@@ -220,15 +221,14 @@ class Reporter:
         self._write_scalars(step, scalars)
         self.print_results(results)
         if self._figures and self._journal:
-            images, labels = self._run.dataset.test
             self._figures.draw(
-                dataset=self._run.dataset.name,
+                dataset=dataset.name,
                 split="test",
                 step=step,
                 journal=list(self._journal.lines),
                 params=jax.device_get(state.params),
-                labels=labels,
-                images=images,
+                labels=dataset.test.label,
+                images=dataset.test.image,
                 logits=logits["test"],
             )
 
@@ -239,12 +239,12 @@ class Reporter:
 
     def restart_clock(self, step: int) -> None:
         """Excludes the time since the last report from the next report's speed."""
-        self._last_step, self._last_time = step, time.perf_counter()
+        self._clock_step, self._clock = step, time.perf_counter()
 
     def flush(self) -> None:
-        """Passes all reports to the operating system.
+        """Passes all reports to the operating system; to be called before a save.
 
-        To be called before a checkpoint is saved, so that the files contain all it does.
+        So the files contain the reports of every checkpoint that a run resumes from.
         """
         for writer in (self._journal, self._events):
             if writer:
@@ -252,26 +252,25 @@ class Reporter:
 
     def print(self, text: str) -> None:
         """Prints on stdout without breaking the progress bar."""
-        if job.is_first_process():
+        if self._is_first:
             with writing_to("stdout"):
                 self._bar.write(text, file=sys.stdout)
                 sys.stdout.flush()
 
     def _write_histograms(self, step: int, trees: Any) -> None:
-        arrays = {
-            jax.tree_util.keystr(path, simple=True, separator="/"): np.asarray(leaf)
-            for path, leaf in jax.tree_util.tree_leaves_with_path(trees)
-        }
+        leaves = jax.tree_util.tree_leaves_with_path(jax.device_get(trees))
+        names = (jax.tree_util.keystr(path, simple=True, separator="/") for path, _ in leaves)
         if self._events:
+            arrays = dict(zip(names, (leaf for _, leaf in leaves), strict=True))
             self._events.call("write_histograms", step, arrays)
 
     def _write_scalars(self, step: int, scalars: Mapping[str, float]) -> None:
         for tag, value in scalars.items():
-            if not math.isfinite(value):
-                self._raise_diverged(tag, value, step)
+            self._check_finite(tag, value, step)
         if self._journal and self._events:
             self._journal.write(step, self._run.dataset.name, scalars)
             self._events.call("write_scalars", step, scalars)
 
-    def _raise_diverged(self, name: str, value: float, step: int) -> NoReturn:
-        raise TrainingDivergedError(name, value, step, self._run.checkpoints.steps())
+    def _check_finite(self, name: str, value: float, step: int) -> None:
+        if not math.isfinite(value):
+            raise TrainingDivergedError(name, value, step, self._run.checkpoints.steps())

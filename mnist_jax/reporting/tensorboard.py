@@ -25,7 +25,7 @@ from mnist_jax.runtime.errors import writing_to
 class EventWriter:
     """Calls a `clu.metric_writers.SummaryWriter` in a thread, in order.
 
-    Every method raises a WriteError where an earlier call failed.
+    Every method raises a WriteError if an earlier call failed.
     """
 
     def __init__(self, logdir: Path):
@@ -40,7 +40,7 @@ class EventWriter:
 
     def submit(self, function: Callable[[], None]) -> None:
         """Calls a function in the thread; returns at once."""
-        with self._raises_write_error():
+        with writing_to(self._logdir, Exception):
             self._pool(function)()
 
     def call(self, method: str, *arguments: Any) -> None:
@@ -50,22 +50,14 @@ class EventWriter:
     def flush(self) -> None:
         """Waits until the operating system has all events."""
         self.call("flush")
-        with self._raises_write_error():
+        with writing_to(self._logdir, Exception):
             self._pool.join()
 
     def close(self) -> None:
         """Flushes and closes the event file."""
         self.call("close")
-        with self._raises_write_error():
-            self._pool.close()
-
-    @contextlib.contextmanager
-    def _raises_write_error(self) -> Iterator[None]:
         with writing_to(self._logdir, Exception):
-            try:
-                yield
-            except asynclib.AsyncError as error:
-                raise error.__cause__ or error from None
+            self._pool.close()
 
 
 def create_summary_writer(logdir: str) -> Any:
@@ -82,55 +74,66 @@ def create_summary_writer(logdir: str) -> Any:
     return SummaryWriter(logdir)
 
 
-def write_images(writer: Any, step: int, images: Mapping[str, bytes]) -> None:
-    """Writes PNGs by their tags; `SummaryWriter.write_images` would encode pixels anew."""
-    from tensorboard.plugins.image import metadata
-
-    values = {}
-    for tag, png in images.items():
-        width, height = struct.unpack(">II", png[16:24])  # In PNG's first chunk, the header.
-        values[tag] = [str(width).encode(), str(height).encode(), png]
-    kind = metadata.create_summary_metadata(display_name=None, description=None)
-    writer.write_summaries(step, values, dict.fromkeys(images, kind))
-
-
 _file_numbers = itertools.count()
-_active_writers: list["_FileWriter"] = []
+_active_files: list["EventFile"] = []
 
 
-class _FileWriter:
-    """What `tf.summary.create_file_writer` returns; creates the file with the first event."""
+class EventFile:
+    """An event file, created with its first event; `tf.summary.create_file_writer` is one."""
 
-    def __init__(self, logdir: str):
-        self._logdir = Path(logdir)
+    def __init__(self, logdir: str, prefix: str = ""):
+        """Creates no file yet; the file's name is the prefix, the time and a unique end."""
+        self._logdir, self._prefix = Path(logdir), prefix
         self._file: Any = None
 
     @contextlib.contextmanager
     def as_default(self) -> Iterator[None]:
-        _active_writers.append(self)
+        """Makes the functions of `tf.summary` write here."""
+        _active_files.append(self)
         yield
-        _active_writers.pop()
+        _active_files.pop()
 
     def write(self, **event: Any) -> None:
+        """Writes an event with some fields, such as `step` and `summary`."""
         from tensorboard.compat.proto.event_pb2 import Event
         from tensorboard.summary.writer.record_writer import RecordWriter
 
         if self._file is None:
             self._logdir.mkdir(parents=True, exist_ok=True)
-            place = f"{socket.gethostname()}.{os.getpid()}.{next(_file_numbers)}"
-            name = f"events.out.tfevents.{int(time.time())}.{place}.v2"
+            unique = f"{socket.gethostname()}.{os.getpid()}.{next(_file_numbers)}"
+            name = f"events.out.tfevents.{self._prefix}{int(time.time())}.{unique}.v2"
             self._file = (self._logdir / name).open("xb")
             self.write(file_version="brain.Event:2")
         event_bytes = Event(wall_time=time.time(), **event).SerializeToString()
         RecordWriter(self._file).write(event_bytes)
 
+    def write_images(self, step: int, images: Mapping[str, bytes]) -> None:
+        """Writes PNGs by their tags; `SummaryWriter.write_images` would encode pixels anew."""
+        from tensorboard.plugins.image import metadata
+
+        kind = metadata.create_summary_metadata(display_name=None, description=None)
+        for tag, png in images.items():
+            width, height = struct.unpack(">II", png[16:24])  # In PNG's first chunk.
+            values = [str(width).encode(), str(height).encode(), png]
+            self.write(step=step, summary=_summarize_tensor(tag, values, kind))
+
     def flush(self) -> None:
+        """Passes all events to the operating system."""
         if self._file:
             self._file.flush()
 
     def close(self) -> None:
+        """Closes the file."""
         if self._file:
             self._file.close()
+
+
+def _summarize_tensor(tag: str, tensor: Any, metadata: Any) -> Any:
+    from tensorboard.compat.proto.summary_pb2 import Summary
+    from tensorboard.util.tensor_util import make_tensor_proto
+
+    value = Summary.Value(tag=tag, tensor=make_tensor_proto(tensor), metadata=metadata)
+    return Summary(value=[value])
 
 
 def _create_stand_in() -> types.ModuleType:
@@ -144,24 +147,20 @@ def _create_stand_in() -> types.ModuleType:
 
     def writes(create: Callable[..., Any]) -> Callable[..., None]:
         def write(*arguments: Any, step: int, **named: Any) -> None:
-            _active_writers[-1].write(summary=create(*arguments, **named), step=step)
+            _active_files[-1].write(summary=create(*arguments, **named), step=step)
 
         return write
-
-    def summary_of_tensor(tag: str, tensor: Any, metadata: Any) -> Summary:
-        value = Summary.Value(tag=tag, tensor=make_tensor_proto(tensor), metadata=metadata)
-        return Summary(value=[value])
 
     tensorflow: Any = types.ModuleType("tensorflow")
     # TensorBoard's own stub, with which it reads files where TensorFlow is not installed.
     public = {k: v for k, v in vars(tensorflow_stub).items() if not k.startswith("__")}
     vars(tensorflow).update(public, __version__=tensorflow_stub.__version__)
     tensorflow.summary = types.SimpleNamespace(
-        create_file_writer=_FileWriter,
+        create_file_writer=EventFile,
         scalar=writes(scalar_pb),
         text=writes(text_pb),
         histogram=writes(histogram_pb),
-        write=writes(summary_of_tensor),
+        write=writes(_summarize_tensor),
         experimental=types.SimpleNamespace(
             write_raw_pb=writes(Summary.FromString), summary_scope=contextlib.nullcontext
         ),

@@ -1,1 +1,1 @@
-"""What every command stands on: errors, configs, folders, signals, the command line."""
+"""What every command needs: flags, configs, run folders, signals, errors, the compile cache."""

@@ -1,4 +1,4 @@
-"""How a command ends when the reason is not a bug: one line on stderr, no traceback."""
+"""Errors that are not bugs: each ends the command with one line on stderr, no traceback."""
 
 import contextlib
 import re
@@ -7,13 +7,13 @@ from pathlib import Path
 
 
 class CommandError(Exception):
-    """Ends the command with `exit_code` and the message as its only line on stderr."""
+    """Ends the command; the message is its only line on stderr."""
 
     exit_code = 1
 
 
 class UserError(CommandError):
-    """A mistake in what the user gave; raised before anything on disk has changed.
+    """A mistake in the user's input; raised before anything on disk has changed.
 
     The message names the field or file, what is wrong with it, and what to do.
     """
@@ -22,7 +22,7 @@ class UserError(CommandError):
 
 
 class DatasetUnavailableError(UserError):
-    """The dataset is neither prepared, nor among local files, nor to be downloaded."""
+    """The dataset is not prepared, has no local archives, and can't be downloaded."""
 
 
 class TrainingDivergedError(CommandError):
@@ -45,29 +45,29 @@ class TrainingDivergedError(CommandError):
 
 
 class DamagedCheckpointError(CommandError):
-    """A checkpoint cannot be read back, or not as what was saved."""
+    """A checkpoint can't be read, or differs from what was saved."""
 
 
 class WriteError(CommandError):
-    """Something could not be written: the disk is full, read-only or failing."""
+    """A write failed: the disk is full, read-only or broken."""
 
 
 @contextlib.contextmanager
 def writing_to(place: Path | str, expected: type[Exception] = OSError) -> Iterator[None]:
-    """Turns the expected kind of error into a WriteError that names the place."""
+    """Converts errors of the expected type into a WriteError that names the place."""
     try:
         yield
     except expected as error:
         raise WriteError(
-            f"{place}: can't be written to ({first_line(error)}); what is already there is "
-            "intact: make it writable, then go on with the same command"
+            f"{place}: can't be written to ({first_line(error.__cause__ or error)}); what is "
+            "already there is intact: make it writable, then run the same command again"
         ) from error
 
 
 def first_line(error: BaseException) -> str:
-    """Returns the first line of what a library says, shortened in its middle."""
-    reason = getattr(error, "strerror", None)  # An OSError's, without its path.
+    """Returns the first line of an error's message, shortened in the middle."""
+    reason = getattr(error, "strerror", None)  # An OSError's message without its path.
     lines = str(reason or error).strip().splitlines()
     line = lines[0] if lines else type(error).__name__
-    line = re.split(r" \[\w+='", line, maxsplit=1)[0]  # TensorStore adds all its settings.
+    line = re.split(r" \[\w+='", line, maxsplit=1)[0]  # TensorStore appends its settings.
     return line if len(line) <= 300 else f"{line[:120]} ... {line[-160:]}"

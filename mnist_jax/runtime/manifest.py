@@ -39,7 +39,7 @@ class Manifest(NamedTuple):
 def write(folder: Path, manifest: Manifest) -> None:
     """Writes the manifest of a folder's files; computes their digests."""
     content = manifest._asdict() | {
-        "config": config_lib.to_json(manifest.config),
+        "config": manifest.config.to_dict(),
         "digests": _digest_files(folder),
     }
     sealed = {"content": content, "sha256": _digest_json(content)}

@@ -1,4 +1,4 @@
-"""A run's folder: its name, its creation, and that one process at a time writes to it."""
+"""A run's folder: its path, its creation, and its lock."""
 
 import contextlib
 import fcntl
@@ -11,76 +11,81 @@ from pathlib import Path
 
 from mnist_jax.runtime.errors import UserError, writing_to
 
+# Orbax and TensorStore expand these in the paths of a checkpoint, and can't restore it.
+_UNSAFE_CHARACTERS = frozenset("*?[\\\0")
+
 
 def locate(workdir: str | Path) -> Path:
-    """Returns the folder's absolute path; it need not exist yet.
+    """Returns the folder's absolute path; the folder need not exist.
 
     Raises:
-      UserError: It can't be a run's folder, or holds a link, which could lead out of it.
+      UserError: The path can't be a run's folder, or the folder contains a symbolic link,
+        which could lead out of it.
     """
     if not str(workdir):
         raise UserError("workdir: empty; name a folder")
-    try:
+    with _refusing(workdir):
         path = Path(workdir).expanduser().absolute()
-        entries = [*path.iterdir()] if path.exists() else []
-    except (OSError, RuntimeError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise UserError(f"workdir: {workdir}: {reason}; choose another") from error
-    for entry in entries:
-        if entry.is_symlink():
-            raise UserError(
-                f"workdir: {entry} is a symbolic link; put what it points to in its place, "
-                "or choose another"
-            )
+        str(path).encode()  # Raises ValueError if the path is not UTF-8.
+        for character in _UNSAFE_CHARACTERS.intersection(str(path)):
+            raise ValueError(f"a checkpoint's path can't contain {character!r}")
+        for entry in path.iterdir() if path.exists() else ():
+            if entry.is_symlink():
+                raise ValueError(f"{entry} is a symbolic link; replace it by its target")
     return path
 
 
 @contextlib.contextmanager
 def claim(workdir: Path) -> Iterator[None]:
-    """Creates the folder where it is missing, and holds its lock meanwhile.
+    """Creates the folder if it is missing, and holds its lock inside the context.
 
-    The lock is the kernel's (`flock`): it ends with the process, however that ends, so
-    there are no stale ones. The file says who holds it.
+    The lock is the kernel's (`flock`), which releases it when the process ends. The file
+    names the process that holds it.
 
     Raises:
-      UserError: Another process holds it, or the folder can't be written.
+      UserError: Another process holds the lock, or the folder can't be written.
     """
     with contextlib.ExitStack() as stack:
-        try:
+        with _refusing(workdir):
             workdir.mkdir(parents=True, exist_ok=True)
             lock = stack.enter_context((workdir / ".lock").open("a+"))
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            lock.seek(0)
-            raise UserError(
-                f"workdir: {workdir} is in use by {lock.read().strip() or 'another process'}; "
-                "wait for its end, or choose another"
-            ) from error
-        except OSError as error:
-            raise UserError(f"workdir: {workdir}: {error.strerror}; choose another") from error
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                lock.seek(0)
+                owner = lock.read().strip() or "another process"
+                raise ValueError(f"is in use by {owner}") from error
         with writing_to(lock.name):
             lock.truncate(0)
-            holder = f"process {os.getpid()} on {socket.gethostname()}\n"
-            os.write(lock.fileno(), holder.encode())
+            owner = f"process {os.getpid()} on {socket.gethostname()}\n"
+            os.write(lock.fileno(), owner.encode())
         yield
 
 
-def create_new(name: str) -> Path:
-    """Creates and returns `runs/<name>/<YYYYMMDD-HHMMSS>`, a folder that no other run has.
+def create_new(parent: Path) -> Path:
+    """Creates `<parent>/<YYYYMMDD-HHMMSS>` and returns its absolute path.
 
     Raises:
-      UserError: It can't be created.
+      UserError: The folder can't be created.
     """
     while True:
-        workdir = Path("runs") / name / time.strftime("%Y%m%d-%H%M%S")
-        try:
-            workdir.mkdir(parents=True)
-        except FileExistsError:
-            time.sleep(0.1)  # Another run began within this second: take the next one.
-        except OSError as error:
-            raise UserError(f"workdir: {workdir}: {error.strerror}; choose another") from error
-        else:
-            return workdir.absolute()
+        workdir = locate(parent / time.strftime("%Y%m%d-%H%M%S"))
+        with _refusing(workdir):
+            try:
+                workdir.mkdir(parents=True)
+                return workdir
+            except FileExistsError:
+                time.sleep(0.1)  # Another run started within this second.
+
+
+@contextlib.contextmanager
+def _refusing(workdir: str | Path) -> Iterator[None]:
+    """Converts errors into a UserError."""
+    try:
+        yield
+    except (OSError, RuntimeError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error  # An OSError's, without its path.
+        raise UserError(f"workdir: {workdir}: {reason}; choose another") from error
 
 
 def move_into(folder: Path, parent: Path) -> Path:

@@ -1,4 +1,4 @@
-"""SIGTERM and SIGINT as requests that the loop asks for between device calls."""
+"""SIGTERM, SIGINT and SIGHUP: requests that the training loop polls between device calls."""
 
 import os
 import signal
@@ -8,55 +8,61 @@ from typing import Self
 
 from mnist_jax.runtime.errors import CommandError
 
-_SIGNALS = (signal.SIGTERM, signal.SIGINT)
-
 
 class PreemptedError(CommandError):
-    """The run was asked to stop, saved, and stopped."""
+    """A signal stopped the run, after its state was saved."""
 
     def __init__(self, signum: int, message: str):
         super().__init__(message)
-        self.exit_code = 128 + signum  # The shell's convention: 143, 130.
+        self.exit_code = 128 + signum  # The shell's convention: 143, 130, 129.
 
 
 def exit_at_signals() -> None:
-    """Makes SIGTERM and SIGINT end the process at once, with one line and no traceback.
+    """Makes the signals end the process at once, with one line on stderr and no traceback.
 
-    For as long as there is nothing to save. Python's own KeyboardInterrupt may come up
-    anywhere in an import, where somebody may swallow it.
+    For the time before there is anything to save. Python's own handler of SIGINT raises
+    KeyboardInterrupt, which the code that is being imported may catch.
     """
-    for signum in _SIGNALS:
+    for signum in _handled_signals():
         signal.signal(signum, _exit)
 
 
-def _exit(signum: int, frame: types.FrameType | None) -> None:
-    # Not print: the signal may have come in the middle of one.
-    os.write(2, f"Stopped at once by {signal.Signals(signum).name}\n".encode())
-    os._exit(128 + signum)
-
-
 class SignalWatch:
-    """Notes the first SIGTERM or SIGINT while it is entered; a second SIGINT stops at once.
+    """Context manager that records the first signal; a second SIGINT ends the process at once.
 
     Attributes:
-      signum: Of the first signal that came; None before.
+      signum: Number of the first signal; None before it.
     """
 
     def __init__(self) -> None:
         self.signum: int | None = None
-        self._former: dict[int, object] = {}
+        self._previous: dict[int, object] = {}
 
     def __enter__(self) -> Self:
-        if threading.current_thread() is threading.main_thread():  # Else Python forbids it.
-            for signum in _SIGNALS:
-                self._former[signum] = signal.signal(signum, self._note)
+        if threading.current_thread() is threading.main_thread():  # Python allows no other.
+            for signum in _handled_signals():
+                self._previous[signum] = signal.signal(signum, self._record)
         return self
 
     def __exit__(self, *error: object) -> None:
-        for signum, handler in self._former.items():
+        for signum, handler in self._previous.items():
             signal.signal(signum, handler)  # type: ignore[arg-type]
 
-    def _note(self, signum: int, frame: types.FrameType | None) -> None:
+    def _record(self, signum: int, frame: types.FrameType | None) -> None:
         if self.signum is not None and signum == signal.SIGINT:
             _exit(signum, frame)
         self.signum = self.signum or signum
+
+
+def _handled_signals() -> list[signal.Signals]:
+    signals = [signal.SIGTERM, signal.SIGINT]
+    if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:  # nohup sets it to be ignored.
+        signals.append(signal.SIGHUP)
+    return signals
+
+
+def _exit(signum: int, frame: types.FrameType | None) -> None:
+    # os.write: the signal may have interrupted a print. os._exit: SystemExit, raised inside
+    # an import or a library's callback, may be caught there.
+    os.write(2, f"Stopped at once by {signal.Signals(signum).name}\n".encode())
+    os._exit(128 + signum)

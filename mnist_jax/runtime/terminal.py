@@ -1,6 +1,6 @@
-"""Lines on stderr: errors red and warnings yellow, but on a terminal only.
+"""Lines on stderr: on a terminal errors are red and warnings yellow.
 
-`NO_COLOR` in the environment (https://no-color.org) leaves out the colours there too.
+`NO_COLOR` in the environment (https://no-color.org) switches the colours off.
 """
 
 import os
@@ -8,12 +8,12 @@ import sys
 
 
 def print_error(text: object) -> None:
-    """Prints what went wrong."""
+    """Prints the text in red."""
     _print(text, "\33[31m")
 
 
 def print_warning(text: object) -> None:
-    """Prints what one should know of, though it is no error."""
+    """Prints the text in yellow."""
     _print(text, "\33[33m")
 
 

@@ -14,7 +14,7 @@ from PIL import Image, ImageDraw, ImageFilter, ImageFont
 from mnist_jax.data.load import load_dataset
 from mnist_jax.digits.normalize import UnreadableImageError, normalize, read_image
 from mnist_jax.input_pipeline import batch_indices
-from mnist_jax.train_step import create_train_state, predict_step, train_steps
+from mnist_jax.train_step import create_train_state, train_steps
 from tests.images import draw_seven
 
 NUM_IMAGES = 1000
@@ -226,8 +226,10 @@ def trained(mnist_data_dir: str):
     indices = batch_indices(0, range(1, 2001), 100, len(labels))
     state, _ = train_steps(state, images, labels, indices)
 
+    apply = jax.jit(state.apply_fn)
+
     def predict(images: np.ndarray) -> np.ndarray:
-        return np.asarray(predict_step(state.params, images, apply_fn=state.apply_fn)).argmax(1)
+        return np.asarray(apply({"params": state.params}, images)).argmax(1)
 
     return dataset.test, predict
 

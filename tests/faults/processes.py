@@ -15,6 +15,7 @@ from tensorboard.backend.event_processing.event_file_loader import EventFileLoad
 from configs import default
 from mnist_jax.checkpointing import Checkpoints
 from mnist_jax.train_step import create_train_state
+from tests.workdirs import contents
 
 ROOT = Path(__file__).parent.parent.parent
 NOT_REPRODUCIBLE = "train/steps_per_second"
@@ -67,6 +68,16 @@ def run(command: list[str], **options: Any) -> Ended:
     process = start(command, **options)
     stdout, stderr = process.communicate(timeout=300)
     return Ended(process.returncode, stdout, stderr)
+
+
+def check_refused(folder: Path, command: list[str], message: str) -> None:
+    """Runs the command in the folder: exit code 2, one line, and nothing has changed."""
+    before = contents(folder)
+    ended = run(command, cwd=folder)
+    assert (ended.returncode, ended.stdout) == (2, ""), ended
+    assert message in ended.stderr
+    assert ended.stderr.count("\n") == 1, ended.stderr
+    assert contents(folder) == before
 
 
 class Remains(NamedTuple):

@@ -12,7 +12,6 @@ from mnist_jax import restoring
 from mnist_jax.runtime.errors import UserError
 from mnist_jax.train_loop import train_and_evaluate
 from tests.faults import processes
-from tests.faults.test_bad_input import check_refused
 from tests.workdirs import contents
 
 MNIST = (
@@ -155,15 +154,21 @@ def test_an_archive_that_is_not_the_datasets_own(harm, archives: Path, tmp_path:
 def test_real_mistakes_of_all_kinds_by_command(run: Path, tmp_path: Path, archives: Path):
     """The ways out of the loop, the data and the evaluation, through the command itself."""
     short = processes.SHORT_RUN | {"num_train_steps": 20}
-    check_refused(tmp_path, processes.train_command(run, short | {"seed": 1}), "config.seed: 1")
-    check_refused(tmp_path, processes.evaluate_command(run, "--step=21"), "there are: 20")
-    check_refused(tmp_path, processes.evaluate_command(run, "--split=dev"), "split")
-    check_refused(tmp_path, processes.evaluate_command(tmp_path), "holds no checkpoints")
+    processes.check_refused(
+        tmp_path, processes.train_command(run, short | {"seed": 1}), "config.seed: 1"
+    )
+    processes.check_refused(
+        tmp_path, processes.evaluate_command(run, "--step=21"), "there are: 20"
+    )
+    processes.check_refused(tmp_path, processes.evaluate_command(run, "--split=dev"), "split")
+    processes.check_refused(
+        tmp_path, processes.evaluate_command(tmp_path), "holds no checkpoints"
+    )
     command = processes.train_command(tmp_path / "run", short | {"batch_size": 2001})
-    check_refused(tmp_path, command, "config.batch_size: 2001 is more")
+    processes.check_refused(tmp_path, command, "config.batch_size: 2001 is more")
     data = {"data_dir": tmp_path / "data", "manual_dir": archives}
     command = processes.train_command(tmp_path / "run", short | data | {"dataset": "mnist"})
-    check_refused(tmp_path, command, "its SHA-256 is")
+    processes.check_refused(tmp_path, command, "its SHA-256 is")
     command = processes.train_command(tmp_path / "run", short | data | {"dataset": "mnits"})
-    check_refused(tmp_path, command, "did you mean mnist?")
+    processes.check_refused(tmp_path, command, "did you mean mnist?")
     assert not os.path.lexists(tmp_path / "run")

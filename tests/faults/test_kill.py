@@ -5,6 +5,7 @@ import select
 from pathlib import Path
 
 from tests.faults import kill, processes
+from tests.faults.test_preemption import read_until
 
 
 def test_killed_runs_end_with_the_same_bits(tmp_path):
@@ -16,7 +17,7 @@ def test_killed_runs_end_with_the_same_bits(tmp_path):
 def test_the_processes_of_a_killed_run_end_with_it(tmp_path):
     fields = processes.SHORT_RUN | {"figures": True}
     process = processes.start(processes.train_command(tmp_path / "run", fields))
-    process.stdout.readline()  # It is about to train.
+    read_until(process, "Step 10:")
     tasks = Path(f"/proc/{process.pid}/task").glob("*/children")
     children = [int(pid) for path in tasks for pid in path.read_text().split()]
     watched = [os.pidfd_open(pid) for pid in children]

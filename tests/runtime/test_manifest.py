@@ -1,0 +1,70 @@
+import json
+import os
+
+import pytest
+
+from configs import default
+from mnist_jax.runtime import manifest as manifest_lib
+from mnist_jax.runtime.errors import UserError
+from mnist_jax.runtime.manifest import Manifest
+
+
+@pytest.fixture
+def folder(tmp_path):
+    folder = tmp_path / "20" / "default"
+    (folder / "d").mkdir(parents=True)
+    (folder / "d" / "array").write_bytes(b"numbers")
+    manifest_lib.write(folder, Manifest(20, default.get_config(), 10, 0.5))
+    (folder / "commit_success.txt").write_text("written by orbax afterwards")
+    return folder
+
+
+def test_a_manifest_is_read_as_it_was_written(folder):
+    manifest = manifest_lib.read(folder)
+    assert manifest[0] == 20
+    assert manifest.config.to_dict() == default.get_config().to_dict()
+    assert manifest[2:4] == (10, 0.5)
+    assert list(manifest.digests) == ["d/array"]
+    manifest_lib.verify_files(folder, manifest)
+
+
+@pytest.mark.parametrize("name", ["d/array", "d/more"])
+def test_a_changed_or_added_file_is_named(folder, name):
+    (folder / name).write_bytes(b"number5")
+    with pytest.raises(ValueError, match=f"{name} is not what was written"):
+        manifest_lib.verify_files(folder, manifest_lib.read(folder))
+
+
+def test_a_missing_file_is_named(folder):
+    (folder / "d" / "array").unlink()
+    with pytest.raises(ValueError, match="d/array is not what was written"):
+        manifest_lib.verify_files(folder, manifest_lib.read(folder))
+
+
+def test_a_changed_manifest_is_damaged(folder):
+    path = folder / "manifest.json"
+    path.write_text(path.read_text().replace('"step": 20', '"step": 21'))
+    with pytest.raises(ValueError, match=r"manifest\.json is not what was written"):
+        manifest_lib.read(folder)
+
+
+def test_a_config_that_this_code_does_not_know_is_refused(folder):
+    manifest = manifest_lib.read(folder)
+    with manifest.config.unlocked():
+        manifest.config.new_field = 1
+    manifest_lib.write(folder, manifest)
+    with pytest.raises(UserError, match="new_field"):
+        manifest_lib.read(folder)
+
+
+def test_links_and_pipes_are_refused(folder, tmp_path):
+    for create in (
+        lambda path: path.symlink_to(tmp_path),
+        lambda path: path.symlink_to(folder / "d" / "array"),
+        os.mkfifo,
+    ):
+        create(folder / "more")
+        with pytest.raises(ValueError, match="more is neither a file nor a folder"):
+            manifest_lib.read(folder)
+        (folder / "more").unlink()
+    assert json.loads((folder / "manifest.json").read_text())["content"]["step"] == 20
