@@ -2,9 +2,9 @@
 
 The method is that of MNIST's authors (LeCun, Cortes, Burges,
 http://yann.lecun.com/exdb/mnist/): crop the digit, scale it to 20x20 with its proportions and
-with antialiasing, and place it in 28x28 so that its centre of mass is at the centre. An image
-of MNIST itself is returned unchanged. Before that, what a photo or a scan adds is removed: the
-background, its shading and dust.
+with antialiasing, and place it in 28x28 with its centre of mass at the centre. Images of MNIST
+do not change. First the traces of a photo or a scan are removed: the background, its shading
+and dust.
 """
 
 import math
@@ -17,7 +17,7 @@ from scipy import ndimage
 
 from mnist_jax.runtime.errors import UserError, first_line
 
-SIZE = 28
+_SIZE = 28
 _BOX = 20
 _EDGE = 2  # Pixels around the box that are drawn too: the soft edges of the strokes.
 
@@ -26,12 +26,12 @@ _WORKING_SIZE = 256
 _MAX_PIXELS = 100_000_000  # A larger file is more likely an attack on memory than a photo.
 _FORMATS = ("AVIF", "BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP")
 
-# A pixel with this fraction of the strongest ink belongs to the digit. MNIST's own images have
-# a box of 20 pixels with any value up to 0.3; higher values cut off thin strokes, lower ones
-# mistake the grain of paper for ink.
+# A pixel with this fraction of the strongest ink belongs to the digit. With any value up to
+# 0.3, the digits of MNIST's images are 20 pixels large. Higher values cut off thin strokes,
+# lower values mistake the grain of paper for ink.
 _INK = 0.3
 _MIN_CONTRAST = 0.08  # Fraction of the range from black to white; a pencil has about 0.2.
-_MIN_PART = 0.05  # A separate stroke has more than this fraction of the ink, dust has less.
+_MIN_PART = 0.05  # Dust has less ink than this fraction of the largest stroke's.
 
 
 class UnreadableImageError(UserError):
@@ -56,9 +56,7 @@ def read_image(path: str | Path) -> np.ndarray:
             warnings.simplefilter("ignore")  # Damaged metadata, and sizes, which are checked.
             with Image.open(path, formats=_FORMATS) as image:
                 if image.width * image.height > _MAX_PIXELS:
-                    raise UnreadableImageError(
-                        f"{image.width}x{image.height} pixels are too many; reduce it"
-                    )
+                    raise Image.DecompressionBombError
                 # A phone's JPEG may be an MPO, which also contains a preview.
                 if getattr(image, "n_frames", 1) > 1 and image.format != "MPO":
                     raise UnreadableImageError("contains several images; save the one to read")
@@ -69,7 +67,8 @@ def read_image(path: str | Path) -> np.ndarray:
         formats = ", ".join(_FORMATS)
         raise UnreadableImageError(f"not an image of a known format ({formats})") from error
     except Image.DecompressionBombError as error:
-        raise UnreadableImageError("too many pixels; reduce it") from error
+        message = f"too many pixels, more than {_MAX_PIXELS:,}; reduce it"
+        raise UnreadableImageError(message) from error
     except OSError as error:
         raise UnreadableImageError(first_line(error)) from error
     except Exception as error:  # For damaged files, Pillow's decoders raise errors of any type.
@@ -82,17 +81,12 @@ def _to_array(image: Image.Image) -> np.ndarray:
         top = float(pixels.max())  # The value of white is unknown: a scanner's may be 4095.
         pixels = np.clip(np.nan_to_num(pixels / (top or 1)), 0, 1)
         return _reduce(pixels[:, :, np.newaxis])
-    factor = max(image.size) // _WORKING_SIZE
-    if image.has_transparency_data:
-        image = image.convert("RGBA")
-    elif image.mode in ("1", "L"):
-        image = image.convert("L")
-    else:
-        image = image.convert("RGB")
-    if factor > 1:
-        image = image.reduce(factor)  # Cheap, and before the conversion to floats.
+    has_alpha = image.has_transparency_data
+    image = image.convert("RGBA" if has_alpha else "L" if image.mode in ("1", "L") else "RGB")
+    # An integer factor first: it is cheap, and needs no floats.
+    image = image.reduce(max(1, max(image.size) // _WORKING_SIZE))
     pixels = _reduce(np.atleast_3d(np.asarray(image, np.float32) / 255))
-    if image.mode != "RGBA":
+    if not has_alpha:
         return pixels
     colour, alpha = pixels[:, :, :3], pixels[:, :, 3:]
     mean_colour = (colour * alpha).sum() / max(3 * float(alpha.sum()), 1e-6)
@@ -102,12 +96,9 @@ def _to_array(image: Image.Image) -> np.ndarray:
 
 def _reduce(pixels: np.ndarray) -> np.ndarray:
     height, width, _ = pixels.shape
-    scale = _WORKING_SIZE / max(height, width)
-    if scale >= 1:
-        return pixels
+    scale = min(1, _WORKING_SIZE / max(height, width))
     size = max(1, round(width * scale)), max(1, round(height * scale))
-    box = (0.0, 0.0, float(width), float(height))
-    reduced = np.stack([_resize(c, size, box) for c in np.moveaxis(pixels, 2, 0)], axis=2)
+    reduced = np.stack([_resize(c, size) for c in np.moveaxis(pixels, 2, 0)], axis=2)
     return np.clip(reduced, 0, 1)  # Bicubic interpolation overshoots at edges.
 
 
@@ -126,12 +117,12 @@ def normalize(pixels: np.ndarray) -> np.ndarray:
       UnreadableImageError: Nothing is drawn on the image.
     """
     ink = _extract_ink(_undo_enlargement(np.asarray(pixels, np.float64)))
-    ink, is_digit = _remove_dust(ink)
-    top, bottom = _find_edges(ink.max(axis=1), np.any(is_digit, axis=1))
-    left, right = _find_edges(ink.max(axis=0), np.any(is_digit, axis=0))
+    ink = _remove_dust(ink)
+    top, bottom = _find_edges(ink.max(axis=1))
+    left, right = _find_edges(ink.max(axis=0))
     scale = max(bottom - top, right - left) / _BOX
-    # Faint ink farther away than the soft edges of the strokes is that of a shadow.
-    ink = np.where(ndimage.distance_transform_edt(~is_digit) <= _EDGE * scale, ink, 0)
+    # Faint ink farther away than the soft edges of the strokes is a shadow.
+    ink = np.where(ndimage.distance_transform_edt(ink < _INK) <= _EDGE * scale, ink, 0)
     # The corner of the box is placed on a corner of the new pixels. So nothing is interpolated
     # where `scale` is 1, and MNIST's own images do not change.
     size = _BOX + 2 * _EDGE
@@ -146,51 +137,40 @@ def normalize(pixels: np.ndarray) -> np.ndarray:
 def _undo_enlargement(pixels: np.ndarray) -> np.ndarray:
     """Reverts an enlargement by nearest neighbour.
 
-    Such an enlargement repeats some rows and columns once more often than others, which bends
-    the strokes by up to half a pixel: in small images, up to 2 % of MNIST's test images are
-    misclassified because of it. It is reverted only where no information is lost (one row of
-    each run of equal rows remains) and where this removes more than half of the repeated rows:
-    an upright stroke has equal rows, too.
-
-    Args:
-      pixels: `[height, width, channels]`.
+    Such an enlargement repeats some rows and columns once more often than others. This bends
+    the strokes by up to half a pixel, and up to 2 % of MNIST's test images would be
+    misclassified because of it. It is reverted only where this is lossless (one row of each
+    run of equal rows remains), and where more than half of the repeated rows disappear: an
+    upright stroke has equal rows, too.
 
     Returns:
-      The smallest such image whose digit still has 20 pixels, or `pixels`.
+      The smallest such image whose digit is still 20 pixels large, or `pixels`.
     """
     axes = [_number_runs(np.moveaxis(pixels, axis, 0)) for axis in (0, 1)]
-    repeats = sum(map(_count_repeats, axes))
+    inner_rows = list(map(_count_inner_rows, axes))
+    inner_runs = sum(max(0, runs[-1] - 1) for runs in axes)
+    repeats = sum(inner_rows) - inner_runs
     if not repeats:
         return pixels
     longer = max(map(len, axes))
-    box = max(np.count_nonzero(_mark_inner_runs(runs)) for runs in axes)
-    # A smaller image would have to be enlarged again. The box may be a pixel too small.
-    for size in range(math.ceil(longer * _BOX / (box + 1)), longer):
+    # A smaller image would have to be enlarged again. The digit may be one row larger.
+    for size in range(math.ceil(longer * _BOX / (max(inner_rows) + 1)), longer):
         indices = [_nearest_indices(len(runs), size / longer) for runs in axes]
         reduced = [runs[rows] for runs, rows in zip(axes, indices, strict=True)]
-        is_lossless = all(
-            len(np.unique(fewer)) == runs[-1] + 1
-            for fewer, runs in zip(reduced, axes, strict=True)
-        )
-        if is_lossless and 2 * sum(map(_count_repeats, reduced)) < repeats:
+        is_lossless = [len(np.unique(r)) for r in reduced] == [r[-1] + 1 for r in axes]
+        if is_lossless and 2 * (sum(map(_count_inner_rows, reduced)) - inner_runs) < repeats:
             return pixels[np.ix_(*indices)]
     return pixels
 
 
 def _number_runs(rows: np.ndarray) -> np.ndarray:
-    """Returns for each row the number of its run of equal rows, from 0, `int[rows]`."""
+    """Returns for each row the number of its run of equal rows, from 0."""
     return np.cumsum(np.diff(rows, axis=0, prepend=rows[:1]).any(axis=(1, 2)))
 
 
-def _mark_inner_runs(runs: np.ndarray) -> np.ndarray:
-    """Marks all rows but those of the first and the last run, which are background."""
-    return (runs > 0) & (runs < runs[-1])
-
-
-def _count_repeats(runs: np.ndarray) -> int:
-    """Counts the rows that equal the row before, without the background's."""
-    inner = runs[_mark_inner_runs(runs)]
-    return len(inner) - len(np.unique(inner))
+def _count_inner_rows(runs: np.ndarray) -> int:
+    """Counts the rows except the first and the last run, which are background."""
+    return int(np.count_nonzero((runs > 0) & (runs < runs[-1])))
 
 
 def _nearest_indices(length: int, scale: float) -> np.ndarray:
@@ -200,12 +180,9 @@ def _nearest_indices(length: int, scale: float) -> np.ndarray:
 
 
 def _extract_ink(pixels: np.ndarray) -> np.ndarray:
-    """Returns each pixel's distance from the background towards the colour of the ink.
+    """Returns how far each pixel is from the background towards the ink's colour, from 0 to 1.
 
-    So it does not matter whether the digit is dark on light or light on dark.
-
-    Returns:
-      `float[height, width]`, from 0 to 1.
+    The digit may be dark on light or light on dark.
 
     Raises:
       UnreadableImageError: There is no ink, or it is as weak as the noise of the background.
@@ -215,9 +192,7 @@ def _extract_ink(pixels: np.ndarray) -> np.ndarray:
     # The ink is the rare and strong side of the background. Its direction in the space of
     # colours is that of the third moment. Pixels on the other side, like gloss, are not ink.
     direction = (difference * distance[:, :, np.newaxis] ** 2).sum(axis=(0, 1))
-    length = float(np.linalg.norm(direction))
-    if length == 0:
-        raise UnreadableImageError("nothing is drawn on it")
+    length = float(np.linalg.norm(direction)) or 1.0  # Zero where nothing is drawn.
     ink = np.clip(difference @ (direction / length), 0, None)
     # The standard deviation, from the median, if the noise is Gaussian.
     noise = 1.4826 * float(np.median(distance[_mark_border(distance.shape)]))
@@ -232,14 +207,11 @@ def _fit_background(pixels: np.ndarray) -> np.ndarray:
 
     The fit minimises the absolute deviations (by iteratively reweighted least squares), so
     that strokes which do touch the border have little influence.
-
-    Returns:
-      `[height, width, channels]`.
     """
     height, width, _ = pixels.shape
     y, x = np.meshgrid(np.linspace(-1, 1, height), np.linspace(-1, 1, width), indexing="ij")
     terms = np.stack([np.ones_like(x), x, y, x * y, x * x, y * y], axis=2)
-    border = _mark_border((height, width))
+    border = _mark_border(pixels.shape[:2])
     known, values = terms[border], pixels[border]
     surface = np.zeros((terms.shape[2], values.shape[1]))
     surface[0] = np.median(values, axis=0)
@@ -253,38 +225,25 @@ def _fit_background(pixels: np.ndarray) -> np.ndarray:
 
 def _mark_border(shape: tuple[int, ...]) -> np.ndarray:
     """Marks the outermost fiftieth of the image, `bool[height, width]`."""
-    mask = np.ones(shape[:2], bool)
-    width = 1 + max(shape[:2]) // 50
+    mask = np.ones(shape, bool)
+    width = 1 + max(shape) // 50
     mask[width:-width, width:-width] = False
     return mask
 
 
-def _remove_dust(ink: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Removes specks that are separate from the strokes of the digit.
-
-    Returns:
-      The remaining ink, and a mask of the pixels of the digit, `bool[height, width]`.
-    """
-    is_ink = ink >= _INK
-    parts, number = ndimage.label(is_ink, structure=np.ones((3, 3)))
+def _remove_dust(ink: np.ndarray) -> np.ndarray:
+    """Removes specks that are separate from the strokes of the digit, with their soft edges."""
+    parts, number = ndimage.label(ink >= _INK, structure=np.ones((3, 3)))
     masses = ndimage.sum_labels(ink, parts, np.arange(1, number + 1))
     is_dust = np.concatenate([[False], masses < _MIN_PART * masses.max()])[parts]
-    if not is_dust.any():
-        return ink, is_ink
-    is_digit = is_ink & ~is_dust
-    # The soft edges of the specks are removed too.
     around = ndimage.binary_dilation(is_dust, np.ones((3, 3)), iterations=2)
-    return np.where(around & ~is_digit, 0, ink), is_digit
+    is_digit = (ink >= _INK) & ~is_dust
+    return np.where(around & ~is_digit, 0, ink)
 
 
-def _find_edges(profile: np.ndarray, is_ink: np.ndarray) -> tuple[float, float]:
-    """Returns where the digit begins and ends along one axis, in pixels.
-
-    Args:
-      profile: The strongest ink of each row, or of each column.
-      is_ink: Whether the row or column contains a pixel of the digit.
-    """
-    first, last = np.flatnonzero(is_ink)[[0, -1]]
+def _find_edges(profile: np.ndarray) -> tuple[float, float]:
+    """Returns where the digit begins and ends, from the strongest ink of each row or column."""
+    first, last = np.flatnonzero(profile >= _INK)[[0, -1]]
     if last - first < 1.2 * _BOX:
         # MNIST's own size or less: such pixels are antialiased already, and remain whole.
         return float(first), last + 1.0
@@ -309,15 +268,17 @@ def _crop_centred(canvas: np.ndarray) -> np.ndarray:
     """
     index = np.arange(len(canvas))
     top, left = (
-        math.floor(canvas.sum(axis=1 - axis) @ index / canvas.sum() + 0.5) - SIZE // 2
+        math.floor(canvas.sum(axis=1 - axis) @ index / canvas.sum() + 0.5) - _SIZE // 2
         for axis in (0, 1)
     )
-    return canvas[top : top + SIZE, left : left + SIZE]
+    return canvas[top : top + _SIZE, left : left + _SIZE]
 
 
 def _resize(
-    channel: np.ndarray, size: tuple[int, int], box: tuple[float, float, float, float]
+    channel: np.ndarray,
+    size: tuple[int, int],
+    box: tuple[float, float, float, float] | None = None,
 ) -> np.ndarray:
-    """Scales the box `(left, top, right, bottom)` to `(width, height)`, with antialiasing."""
+    """Scales a box, `(left, top, right, bottom)`, to `(width, height)` with antialiasing."""
     image = Image.fromarray(channel.astype(np.float32))
     return np.asarray(image.resize(size, Image.Resampling.BICUBIC, box), np.float32)

@@ -1,17 +1,18 @@
-"""The jaxpr of any function as TensorBoard's GraphDef: what the Graphs tab shows.
+"""Converts the jaxpr of any function to a GraphDef, for TensorBoard's Graphs tab.
 
     graph.write_graph(logdir, model.apply, variables, images)
 
-A box of the picture is a Flax module or a `jax.named_scope`, an ellipse an equation of the
-jaxpr, an edge a value with its shape. What reverse-mode differentiation adds stands in the
-box `gradients`, under the module it belongs to. TensorFlow is not needed.
+In the tab, a box is a Flax module or a `jax.named_scope`, an ellipse is an equation of the
+jaxpr, and an edge is a value with its shape. The operations of reverse-mode differentiation
+are in the box `gradients`, in an inner box for each module. TensorFlow is not needed.
 """
 
+import dataclasses
 import inspect
 import itertools
 import re
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -25,9 +26,8 @@ from tensorboard.summary.writer.record_writer import RecordWriter
 
 Scope = tuple[str, ...]
 
-# Flax's names for the collections that belong to modules.
-_PARAMETERS = "params"
-_VARIABLES = (_PARAMETERS, "batch_stats")
+# The ops of a model's variables, by Flax's name of their collection.
+_VARIABLE_OPS = {"params": "Parameter", "batch_stats": "Variable"}
 _GRADIENTS = "gradients"
 _MAX_ATTRIBUTE_CHARACTERS = 200
 
@@ -35,421 +35,359 @@ _MAX_ATTRIBUTE_CHARACTERS = 200
 def write_graph(
     logdir: str | Path, function: Callable[..., Any], *example_args: Any, tag: str = "graph"
 ) -> Path:
-    """Writes a function's graph, to be chosen by its tag in TensorBoard's Graphs tab.
+    """Writes a function's graph to an event file of its own.
 
-    The file is written whole or not at all, and replaces that of the same tag.
+    The file is written completely or not at all, and replaces an earlier one of the same tag.
 
     Args:
-      logdir: Created where it is missing.
-      function: See `create_graph_def`.
-      *example_args: Likewise.
-      tag: Letters, digits, `_`, `-` and `.`.
+      logdir: Created if it is missing.
+      function: As for `create_graph_def`.
+      *example_args: As for `create_graph_def`.
+      tag: The graph's name in the tab's list: letters, digits, `_`, `-` and `.`.
 
     Returns:
       The event file.
 
     Raises:
-      ValueError: The tag holds another character.
+      ValueError: The tag contains another character.
     """
     if not re.fullmatch(r"[\w.-]+", tag):
         raise ValueError(f"tag: {tag!r} may hold letters, digits, '_', '-' and '.' only")
-    metadata = RunMetadata()
-    metadata.function_graphs.add().pre_optimization_graph.CopyFrom(
-        create_graph_def(function, *example_args)
-    )
-    now = time.time()
-    event = Event(wall_time=now, step=0)
-    value = event.summary.value.add(tag=tag)
-    value.metadata.plugin_data.plugin_name = PLUGIN_NAME_RUN_METADATA_WITH_GRAPH
-    value.metadata.plugin_data.content = b"1"  # The version of what follows.
-    value.tensor.dtype = 7  # DT_STRING
-    value.tensor.tensor_shape.SetInParent()  # A scalar.
-    value.tensor.string_val.append(metadata.SerializeToString(deterministic=True))
-
+    graph_def = create_graph_def(function, *example_args)
+    metadata = RunMetadata(function_graphs=[{"pre_optimization_graph": graph_def}])
+    content = metadata.SerializeToString(deterministic=True)
+    plugin = {"plugin_name": PLUGIN_NAME_RUN_METADATA_WITH_GRAPH, "content": b"1"}
+    tensor = {"dtype": "DT_STRING", "tensor_shape": {}, "string_val": [content]}
+    value = {"tag": tag, "metadata": {"plugin_data": plugin}, "tensor": tensor}
     logdir = Path(logdir)
     logdir.mkdir(parents=True, exist_ok=True)
-    # TensorBoard reads a folder's files in the order of their names, and does not come
-    # back to one that it has left: this one goes before those that grow, named by the time.
+    # TensorBoard reads the files of a folder in the order of their names, and never returns
+    # to an earlier one. So this name sorts before those of the files that still grow.
     path = logdir / f"events.out.tfevents.0.graph.{tag}"
-    aside = logdir / f".graph.{tag}"
-    with aside.open("wb") as file:
-        for each in (Event(wall_time=now, file_version="brain.Event:2"), event):
-            RecordWriter(file).write(each.SerializeToString(deterministic=True))
-    return aside.replace(path)
+    temporary = logdir / f".graph.{tag}"
+    with temporary.open("wb") as file:
+        for fields in ({"file_version": "brain.Event:2"}, {"summary": {"value": [value]}}):
+            event = Event(wall_time=time.time(), **fields)
+            RecordWriter(file).write(event.SerializeToString(deterministic=True))
+    return temporary.replace(path)
 
 
 def create_graph_def(function: Callable[..., Any], *example_args: Any) -> GraphDef:
     """Traces a function and returns its graph.
 
-    A leaf of the arguments below a key, attribute or argument `params` becomes a
-    `Parameter` node within its module (`batch_stats`: a `Variable`), any other a
-    `Placeholder` named by its path; numbers and captured arrays become `Const` nodes
-    beside their user; every equation becomes a node named and typed by its primitive.
-    Calls (`jit`, `remat`, `custom_jvp`, `custom_vjp`) are seen through; `scan`, `while`
-    and `cond` become boxes that hold their bodies, with `Carry`, `Slice`, `Stack` and
-    `Merge` nodes where values enter and leave. The root module's own box is left out.
+    Inputs: each leaf of the arguments is a node. A leaf below a key, attribute or argument
+    `params` is a `Parameter` in the box of its module (below `batch_stats`: a `Variable`),
+    any other leaf is a `Placeholder` named by its path. Numbers and captured arrays are
+    `Const` nodes next to their first user.
+
+    Operations: each equation is a node, named and typed by its primitive. Calls (`jit`,
+    `remat`, `custom_jvp`, `custom_vjp`) are replaced by their contents. `scan`, `while` and
+    `cond` are boxes that contain their bodies, with nodes `Carry`, `Slice`, `Stack` and
+    `Merge` where values enter and leave. The root module has no box.
 
     Args:
-      function: A pure function, like a Flax model's `apply`, a loss or a training step.
-        Bind what is not an array beforehand (`functools.partial`).
+      function: A pure function, for example a Flax model's `apply`, a loss or a training
+        step. Bind arguments that are not arrays with `functools.partial`.
       *example_args: Pytrees of arrays, or of `jax.ShapeDtypeStruct`.
 
     Returns:
-      Nodes in the order of the computation. Each has the attribute `_output_shapes`, from
-      which TensorBoard labels the edges, and `dtype`.
+      Nodes in the order of the computation, with the attributes `dtype` and
+      `_output_shapes`, which TensorBoard shows on the edges.
     """
     closed = jax.make_jaxpr(function)(*example_args)
     inputs = _name_inputs(function, example_args)
-    modules = {path[:-1] for path, op in inputs if op != "Placeholder" and len(path) > 1}
-    scopes = set(_scopes_of(closed.jaxpr, ()))
-    builder = _Builder(scopes, modules)
-    builder.reserve(scopes | {path[:-1] for path, _ in inputs})
+    builder = _Builder(closed.jaxpr, inputs)
     args: list[_Value] = [
-        builder.add(op, path[:-1], path[-1], [], [var.aval])[0]
+        builder.add(op, path, [], [var.aval])
         for (path, op), var in zip(inputs, closed.jaxpr.invars, strict=True)
     ]
     builder.inline(closed, args, _Place(()))
     return builder.graph_def
 
 
-class _Constant(NamedTuple):
-    """A value known while tracing; it becomes a node where it is used."""
+@dataclasses.dataclass(eq=False)
+class _Constant:
+    """A value known while tracing. Its node is added next to its first user."""
 
     aval: Any
     text: str
+    node: str = ""
 
 
-# Of what an equation reads: the output of a node, as GraphDef names it, or a constant.
+# An input of an equation: the output of a node, as GraphDef names it, or a constant.
 _Value = str | _Constant
 
 
 class _Place(NamedTuple):
-    """Where the equations of a jaxpr go.
+    """Where the equations of a jaxpr are added.
 
     Attributes:
-      stack: The scope of the equation that holds the jaxpr, the root module included.
-      box_at: Where a loop or a branch stands: what is no module below it goes
-      box: here.
+      stack: The name stack of the equation that contains the jaxpr.
+      outside: The scope in which the innermost box of a loop or a branch was opened.
+      box: The scope of that box; empty outside of loops and branches.
     """
 
     stack: Scope
-    box_at: Scope = ()
+    outside: Scope = ()
     box: Scope = ()
 
 
 class _Builder:
-    """Grows a GraphDef."""
+    """Builds a GraphDef.
 
-    def __init__(self, scopes: Iterable[Scope], modules: Iterable[Scope]):
-        """Starts an empty graph.
+    JAX's name stack of an equation lists the modules around it, from the root module. It
+    determines the scope: the names of the boxes around the equation's node.
+    """
 
-        Args:
-          scopes: Those of all equations.
-          modules: The paths, from the root module, of the modules that have parameters.
-        """
+    def __init__(self, jaxpr: Jaxpr, inputs: Sequence[tuple[Scope, str]]):
+        """Starts an empty graph; `inputs` are the result of `_name_inputs`."""
         self.graph_def = GraphDef()
-        self.graph_def.versions.producer = 22  # As TensorFlow 1 wrote; any will do.
+        self.graph_def.versions.producer = 22  # TensorFlow 1; any number is valid.
+        self._captured: dict[int, _Constant] = {}  # By the identity of the array.
+        modules = {path[:-1] for path, op in inputs if op != "Placeholder" and path[:-1]}
         self._modules = set(itertools.chain.from_iterable(modules))
-        self._outermost = {path[0] for path in modules}
-        # Flax opens a scope for the root module too, and only parameters' paths tell it
-        # from a named scope: they begin below it.
+        outermost = {path[0] for path in modules}
+        # In a name stack, a root module looks like a named scope. But the outermost modules
+        # in the paths of the parameters are directly below it.
+        stacks = set(_all_name_stacks(jaxpr, ()))
         self._roots = {
             outer
-            for scope in scopes
-            for outer, inner in itertools.pairwise(_without_lifts(scope))
-            if inner in self._outermost and outer not in self._outermost | {_GRADIENTS}
+            for stack in stacks
+            for outer, inner in itertools.pairwise(_without_methods(stack))
+            if inner in outermost and outer not in outermost | {_GRADIENTS}
         }
-        self._taken: set[str] = set()
-        self._captured: dict[int, _Constant] = {}  # By the array's identity.
-        self._constants: dict[int, tuple[_Constant, str]] = {}
+        # No node may have the name of a scope.
+        scopes = {path[:-1] for path, _ in inputs} | set(map(self._to_scope, stacks))
+        self._used_names = {
+            "/".join(scope[:end]) for scope in scopes for end in range(1, len(scope) + 1)
+        }
 
-    def reserve(self, scopes: Iterable[Scope]) -> None:
-        """Keeps the names of the scopes from being given to nodes."""
-        for scope in map(self._shown, scopes):
-            self._taken |= {"/".join(scope[:end]) for end in range(1, len(scope) + 1)}
+    def _to_scope(self, stack: Scope) -> Scope:
+        """Removes the root module and repeated `gradients`, which a loop's body may add."""
+        names = [name for name in _without_methods(stack) if name not in self._roots]
+        return tuple(x for at, x in enumerate(names) if x != _GRADIENTS or x not in names[:at])
 
-    def _shown(self, stack: Scope) -> Scope:
-        """Returns the stack without the root module, and with one `gradients` at most.
-
-        A loop and its body both say `gradients`.
-        """
-        scope: Scope = ()
-        for name in _without_lifts(stack):
-            inside = not self._outermost.isdisjoint(scope)
-            if (name in self._roots and not inside) or (name == _GRADIENTS and name in scope):
-                continue
-            scope += (name,)
-        return scope
-
-    def _scope(self, place: _Place) -> Scope:
-        """Returns where an equation with the place's stack goes."""
-        scope = self._shown(place.stack)
-        if not place.box or scope[: len(place.box_at)] != place.box_at:
+    def _locate(self, place: _Place) -> Scope:
+        """Returns the scope of an equation whose name stack is `place.stack`."""
+        scope = self._to_scope(place.stack)
+        depth = len(place.outside)
+        below = scope[depth:]
+        first = next((name for name in below if name != _GRADIENTS), None)
+        # In a loop, a module stays in one box with its parameters, outside of the loop's.
+        if scope[:depth] != place.outside or first in self._modules:
             return scope
-        below = scope[len(place.box_at) :]
-        owner = next((name for name in below if name != _GRADIENTS), None)
-        return scope if owner in self._modules else place.box + below
+        return place.box + below
 
-    def _unique(self, scope: Scope, name: str) -> str:
-        full = "/".join((*scope, name))
-        names = itertools.chain([full], (f"{full}_{number}" for number in itertools.count(1)))
-        unique = next(name for name in names if name not in self._taken)
-        self._taken.add(unique)
+    def _unique_name(self, path: Scope) -> str:
+        unique = name = "/".join(path)
+        numbers = itertools.count(1)
+        while unique in self._used_names:
+            unique = f"{name}_{next(numbers)}"
+        self._used_names.add(unique)
         return unique
 
     def add(
         self,
         op: str,
-        scope: Scope,
-        name: str,
-        inputs: Sequence[_Value],
-        avals: Sequence[Any],
-        attributes: Mapping[str, str] | None = None,
-    ) -> list[str]:
-        """Adds a node, and returns its outputs, one for each of `avals`."""
-        inputs = [self._reference(value, scope) for value in inputs]
-        node = self.graph_def.node.add(name=self._unique(scope, name), op=op, input=inputs)
-        shapes = node.attr["_output_shapes"].list
+        path: Scope,
+        inputs: list[_Value],
+        avals: list[Any],
+        attributes: Mapping[str, Any] | None = None,
+    ) -> str:
+        """Adds a node with an output for each of `avals`, and returns its name."""
+        names = [self._node_of(value, path[:-1]) for value in inputs]
+        node = self.graph_def.node.add(name=self._unique_name(path), op=op, input=names)
+        node.attr["dtype"].s = ", ".join(str(aval.dtype) for aval in avals).encode()
+        shapes = node.attr["_output_shapes"].list.shape
         for aval in avals:
-            shape = shapes.shape.add()
-            for size in _shape(aval):
-                shape.dim.add(size=size if isinstance(size, int) else -1)
-        dtypes = ", ".join(str(getattr(aval, "dtype", aval)) for aval in avals)
-        for key, text in {"dtype": dtypes, **(attributes or {})}.items():
-            node.attr[key].s = text.encode()
-        return [node.name, *(f"{node.name}:{number}" for number in range(1, len(avals)))]
+            shapes.add(dim=[{"size": size} for size in aval.shape])
+        for key, value in (attributes or {}).items():
+            if isinstance(value, int | float | str | tuple):
+                node.attr[key].s = _describe(value).encode()
+        return node.name
 
-    def _reference(self, value: _Value, scope: Scope) -> str:
+    def _node_of(self, value: _Value, scope: Scope) -> str:
         if isinstance(value, str):
             return value
-        # By identity: each literal of an equation is a node of its own. It is kept beside
-        # its node, or its address might be given to another.
-        if id(value) not in self._constants:
-            text = {"value": value.text}
-            node = self.add("Const", scope, "const", [], [value.aval], text)[0]
-            self._constants[id(value)] = value, node
-        return self._constants[id(value)][1]
+        if not value.node:
+            path, text = (*scope, "const"), {"value": value.text}
+            value.node = self.add("Const", path, [], [value.aval], text)
+        return value.node
 
-    def inline(
-        self, jaxpr: Jaxpr | ClosedJaxpr, args: Sequence[_Value], place: _Place
-    ) -> list[_Value]:
-        """Adds a jaxpr's equations, and returns what it returns."""
-        jaxpr, consts = _opened(jaxpr)
-        env: dict[Any, _Value] = dict(zip(jaxpr.invars, args, strict=True))
-        for var, const in zip(jaxpr.constvars, consts, strict=True):
-            constant = _Constant(var.aval, _brief(const))
-            env[var] = self._captured.setdefault(id(const), constant)
+    def inline(self, closed: ClosedJaxpr, args: list[_Value], place: _Place) -> list[_Value]:
+        """Adds the equations of a jaxpr, and returns its outputs."""
+        jaxpr = closed.jaxpr
+        values: dict[Any, _Value] = dict(zip(jaxpr.invars, args, strict=True))
+        for var, const in zip(jaxpr.constvars, closed.consts, strict=True):
+            constant = _Constant(var.aval, _describe(const))
+            values[var] = self._captured.setdefault(id(const), constant)
 
         def read(atom: Any) -> _Value:
             if isinstance(atom, Literal):
-                return _Constant(atom.aval, _brief(atom.val))
-            return env[atom]
+                return _Constant(atom.aval, _describe(atom.val))
+            return values[atom]
 
         for eqn in jaxpr.eqns:
             outputs = self._add_equation(eqn, [read(atom) for atom in eqn.invars], place)
-            env |= zip(eqn.outvars, outputs, strict=True)
+            values |= zip(eqn.outvars, outputs, strict=True)
         return [read(atom) for atom in jaxpr.outvars]
 
-    def _add_equation(
-        self, eqn: JaxprEqn, args: list[_Value], place: _Place
-    ) -> Sequence[_Value]:
-        stack = place.stack + _scope_of(eqn)
-        place = place._replace(stack=stack)
-        called = _called_jaxpr(eqn)
-        if called is not None:
-            return self.inline(called, args, place)
-        name, avals = eqn.primitive.name, [var.aval for var in eqn.outvars]
-        if name in _BOXES:
-            return _BOXES[name](self, eqn, args, place)
-        scope = self._scope(place)
-        return self.add(name, scope, _sanitised(name), args, avals, _attributes(eqn))
+    def _add_equation(self, eqn: JaxprEqn, args: list[_Value], place: _Place) -> list[_Value]:
+        place = place._replace(stack=place.stack + _name_stack(eqn))
+        match eqn.primitive.name:
+            case "scan":
+                return self._add_scan(eqn, args, place)
+            case "while":
+                return self._add_while(eqn, args, place)
+            case "cond":
+                return self._add_cond(eqn, args, place)
+        inner = _inner_jaxprs(eqn)
+        in_avals = [atom.aval for atom in eqn.invars]
+        out_avals = [var.aval for var in eqn.outvars]
+        if [(jaxpr.in_avals, jaxpr.out_avals) for jaxpr in inner] == [(in_avals, out_avals)]:
+            return self.inline(inner[0], args, place)  # A call, like that of `jit`.
+        path = (*self._locate(place), _sanitize(eqn.primitive.name))
+        node = self.add(eqn.primitive.name, path, args, out_avals, eqn.params)
+        return [f"{node}:{number}" if number else node for number in range(len(out_avals))]
 
-    def _loop(self, body: Jaxpr | ClosedJaxpr, name: str, place: _Place) -> _Place:
-        """Opens a loop's box: in the module, if any, that all of its body belongs to."""
-        stacks = [_without_lifts(_scope_of(eqn)) for eqn in _opened(body)[0].eqns]
-        common = itertools.takewhile(self._modules.__contains__, _common_prefix(stacks))
-        owner = place._replace(stack=place.stack + tuple(common))
-        return self._box(name, owner)._replace(stack=place.stack)
+    def _open_box(self, name: str, place: _Place, module: Scope = ()) -> _Place:
+        """Adds a box in `module` of `place`, and returns the place of a body in the box."""
+        parent = place._replace(stack=place.stack + module)
+        box = self._unique_name((*self._locate(parent), name))
+        return _Place(place.stack, self._to_scope(parent.stack), tuple(box.split("/")))
 
-    def _box(self, name: str, place: _Place) -> _Place:
-        box = self._unique(self._scope(place), name)
-        return _Place(place.stack, self._shown(place.stack), tuple(box.split("/")))
+    def _common_module(self, body: ClosedJaxpr) -> Scope:
+        """Returns the innermost module that contains all equations, if there is one."""
+        stacks = [_without_methods(_name_stack(eqn)) for eqn in body.jaxpr.eqns]
+        levels = map(set, zip(*stacks, strict=False))
+        common = itertools.takewhile(lambda x: len(x) == 1 and x <= self._modules, levels)
+        return tuple(name for (name,) in common)
 
-    def add_scan(self, eqn: JaxprEqn, args: list[_Value], place: _Place) -> Sequence[_Value]:
-        """Adds one iteration: constants, carry and slices in, carry and stacks out."""
-        body = eqn.params["jaxpr"]
-        place = self._loop(body, "scan", place)
-        inside, outside = _opened(body)[0], eqn
-        # Which is which follows from the shapes, in every version of JAX: what is sliced
-        # or stacked has a dimension more outside.
-        num_carry = sum(
-            _shape(inner.aval) == _shape(outer.aval)
-            for inner, outer in zip(inside.outvars, outside.outvars, strict=True)
-        )
-        num_slices = sum(
-            _shape(inner.aval) != _shape(outer.aval)
-            for inner, outer in zip(inside.invars, outside.invars, strict=True)
-        )
-        num_consts = len(args) - num_carry - num_slices
-        ops = ["Carry"] * num_carry + ["Slice"] * num_slices
-        ports = [
-            self._port(op, place, value, var.aval)
-            for op, value, var in zip(
-                ops, args[num_consts:], inside.invars[num_consts:], strict=True
-            )
+    def _add_scan(self, eqn: JaxprEqn, args: list[_Value], place: _Place) -> list[_Value]:
+        """Adds one iteration.
+
+        The inputs are constants, the carry, and arrays of which the body reads slices. The
+        outputs are the carry, and stacks of the body's outputs. The shapes show which is
+        which; the equation's parameters depend on the version of JAX.
+        """
+        (body,) = _inner_jaxprs(eqn)
+        place = self._open_box("scan", place, self._common_module(body))
+        are_slices = _shapes_differ(eqn.invars, body.jaxpr.invars)
+        are_stacks = _shapes_differ(eqn.outvars, body.jaxpr.outvars)
+        num_consts = are_slices.count(False) - are_stacks.count(False)
+        inputs = args[:num_consts]
+        varying = list(zip(args, body.jaxpr.invars, are_slices, strict=True))[num_consts:]
+        for value, var, is_slice in varying:
+            op = "Slice" if is_slice else "Carry"
+            inputs.append(self.add(op, (*place.box, op.lower()), [value], [var.aval]))
+        outputs = self.inline(body, inputs, place)
+        return [
+            self.add("Stack", (*place.box, "stack"), [value], [var.aval]) if is_stack else value
+            for value, var, is_stack in zip(outputs, eqn.outvars, are_stacks, strict=True)
         ]
-        results = self.inline(body, [*args[:num_consts], *ports], place)
-        stacks = [
-            self._port("Stack", place, value, var.aval)
-            for value, var in zip(results[num_carry:], outside.outvars[num_carry:], strict=True)
-        ]
-        return [*results[:num_carry], *stacks]
 
-    def add_while(self, eqn: JaxprEqn, args: list[_Value], place: _Place) -> Sequence[_Value]:
-        """Adds one iteration, and what decides on the next."""
-        cond, body = eqn.params["cond_jaxpr"], eqn.params["body_jaxpr"]
-        num_cond, num_body = eqn.params["cond_nconsts"], eqn.params["body_nconsts"]
-        place = self._loop(body, "while", place)
+    def _add_while(self, eqn: JaxprEqn, args: list[_Value], place: _Place) -> list[_Value]:
+        """Adds one iteration, and the condition for the next."""
+        condition, body = eqn.params["cond_jaxpr"], eqn.params["body_jaxpr"]
+        start = eqn.params["cond_nconsts"]
+        end = start + eqn.params["body_nconsts"]
+        place = self._open_box("while", place, self._common_module(body))
         carry = [
-            self._port("Carry", place, value, var.aval)
-            for value, var in zip(args[num_cond + num_body :], eqn.outvars, strict=True)
+            self.add("Carry", (*place.box, "carry"), [value], [var.aval])
+            for value, var in zip(args[end:], eqn.outvars, strict=True)
         ]
-        condition = place._replace(box=(*place.box, "condition"))
-        goes_on = self.inline(cond, [*args[:num_cond], *carry], condition)
-        self.add("LoopCondition", place.box, "goes_on", goes_on, [])
-        return self.inline(body, [*args[num_cond : num_cond + num_body], *carry], place)
+        inside = place._replace(box=(*place.box, "condition"))
+        goes_on = self.inline(condition, [*args[:start], *carry], inside)
+        self.add("LoopCondition", (*place.box, "goes_on"), goes_on, [])
+        return self.inline(body, [*args[start:end], *carry], place)
 
-    def add_cond(self, eqn: JaxprEqn, args: list[_Value], place: _Place) -> Sequence[_Value]:
-        """Adds every branch; the first argument tells which one counts."""
-        place = self._box("cond", place)
-        results = [
-            self.inline(branch, args[1:], place._replace(box=(*place.box, f"branch_{number}")))
+    def _add_cond(self, eqn: JaxprEqn, args: list[_Value], place: _Place) -> list[_Value]:
+        """Adds all branches, and a node for each output that selects one by the index."""
+        index, *operands = args
+        place = self._open_box("cond", place)
+        outputs = [
+            self.inline(branch, operands, place._replace(box=(*place.box, f"branch_{number}")))
             for number, branch in enumerate(eqn.params["branches"])
         ]
         return [
-            self.add("Merge", place.box, "merge", [args[0], *values], [var.aval])[0]
-            for values, var in zip(zip(*results, strict=True), eqn.outvars, strict=True)
+            self.add("Merge", (*place.box, "merge"), [index, *values], [var.aval])
+            for values, var in zip(zip(*outputs, strict=True), eqn.outvars, strict=True)
         ]
-
-    def _port(self, op: str, place: _Place, value: _Value, aval: Any) -> str:
-        return self.add(op, place.box, op.lower(), [value], [aval])[0]
-
-
-_BOXES = {"scan": _Builder.add_scan, "while": _Builder.add_while, "cond": _Builder.add_cond}
 
 
 def _name_inputs(
     function: Callable[..., Any], example_args: Sequence[Any]
 ) -> list[tuple[Scope, str]]:
-    """Returns path and op of the node for each leaf of the arguments."""
-    names = _argument_names(function, len(example_args))
-    named = []
-    for name, arg in zip(names, example_args, strict=True):
-        for keys, _ in jax.tree_util.tree_leaves_with_path(arg):
-            parts = (jax.tree_util.keystr((key,), simple=True) for key in keys)
-            path = (name, *map(_sanitised, parts))
-            collection = next((part for part in path[:-1] if part in _VARIABLES), None)
-            if collection is None:
-                named.append((path, "Placeholder"))
-            else:
-                op = "Parameter" if collection == _PARAMETERS else "Variable"
-                named.append((path[path.index(collection) + 1 :], op))
-    return named
-
-
-def _argument_names(function: Callable[..., Any], count: int) -> list[str]:
-    try:
-        parameters = list(inspect.signature(function).parameters.values())
-    except (TypeError, ValueError):  # Some callables have none.
-        parameters = []
-    names = [
-        p.name for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)
+    """Returns the path and the op of the node of each leaf of the arguments."""
+    parameters = inspect.signature(function).parameters.values()
+    single = [p.name for p in parameters if p.kind < p.VAR_POSITIONAL]
+    rest = [p.name for p in parameters if p.kind == p.VAR_POSITIONAL]
+    names = single + [
+        f"{name}_{number}" for name in rest for number in range(len(example_args))
     ]
-    rest = next((p.name for p in parameters if p.kind == p.VAR_POSITIONAL), "arg")
-    names += [f"{rest}_{number}" for number in range(count - len(names))]
-    return [_sanitised(name) for name in names[:count]]
+    inputs = []
+    for name, arg in zip(names, example_args, strict=False):
+        for keys, _ in jax.tree_util.tree_leaves_with_path(arg):
+            parts = [jax.tree_util.keystr((key,), simple=True) for key in keys]
+            path = tuple(map(_sanitize, [name, *parts]))
+            start = next(
+                (at for at, part in enumerate(path[:-1], 1) if part in _VARIABLE_OPS), 0
+            )
+            op = _VARIABLE_OPS[path[start - 1]] if start else "Placeholder"
+            inputs.append((path[start:], op))
+    return inputs
 
 
-def _scopes_of(jaxpr: Jaxpr, stack: Scope) -> Iterator[Scope]:
-    """Yields the scope of every equation, in the jaxprs inside it too."""
-    for eqn in jaxpr.eqns:
-        scope = stack + _scope_of(eqn)
-        yield scope
-        for inner in _inner_jaxprs(eqn):
-            yield from _scopes_of(_opened(inner)[0], scope)
+def _name_stack(eqn: JaxprEqn) -> Scope:
+    """Splits an equation's name stack, for example `transpose(jvp(MLP))/hidden1`.
 
-
-def _scope_of(eqn: JaxprEqn) -> Scope:
-    """Reads an equation's name stack, like `transpose(jvp(MLP))/hidden1`.
-
-    Transformations are dropped, but for `transpose`: what it wraps is the backward pass.
+    `transpose`, the backward pass, becomes `gradients`; other transformations are removed.
     """
     stack = str(eqn.source_info.name_stack).replace("transpose(", f"{_GRADIENTS}/")
     parts = re.sub(r"\w+\(|\)", "", stack).split("/")
-    return tuple(_sanitised(part) for part in parts if part)
+    return tuple(_sanitize(part) for part in parts if part)
 
 
-def _without_lifts(stack: Scope) -> Scope:
-    """Drops what Flax's lifted functions add: `Model.fn` in `Model`, or around it."""
-    around = zip(("", *stack), stack, (*stack[1:], ""), strict=False)
+def _all_name_stacks(jaxpr: Jaxpr, outer: Scope) -> Iterator[Scope]:
+    """Yields the name stack of every equation, also of those in inner jaxprs."""
+    for eqn in jaxpr.eqns:
+        stack = outer + _name_stack(eqn)
+        yield stack
+        for inner in _inner_jaxprs(eqn):
+            yield from _all_name_stacks(inner.jaxpr, stack)
+
+
+def _without_methods(stack: Scope) -> Scope:
+    """Removes `module.method`, which Flax's lifted transformations add next to `module`.
+
+    Also removes the scope of an einsum with an ellipsis, for example `...ij,jk->...ik`.
+    """
     return tuple(
         name
-        for outer, name, inner in around
-        if "." not in name or name.partition(".")[0] not in (outer, inner)
+        for at, name in enumerate(stack)
+        if "." not in name or name.split(".")[0] not in ("", *stack[max(at - 1, 0) : at + 2])
     )
 
 
-def _sanitised(name: str) -> str:
-    """Returns a name that TensorFlow would accept; others leave the tab blank."""
+def _sanitize(name: str) -> str:
+    """Returns a valid TensorFlow name; with any other, the tab remains empty."""
     return re.sub(r"[^A-Za-z0-9_.-]", "_", name).strip("_-") or "unnamed"
 
 
-def _called_jaxpr(eqn: JaxprEqn) -> Jaxpr | ClosedJaxpr | None:
-    """Returns the jaxpr that the equation does nothing but call, whatever its primitive."""
-    inner = _inner_jaxprs(eqn)
-    if len(inner) != 1 or eqn.primitive.name in _BOXES:
-        return None
-    jaxpr = _opened(inner[0])[0]
-    outside = [[atom.aval for atom in atoms] for atoms in (eqn.invars, eqn.outvars)]
-    inside = [[atom.aval for atom in atoms] for atoms in (jaxpr.invars, jaxpr.outvars)]
-    return inner[0] if _signatures(outside) == _signatures(inside) else None
+def _inner_jaxprs(eqn: JaxprEqn) -> list[ClosedJaxpr]:
+    return [
+        value if isinstance(value, ClosedJaxpr) else ClosedJaxpr(value, ())
+        for value in jax.tree.leaves(eqn.params)
+        if isinstance(value, Jaxpr | ClosedJaxpr)
+    ]
 
 
-def _signatures(avals: Iterable[Iterable[Any]]) -> list[list[Any]]:
-    return [[(getattr(a, "shape", None), getattr(a, "dtype", None)) for a in x] for x in avals]
+def _shapes_differ(outside: list[Any], inside: list[Any]) -> list[bool]:
+    return [a.aval.shape != b.aval.shape for a, b in zip(outside, inside, strict=True)]
 
 
-def _inner_jaxprs(eqn: JaxprEqn) -> list[Jaxpr | ClosedJaxpr]:
-    values = itertools.chain.from_iterable(
-        value if isinstance(value, list | tuple) else [value] for value in eqn.params.values()
-    )
-    return [value for value in values if isinstance(value, Jaxpr | ClosedJaxpr)]
-
-
-def _opened(jaxpr: Any) -> tuple[Jaxpr, Sequence[Any]]:
-    # Untyped, since newer versions of JAX have one class for both.
-    return getattr(jaxpr, "jaxpr", jaxpr), getattr(jaxpr, "consts", ())
-
-
-def _shape(aval: Any) -> tuple[Any, ...]:
-    return getattr(aval, "shape", ())  # Tokens of effects have none.
-
-
-def _common_prefix(scopes: Sequence[Scope]) -> Scope:
-    columns = itertools.takewhile(
-        lambda column: len(set(column)) == 1, zip(*scopes, strict=False)
-    )
-    return tuple(column[0] for column in columns)
-
-
-def _attributes(eqn: JaxprEqn) -> dict[str, str]:
-    """Returns the parameters that are plain data, for the node's info card."""
-    plain = (bool, int, float, str, tuple)
-    return {k: _brief(v) for k, v in eqn.params.items() if isinstance(v, plain)}
-
-
-def _brief(value: Any) -> str:
-    # A large captured array is not worth a copy to the host and its printing.
+def _describe(value: Any) -> str:
+    # A large captured array would be copied from the device only to be printed.
     if getattr(value, "size", 1) > 1:
         return f"array of shape {list(value.shape)}"
     return str(value)[:_MAX_ATTRIBUTE_CHARACTERS]

@@ -20,7 +20,7 @@ from mnist_jax import train_loop
 from mnist_jax.reporting import graph, reporter
 from mnist_jax.train_step import create_train_state
 
-# --- Other models than the trainer's own.
+# --- Models other than the trainer's.
 
 
 class CNN(nn.Module):
@@ -92,7 +92,7 @@ def init(model: nn.Module, *args, **kwargs):
     return jax.eval_shape(functools.partial(model.init, **kwargs), jax.random.key(0), *args)
 
 
-# --- What every graph must be.
+# --- What is true of every graph.
 
 
 def check(graph_def: GraphDef) -> None:
@@ -119,12 +119,12 @@ def scopes_of(nodes) -> set[str]:
 
 
 def ops_below(nodes: dict[str, NodeDef], scope: str) -> list[str]:
-    """The ops right in a scope, without the numbers of their names."""
+    """The sorted ops of the nodes in a scope, without those in its inner scopes."""
     return sorted(node.op for name, node in nodes.items() if name.rpartition("/")[0] == scope)
 
 
 def reads(nodes: dict[str, NodeDef], name: str, *, wanted: str) -> bool:
-    """Whether a node depends on another, over however many edges."""
+    """Whether a node depends on another, directly or indirectly."""
     todo, done = [name], set()
     while todo:
         name = todo.pop().partition(":")[0]
@@ -175,7 +175,7 @@ def test_training_step_has_the_tutorials_boxes(mlp_graphs):
     assert not reads(nodes, "hidden1/dot_general", wanted="batch/label")
 
 
-def test_the_optimizer_has_a_box(fake_config: ConfigDict):
+def test_optimizer_has_a_box(fake_config: ConfigDict):
     fake_config.optimizer = "adam"
     state = jax.eval_shape(lambda: create_train_state(fake_config, 10))
     function, *args = reporter.graphs(state, 5)["train_step"]
@@ -221,7 +221,7 @@ def test_scan_of_a_module():
     assert shapes_of(nodes["cell/scan/slice"]) == [(2, 3)]  # One step of five.
     assert shapes_of(nodes["cell/scan/stack"]) == [(5, 2, 4)]
     assert reads(nodes, "head/add", wanted="cell/recurrent/kernel")
-    assert shapes_of(nodes["head/add"]) == [(2, 2)]  # Seen through remat.
+    assert shapes_of(nodes["head/add"]) == [(2, 2)]  # remat is replaced by its contents.
 
     nodes = convert(loss_and_gradients(model), variables, sequences)
     assert "gradients/cell/scan" in scopes_of(nodes)
@@ -316,13 +316,21 @@ def test_a_captured_array_is_one_node_for_all_its_users():
     assert nodes["add"].input == ["mul", const.name]
 
 
+def test_an_equation_without_outputs():
+    def function(x):
+        jax.debug.print("{x}", x=x)
+        return jnp.sin(x)
+
+    assert convert(function, jnp.zeros(5))["sin"].input == ["x"]
+
+
 def test_every_output_of_an_equation_can_be_read():
     nodes = convert(lambda x: sum(jax.lax.top_k(x, 2)), jnp.zeros(5))
     assert shapes_of(nodes["top_k"]) == [(2,), (2,)]
     assert [r for n in nodes.values() for r in n.input if r.startswith("top_k:")] == ["top_k:1"]
 
 
-def test_names_that_tensorboard_would_choke_on():
+def test_names_that_tensorboard_cannot_parse_are_replaced():
     def function(_x, y):
         with jax.named_scope("/a//ü (b)"), jax.named_scope("y"):
             return jnp.sin(_x) + y["c/d"]

@@ -18,9 +18,9 @@ CHROMIUM, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
 pytestmark = pytest.mark.skipif(
     not (CHROMIUM and DRIVER), reason="needs chromium and chromedriver"
 )
-PATIENCE_SECONDS = 60
+TIMEOUT_SECONDS = 60
 
-# Polymer keeps the picture in shadow roots, which no selector looks into.
+# Polymer keeps the graph in shadow roots, which CSS selectors do not enter.
 SELECT_DEEP = """
     const found = [];
     (function walk(root) {
@@ -43,14 +43,14 @@ class Tab:
         return self._driver.execute_script(script, selector)
 
     def nodes(self, kind: str) -> dict:
-        """Elements by the names of their nodes; kind: `meta` (a box) or `op`."""
+        """Maps node names to elements; kind is `meta` (a box) or `op`."""
         return dict(self._select(f"g.node.{kind}", "[e.__data__.node.name, e]"))
 
     def edge_labels(self) -> set[str]:
         return set(self._select("g.edge textPath, g.edge text", "e.textContent.trim()"))
 
     def choose(self, item: str) -> None:
-        """Chooses from the list of tags."""
+        """Selects a graph in the list of tags."""
         script = f"""
             const arguments_ = ['paper-item']; {SELECT_DEEP}
             found.filter(e => e.textContent.trim() === arguments[0])[0].click();
@@ -60,20 +60,20 @@ class Tab:
     def double_click(self, node: str) -> None:
         from selenium.webdriver import ActionChains
 
-        # The picture slides into its place: the box is to be where it is aimed at.
+        # The layout is animated. Waits until the box no longer moves, so that the click hits.
         places = []
 
-        def stands_still() -> bool:
+        def is_still() -> bool:
             places.append(self.nodes("meta")[node].rect)
             return len(places) > 5 and places[-5:] == places[-1:] * 5
 
-        self.wait_for(stands_still)
+        self.wait_for(is_still)
         ActionChains(self._driver).double_click(self.nodes("meta")[node]).perform()
 
     def wait_for(self, condition) -> None:
         from selenium.webdriver.support.ui import WebDriverWait
 
-        WebDriverWait(self._driver, PATIENCE_SECONDS, poll_frequency=0.1).until(
+        WebDriverWait(self._driver, TIMEOUT_SECONDS, poll_frequency=0.1).until(
             lambda driver: condition()
         )
 
@@ -85,7 +85,7 @@ def tensorboard_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     state = jax.eval_shape(lambda: create_train_state(config, 10))
     for tag, (function, *args) in reporter.graphs(state, config.batch_size).items():
         graph.write_graph(logdir, function, *args, tag=tag)
-    # With the module `notf` TensorBoard does without TensorFlow, which takes seconds.
+    # With a module `notf`, TensorBoard does not import TensorFlow, which takes seconds.
     code = (
         "import sys, types; sys.modules['tensorboard.compat.notf'] = types.ModuleType('notf');"
         "from tensorboard.main import run_main; run_main()"
@@ -121,7 +121,7 @@ def tab(tensorboard_url: str, tmp_path: Path) -> Iterator[Tab]:
 
 
 def test_the_graphs_tab(tab: Tab):
-    # It opens on the forward pass: three boxes, shapes on the edges between them.
+    # The tab first shows the forward pass: three boxes, and shapes on the edges.
     tab.wait_for(lambda: tab.nodes("meta"))
     assert set(tab.nodes("meta")) == {"hidden1", "hidden2", "softmax_linear"}
     assert {"100\u00d7784", "100\u00d7128", "100\u00d732"} <= tab.edge_labels()
