@@ -153,7 +153,8 @@ def exit_if_process_lost() -> Iterator[None]:
     """
     try:
         yield
-    except jax.errors.JaxRuntimeError as error:
+    # JAX raises some errors of the transport (gloo, NCCL) as ValueError.
+    except (jax.errors.JaxRuntimeError, ValueError) as error:
         if jax.process_count() == 1:
             raise
         terminal.print_error(
