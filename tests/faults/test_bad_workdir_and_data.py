@@ -162,7 +162,7 @@ def test_real_mistakes_of_all_kinds_by_command(run: Path, tmp_path: Path, archiv
     )
     processes.check_refused(tmp_path, processes.evaluate_command(run, "--split=dev"), "split")
     processes.check_refused(
-        tmp_path, processes.evaluate_command(tmp_path), "holds no checkpoints"
+        tmp_path, processes.evaluate_command(tmp_path), "contains no checkpoints"
     )
     command = processes.train_command(tmp_path / "run", short | {"batch_size": 2001})
     processes.check_refused(tmp_path, command, "config.batch_size: 2001 is more")
