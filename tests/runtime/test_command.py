@@ -115,7 +115,8 @@ def test_a_profiler_writes_its_file(tmp_path: Path):
     )
     assert (ended.returncode, ended.stderr) == (0, "")
     functions = {name for _, _, name in pstats.Stats(str(tmp_path / "profile")).stats}
-    assert "train_and_evaluate" in functions
+    # From Python 3.12 on, cProfile loses functions where several threads run.
+    assert "read_config" in functions
 
 
 def test_help_may_be_cut_by_head():
