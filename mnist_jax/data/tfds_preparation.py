@@ -102,7 +102,7 @@ def _is_prepared(builder: DatasetBuilder) -> bool:
 def _find_archives(
     name: str, builder: DatasetBuilder, data_dir: Path, manual_dir: Path
 ) -> tfds.download.DownloadConfig:
-    """Returns a config to get the archives from `manual_dir`, or else from the network."""
+    """Returns the config to get the archives from `manual_dir`, or else from the network."""
     url_infos = builder.url_infos or {}
     checksums = {manual_dir / info.filename: info.checksum for info in url_infos.values()}
     missing = [path.name for path in checksums if not path.is_file()]
@@ -120,7 +120,7 @@ def _find_archives(
         with path.open("rb") as file:
             actual = hashlib.file_digest(file, "sha256").hexdigest()
         if actual != expected:
-            problem = f"not that of {name}: its SHA-256 is {actual}, expected {expected}"
+            problem = f"not the file of {name}: its SHA-256 is {actual}, expected {expected}"
             raise UserError(f"{path}: {problem}; copy or download it again")
     return tfds.download.DownloadConfig(manual_dir=manual_dir)
 
