@@ -20,7 +20,7 @@ _MAX_ENTRIES = 200  # A folder with more is emptied; a run adds six, of 10 to 10
 
 @contextlib.contextmanager
 def enabled() -> Iterator[None]:
-    """Lets JAX, imported inside the context, use a folder of the cache if that is safe."""
+    """Lets JAX, imported inside the context, use a folder of the user's cache if it is safe."""
     with contextlib.ExitStack() as stack:
         if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
             with contextlib.suppress(OSError, RuntimeError):  # RuntimeError: there is no home.

@@ -13,7 +13,7 @@ class CommandError(Exception):
 
 
 class UserError(CommandError):
-    """A mistake in the user's input, raised before a file changes; it says what to do."""
+    """A mistake in the user's input, found before any file changed; says what to do."""
 
     exit_code = 2
 

@@ -45,7 +45,7 @@ def write(folder: Path, manifest: Manifest) -> None:
 
 
 def read(folder: Path) -> Manifest:
-    """Reads a manifest, without a look at the other files; see `verify_files`.
+    """Reads a manifest; `verify_files` checks the other files.
 
     Raises:
       UserError: The manifest is intact, but this code can't use its config.
@@ -70,11 +70,13 @@ def verify_files(folder: Path, manifest: Manifest) -> None:
 
 
 def _digest_files(folder: Path) -> dict[str, str]:
-    return {
-        path.relative_to(folder).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
-        for path in sorted(folder.rglob("*"))
-        if path.is_file() and path.name not in _EXCLUDED
-    }
+    digests = {}
+    for path in sorted(folder.rglob("*")):
+        if path.is_file() and path.name not in _EXCLUDED:
+            with path.open("rb") as file:
+                digest = hashlib.file_digest(file, "sha256").hexdigest()
+            digests[path.relative_to(folder).as_posix()] = digest
+    return digests
 
 
 def _digest_json(content: Any) -> str:
