@@ -16,9 +16,9 @@ from tests.workdirs import contents
 def state(fake_config):
     """A state whose every part has been written to: Adam's moments, counters, parameters."""
     fake_config.update(optimizer="adamw", weight_decay=0.1, grad_clip_norm=1.0, warmup_steps=3)
-    dataset = make_fake(0)
+    train = make_fake(0).splits["train"]
     indices = batch_indices(0, range(1, 8), 30, 2000)
-    return train_steps(create_train_state(fake_config, 10), *dataset.train, indices)[0]
+    return train_steps(create_train_state(fake_config, 10), *train, indices)[0]
 
 
 def leaves(state) -> list:

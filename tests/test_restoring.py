@@ -25,10 +25,10 @@ def test_the_newest_the_best_or_any_step_can_be_restored(workdir):
 def test_probabilities_of_each_image_sum_to_one(workdir):
     model = restoring.restore(workdir)
     dataset = restoring.load_run_dataset(model.config)
-    probabilities = model.predict(dataset.test.image)
+    probabilities = model.predict(dataset.splits["test"].image)
     assert probabilities.shape == (500, 10)
     np.testing.assert_allclose(probabilities.sum(axis=1), 1, rtol=1e-5)
-    accuracy = (probabilities.argmax(axis=1) == dataset.test.label).mean()
+    accuracy = (probabilities.argmax(axis=1) == dataset.splits["test"].label).mean()
     assert accuracy > 0.5  # Of ten classes: it is the trained model.
 
 

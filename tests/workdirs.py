@@ -45,7 +45,7 @@ def save_trained_checkpoint(folder: Path) -> None:
     config.update(dataset="mnist_5k", optimizer="adam", learning_rate=0.003)
     dataset = load_dataset(config)
     state = create_train_state(config, dataset.num_classes)
-    images, labels = jax.device_put(tuple(dataset.train))
+    images, labels = jax.device_put(tuple(dataset.splits["train"]))
     indices = input_pipeline.batch_indices(0, range(1, 201), 100, len(labels))
     state, _ = train_steps(state, images, labels, indices)
     with Checkpoints(folder, keep=1) as checkpoints:

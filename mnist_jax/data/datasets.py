@@ -49,15 +49,11 @@ class Dataset:
         shapes = ((num_examples, *IMAGE_SHAPE), (num_examples,))
         for array, shape, dtype in zip(self.examples, shapes, ("uint8", "int32"), strict=True):
             if array.shape != shape or array.dtype != dtype:
-                raise ValueError(
-                    f"an array is {array.dtype}{array.shape}, expected {dtype}{shape}"
-                )
+                raise ValueError(f"{array.dtype}{array.shape}, expected {dtype}{shape}")
             array.flags.writeable = False
-        label = self.examples.label
-        if label.min() < 0 or label.max() >= self.num_classes:
-            raise ValueError(
-                f"labels from {label.min()} to {label.max()}, but {self.num_classes} classes"
-            )
+        low, high = self.examples.label.min(), self.examples.label.max()
+        if low < 0 or high >= self.num_classes:
+            raise ValueError(f"labels from {low} to {high}, but {self.num_classes} classes")
 
     @classmethod
     def from_splits(cls, name: str, num_classes: int, splits: Mapping[str, Split]) -> Self:
@@ -69,24 +65,9 @@ class Dataset:
 
     @property
     def splits(self) -> dict[str, Split]:
-        """The splits by name, as views of `examples`."""
+        """The splits by name, as views of `examples`, in the order of `SPLITS`."""
         splits, start = {}, 0
         for name, size in self.sizes.items():
             splits[name] = Split(*(array[start : start + size] for array in self.examples))
             start += size
         return splits
-
-    @property
-    def train(self) -> Split:
-        """The training split, at the beginning of `examples`."""
-        return self.splits["train"]
-
-    @property
-    def validation(self) -> Split:
-        """The validation split."""
-        return self.splits["validation"]
-
-    @property
-    def test(self) -> Split:
-        """The test split."""
-        return self.splits["test"]

@@ -13,9 +13,7 @@ _RULE = "!" * 78
 def load_dataset(config: ConfigDict, *, may_fall_back: bool = True) -> Dataset:
     """Loads `config.dataset`, or `config.fallback_dataset` where the former is unavailable.
 
-    Args:
-      config: See `configs/default.py`.
-      may_fall_back: False for a run that exists, which needs the dataset it began with.
+    A run that is resumed may not fall back: it needs the dataset that it began with.
 
     Raises:
       UserError: The dataset does not exist or is unsuitable, or one of its files is damaged.

@@ -9,7 +9,6 @@ import sys
 import threading
 import urllib.parse
 import urllib.request
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -19,9 +18,6 @@ from tensorflow_datasets.core import DatasetBuilder
 from mnist_jax.data.datasets import IMAGE_SHAPE, SPLITS, Dataset, Split
 from mnist_jax.runtime.errors import DatasetUnavailableError, UserError, first_line
 
-# The part of the training examples that becomes the validation split of a dataset without
-# one: the tutorial's 5,000 of 60,000.
-_VALIDATION_SHARE = 12
 _NETWORK_TIMEOUT = 5.0  # Seconds; tensorflow-datasets itself retries for 200.
 _SUITABLE = "choose a classification dataset of 28x28 grey images"
 
@@ -29,17 +25,15 @@ _SUITABLE = "choose a classification dataset of 28x28 grey images"
 def load(name: str, data_dir: Path, manual_dir: Path) -> Dataset:
     """Decodes a dataset; prepares it first if necessary.
 
-    The checks come before the import of TensorFlow: an error is reported within a second, a
-    missing network within `_NETWORK_TIMEOUT` more.
+    All checks come before the import of TensorFlow, so their errors are reported at once.
 
     Args:
       name: `dataset` or `dataset/config`.
       data_dir: Folder of prepared datasets.
-      manual_dir: Folder that may contain the original archives, under their original names.
+      manual_dir: Folder that may contain the original archives.
 
     Raises:
-      UserError: There is no such dataset, it is not one of 28x28 grey images with one label
-        each, or a file is damaged.
+      UserError: The dataset does not exist or is unsuitable, or one of its files is damaged.
       DatasetUnavailableError: It is not prepared, and there are no archives and no network.
     """
     builder = _create_builder(name, data_dir)
@@ -49,8 +43,7 @@ def load(name: str, data_dir: Path, manual_dir: Path) -> Dataset:
         source = download_config.manual_dir or "the network"
         print(f"Preparing {name} from {source}, once ...", file=sys.stderr, flush=True)
         _import_tensorflow()
-        with _lock(data_dir):
-            _prepare(name, builder, data_dir, download_config)
+        _prepare(name, builder, data_dir, download_config)
         builder = tfds.builder(name, data_dir=data_dir)  # Another process may have prepared it.
     _import_tensorflow()
     try:
@@ -88,30 +81,28 @@ def _create_builder(name: str, data_dir: Path) -> DatasetBuilder:
 
 
 def _check_features(name: str, builder: DatasetBuilder) -> int:
-    """Returns the number of classes. The features are known before the preparation."""
+    """Returns the number of classes; the dataset need not be prepared."""
     features = builder.info.features
     try:
         image, num_classes = features["image"], features["label"].num_classes
         shape, dtype = tuple(image.shape), image.np_dtype
     except (KeyError, TypeError, AttributeError) as error:
-        raise UserError(
-            f"dataset: {name!r} has no image with one class label; {_SUITABLE}"
-        ) from error
+        problem = f"{name!r} has no image with one class label"
+        raise UserError(f"dataset: {problem}; {_SUITABLE}") from error
     if shape != (*IMAGE_SHAPE, 1) or dtype != np.uint8 or not num_classes:
         raise UserError(f"dataset: the images of {name!r} are {dtype}{shape}; {_SUITABLE}")
     return int(num_classes)
 
 
 def _is_prepared(builder: DatasetBuilder) -> bool:
-    # tensorflow-datasets writes this file last. Its own `is_prepared` logs a warning where
-    # the file is missing.
+    # tensorflow-datasets writes this file last; its own `is_prepared` warns if it is missing.
     return (Path(builder.data_dir) / "dataset_info.json").is_file()
 
 
 def _find_archives(
     name: str, builder: DatasetBuilder, data_dir: Path, manual_dir: Path
 ) -> tfds.download.DownloadConfig:
-    """Returns where to get the archives from: `manual_dir` or the network."""
+    """Returns the config to get the archives from `manual_dir`, or else from the network."""
     url_infos = builder.url_infos or {}
     checksums = {manual_dir / info.filename: info.checksum for info in url_infos.values()}
     missing = [path.name for path in checksums if not path.is_file()]
@@ -129,10 +120,8 @@ def _find_archives(
         with path.open("rb") as file:
             actual = hashlib.file_digest(file, "sha256").hexdigest()
         if actual != expected:
-            raise UserError(
-                f"{path}: not the file of {name}: its SHA-256 is {actual}, expected "
-                f"{expected}; copy or download it again"
-            )
+            problem = f"not the file of {name}: its SHA-256 is {actual}, expected {expected}"
+            raise UserError(f"{path}: {problem}; copy or download it again")
     return tfds.download.DownloadConfig(manual_dir=manual_dir)
 
 
@@ -157,21 +146,6 @@ def find_network_problem(url: str, timeout: float = _NETWORK_TIMEOUT) -> str | N
     return problem
 
 
-@contextlib.contextmanager
-def _lock(data_dir: Path) -> Iterator[None]:
-    """Lets one process at a time prepare a dataset in this folder.
-
-    tensorflow-datasets extracts the archives of all processes to the same place.
-    """
-    with contextlib.ExitStack() as stack:
-        # Some network file systems have no locks; there it continues without.
-        with contextlib.suppress(OSError):
-            data_dir.mkdir(parents=True, exist_ok=True)
-            file = stack.enter_context((data_dir / ".mnist_jax.lock").open("a"))
-            fcntl.flock(file, fcntl.LOCK_EX)
-        yield
-
-
 def _prepare(
     name: str,
     builder: DatasetBuilder,
@@ -179,28 +153,33 @@ def _prepare(
     download_config: tfds.download.DownloadConfig,
 ) -> None:
     """Prepares the dataset, unless another process has done so."""
-    if _is_prepared(builder):
-        return
     if not sys.stderr.isatty():
         tfds.disable_progress_bar()
-    try:
-        with contextlib.redirect_stdout(sys.stderr):  # stdout is for results.
+    with contextlib.ExitStack() as stack:
+        # One process at a time: tensorflow-datasets extracts the archives of all to the same
+        # place. Some network file systems have no locks; there it continues without.
+        with contextlib.suppress(OSError):
+            data_dir.mkdir(parents=True, exist_ok=True)
+            lock = stack.enter_context((data_dir / ".mnist_jax.lock").open("a"))
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        stack.enter_context(contextlib.redirect_stdout(sys.stderr))  # stdout is for results.
+        try:
             builder.download_and_prepare(download_config=download_config)
-    except Exception as error:
-        if _is_prepared(builder):  # By another process, where there are no locks.
-            return
-        if isinstance(error, OSError) and not isinstance(error, ConnectionError):
-            raise UserError(f"data_dir: {data_dir}: {first_line(error)}") from error
-        raise DatasetUnavailableError(
-            f"dataset: {name} could not be prepared: {first_line(error)}"
-        ) from error
+        except Exception as error:
+            if _is_prepared(builder):  # By another process, where there are no locks.
+                return
+            reason = first_line(error)
+            if isinstance(error, OSError) and not isinstance(error, ConnectionError):
+                raise UserError(f"data_dir: {data_dir}: {reason}") from error
+            problem = f"{name} could not be prepared: {reason}"
+            raise DatasetUnavailableError(f"dataset: {problem}") from error
 
 
 def _decode(name: str, builder: DatasetBuilder, num_classes: int) -> Dataset:
     splits = {split: _read(builder, split) for split in SPLITS if split in builder.info.splits}
     if "validation" not in splits:
         image, label = splits["train"]
-        size = max(1, len(label) // _VALIDATION_SHARE)
+        size = len(label) // 12  # The tutorial's 5,000 of 60,000.
         splits["validation"] = Split(image[:size], label[:size])
         splits["train"] = Split(image[size:], label[size:])
     return Dataset.from_splits(name, num_classes, splits)
@@ -209,14 +188,13 @@ def _decode(name: str, builder: DatasetBuilder, num_classes: int) -> Dataset:
 def _read(builder: DatasetBuilder, split: str) -> Split:
     if builder.info.file_format == tfds.core.FileFormat.ARRAY_RECORD:
         examples = list(builder.as_data_source(split=split))
-        image = np.stack([example["image"] for example in examples])
-        label = np.array([example["label"] for example in examples])
+        batch = {key: [example[key] for example in examples] for key in ("image", "label")}
     else:
         # One shard after the other: by default they are interleaved.
         read_config = tfds.ReadConfig(interleave_cycle_length=1)
         batch = builder.as_dataset(split=split, batch_size=-1, read_config=read_config)
-        image, label = (np.asarray(batch[key]) for key in ("image", "label"))
-    image, label = image.reshape(-1, *IMAGE_SHAPE), label.astype(np.int32)
+    image = np.asarray(batch["image"]).reshape(-1, *IMAGE_SHAPE)
+    label = np.asarray(batch["label"], np.int32)
     if not builder.info.disable_shuffling:
         order = _original_order(split, len(label))
         image, label = image[order], label[order]
@@ -227,10 +205,9 @@ def _original_order(split: str, num_examples: int) -> np.ndarray:
     """Returns the index of each example of the original files among the stored ones.
 
     tensorflow-datasets stores examples in the order of the MD5 of the split's name and their
-    key (its `core/hashing.py`; a change there would need a new major version of every
-    dataset). The keys of the MNIST family are the indices in the original files. In the
-    stored order, the validation split would not be the tutorial's, and its accuracy would be
-    0.8 % higher. With keys of another kind, the result is another fixed order.
+    key (`core/hashing.py`). The keys of the MNIST family are the indices in the original
+    files; with keys of another kind, the result is another fixed order. In the stored order,
+    the validation split would not be the tutorial's.
     """
     hashes = [hashlib.md5(f"{split}{index}".encode()).digest() for index in range(num_examples)]
     # The position of each hash among the sorted ones.

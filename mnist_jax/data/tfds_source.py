@@ -22,18 +22,15 @@ _CACHE_VERSION = 2
 
 def data_dir(config: ConfigDict) -> Path:
     """Returns the folder of prepared datasets: `config.data_dir`, by default that of TFDS."""
-    default = os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets"
-    return Path(config.data_dir or default).expanduser().absolute()
+    path = config.data_dir or os.getenv("TFDS_DATA_DIR") or "~/tensorflow_datasets"
+    return Path(path).expanduser().absolute()
 
 
 def manual_dir(config: ConfigDict) -> Path:
-    """Returns the folder where the user may have put the original archives.
-
-    It is `config.manual_dir`, else `$MNIST_JAX_MANUAL_DIR`, else that of TFDS.
-    """
-    given = config.manual_dir or os.environ.get("MNIST_JAX_MANUAL_DIR")
-    path = Path(given) if given else data_dir(config) / "downloads" / "manual"
-    return path.expanduser().absolute()
+    """Returns the folder of original archives: `config.manual_dir`, by default that of TFDS."""
+    default = data_dir(config) / "downloads" / "manual"
+    path = config.manual_dir or os.getenv("MNIST_JAX_MANUAL_DIR") or default
+    return Path(path).expanduser().absolute()
 
 
 def load(name: str, config: ConfigDict) -> Dataset:
@@ -41,7 +38,7 @@ def load(name: str, config: ConfigDict) -> Dataset:
 
     Args:
       name: `dataset` or `dataset/config`, as in tensorflow-datasets.
-      config: Gives the folders; see `data_dir` and `manual_dir`.
+      config: For the folders; see `data_dir` and `manual_dir`.
 
     Raises:
       UserError, DatasetUnavailableError: As `tfds_preparation.load`.
@@ -51,9 +48,8 @@ def load(name: str, config: ConfigDict) -> Dataset:
         try:
             return _read_cache(cache, name)
         except Exception as error:  # A damaged file raises errors of any type.
-            terminal.print_warning(
-                f"WARNING: {cache}: damaged ({first_line(error)}); rebuilding it"
-            )
+            reason = first_line(error)
+            terminal.print_warning(f"WARNING: {cache}: damaged ({reason}); rebuilding it")
 
     from mnist_jax.data import tfds_preparation  # Imports tensorflow_datasets.
 
@@ -87,10 +83,7 @@ def _write_cache(path: Path, dataset: Dataset) -> None:
             )
         temporary.replace(path)
     except OSError as error:
-        terminal.print_warning(
-            f"WARNING: {path}: can't be written ({first_line(error)}); "
-            "the next start will decode the dataset again"
-        )
-    finally:
+        problem = f"{path}: can't be written ({first_line(error)})"
+        terminal.print_warning(f"WARNING: {problem}; the next start decodes the dataset again")
         with contextlib.suppress(OSError):
             temporary.unlink()

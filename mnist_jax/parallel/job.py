@@ -1,7 +1,7 @@
-"""The processes of one job: each runs the same program on the same data.
+"""The processes of one job (`jax.distributed`): each runs the same program on the same data.
 
-The processes are JAX's own (`jax.distributed`). The first one writes files and prints, and
-decides what could differ between them. With one process every function here returns at once.
+The first process writes files and prints, and decides what could differ between them. With
+one process every function here returns at once.
 """
 
 import contextlib
@@ -17,12 +17,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 
 from mnist_jax.runtime import terminal
-from mnist_jax.runtime.errors import (
-    CommandError,
-    TrainingDivergedError,
-    UserError,
-    first_line,
-)
+from mnist_jax.runtime.errors import CommandError, TrainingDivergedError, UserError, first_line
 from mnist_jax.runtime.signals import PreemptedError
 
 _HEARTBEAT_TIMEOUT = 30  # Seconds; a lost process is noticed after this and a poll or two.
@@ -43,13 +38,10 @@ class _SharedError(CommandError):
 
 
 def broadcast_from_first(compute: Callable[[], _T]) -> _T:
-    """Calls a function in the first process and returns its result in all of them.
-
-    Args:
-      compute: Returns a JSON value.
+    """Calls a function in the first process; returns its result, a JSON value, in all.
 
     Raises:
-      CommandError: `compute` raised it; raised in all processes.
+      CommandError: The function raised it; raised in all processes.
     """
     if jax.process_count() == 1:
         return compute()
@@ -59,16 +51,13 @@ def broadcast_from_first(compute: Callable[[], _T]) -> _T:
             message = {"result": compute()}
         except CommandError as error:
             message = {"error": str(error), "exit_code": error.exit_code}
-    message = json.loads(_broadcast_bytes(json.dumps(message).encode()))
+    content = json.dumps(message).encode()
+    size = int(multihost_utils.broadcast_one_to_all(np.int32(len(content))))
+    padded = np.frombuffer(content[:size].ljust(size), np.uint8)
+    message = json.loads(multihost_utils.broadcast_one_to_all(padded).tobytes())
     if "error" in message:
         raise _SharedError(message["error"], message["exit_code"])
     return message["result"]
-
-
-def _broadcast_bytes(content: bytes) -> bytes:
-    size = int(multihost_utils.broadcast_one_to_all(np.int32(len(content))))
-    padded = np.frombuffer(content[:size].ljust(size), np.uint8)
-    return multihost_utils.broadcast_one_to_all(padded).tobytes()
 
 
 def max_over_processes(number: int) -> int:
@@ -81,9 +70,7 @@ def max_over_processes(number: int) -> int:
 def assert_same_on_all_processes(name: str, *values: Any) -> None:
     """Raises an error in every process unless all of them passed the same values.
 
-    Args:
-      name: What is compared, for the error message.
-      *values: Arrays, or objects with a complete `repr`.
+    The values are arrays, or objects with a complete `repr`; `name` says what they are.
     """
     if jax.process_count() == 1:
         return
@@ -94,11 +81,9 @@ def assert_same_on_all_processes(name: str, *values: Any) -> None:
     checksums = multihost_utils.process_allgather(np.uint32(checksum))
     others = np.flatnonzero(checksums != checksums[0])
     if others.size:
-        raise _SharedError(
-            f"{name}: process {others[0]} and process 0 have different ones; give every "
-            "process the same",
-            UserError.exit_code,
-        )
+        problem = f"process {others[0]} and process 0 have different ones"
+        message = f"{name}: {problem}; give every process the same"
+        raise _SharedError(message, UserError.exit_code)
 
 
 @contextlib.contextmanager
@@ -107,16 +92,13 @@ def join_job(
 ) -> Iterator[None]:
     """Makes this process one of a job; at the end it waits for the others.
 
-    Args:
-      coordinator_address: `host:port` of process 0. Where an argument is None, JAX asks
-        Slurm, Open MPI, Kubernetes or the TPU pod for it.
-      num_processes: Number of processes in the job.
-      process_id: This process's number, from 0.
+    The arguments are those of `jax.distributed.initialize`. Where one is None, JAX asks Slurm,
+    Open MPI, Kubernetes or the TPU pod for it.
 
     Raises:
       UserError: An argument is missing and nothing provides it, or the job can't form.
     """
-    # Without JAX's own handler of SIGTERM: the loop handles signals, see `signals`.
+    # Without JAX's own handler of SIGTERM: `SignalWatch` handles it.
     jax.config.update("jax_enable_preemption_service", False)
     arguments = (coordinator_address, num_processes, process_id)
     try:
@@ -137,19 +119,18 @@ def join_job(
     except (_SharedError, PreemptedError, TrainingDivergedError) as error:
         # Every process raises these at the same point: the shutdown waits for all of them.
         jax.distributed.shutdown()
-        if not is_first_process():
-            sys.exit(error.exit_code)  # The first process prints the message.
-        raise
+        if is_first_process():
+            raise  # The others exit without the message.
+        sys.exit(error.exit_code)
     jax.distributed.shutdown()
 
 
 @contextlib.contextmanager
 def exit_if_process_lost() -> Iterator[None]:
-    """Ends this process with one line where a collective fails: another process is gone.
+    """Ends this process with one line if a collective fails: another process is gone.
 
-    At once, without closing anything: whatever there is to close would wait for the lost
-    process. Where nothing is being exchanged, JAX's runtime ends this process after
-    `_HEARTBEAT_TIMEOUT`.
+    Without closing anything, because that would wait for the lost process. If nothing is
+    exchanged, JAX's runtime ends this process after `_HEARTBEAT_TIMEOUT`.
     """
     try:
         yield

@@ -25,14 +25,7 @@ def use_all_devices() -> Iterator[None]:
 
 
 def put_replicated(tree: Any) -> Any:
-    """Copies arrays of the host to every device.
-
-    Args:
-      tree: Of arrays, the same in every process.
-
-    Returns:
-      The tree of device arrays, each one replicated.
-    """
+    """Copies a tree of host arrays, the same in every process, to every device."""
     mesh = jax.sharding.get_mesh()
     if mesh.empty:
         return jax.device_put(tree)

@@ -227,8 +227,8 @@ class Reporter:
                 step=step,
                 journal=list(self._journal.lines),
                 params=jax.device_get(state.params),
-                labels=dataset.test.label,
-                images=dataset.test.image,
+                labels=dataset.splits["test"].label,
+                images=dataset.splits["test"].image,
                 logits=logits["test"],
             )
 

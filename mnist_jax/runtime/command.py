@@ -1,7 +1,4 @@
-"""Runs a command: parses its flags, calls `main`, and converts errors into exit codes.
-
-`-h` and `--help` print a page of our own; `--helpfull` prints absl's list of all flags.
-"""
+"""Runs a command: parses its flags, calls `main`, and converts errors into exit codes."""
 
 import atexit
 import gc
@@ -27,14 +24,12 @@ def run(
     Args:
       main: Called with the positional arguments. It should import jax itself: then errors in
         flags are reported at once, and signals are handled while it imports.
-      positional: Name of the positional arguments, of which there must be one or more; None:
-        the command accepts none.
+      positional: Name of the positional arguments, if the command needs them.
       config_file: Config file whose fields `--help` lists.
     """
     signals.exit_at_signals()
     sys.unraisablehook = _print_unraisable
-    # Most objects of the imports stay: searching them for garbage would take a fifth of a
-    # short run's time.
+    # Searching the objects of the imports for garbage takes a fifth of a short run's time.
     gc.set_threshold(100_000)
     atexit.register(gc.freeze)
 
@@ -61,11 +56,7 @@ def run(
 
 
 def parse_flags(argv: Sequence[str], positional: str | None = None) -> Sequence[str]:
-    """Parses the flags of the command line, and returns the positional arguments.
-
-    Raises:
-      UserError: A flag is wrong, or positional arguments are given or missing.
-    """
+    """Parses the flags, returns the positional arguments; raises UserError for wrong ones."""
     try:
         # absl logs INFO by default, all of orbax's messages; errors are raised in any case.
         arguments = flags.FLAGS([argv[0], f"--verbosity={logging.FATAL}", *argv[1:]])[1:]
@@ -80,11 +71,7 @@ def parse_flags(argv: Sequence[str], positional: str | None = None) -> Sequence[
 
 
 def read_config() -> tuple[ConfigDict, str]:
-    """Returns the valid, locked config of the flag `--config`, and the name of its file.
-
-    Raises:
-      UserError: The flag is missing, or the config is not valid.
-    """
+    """Returns the config of `--config`, locked, and its file's name, or raises UserError."""
     flag = flags.FLAGS["config"]
     if not flag.present:
         raise UserError("config: missing; give --config configs/default.py")
@@ -107,10 +94,7 @@ def _describe(error: BaseException) -> str:
 
 
 def _print_unraisable(unraisable: Any) -> None:
-    """Prints what Python can't raise, but for one consequence of an error that is reported.
-
-    If an array of a checkpoint can't be written, orbax closes the event loop, which
-    TensorStore's threads then call for the other arrays.
-    """
+    # If an array of a checkpoint can't be written, orbax raises and closes the event loop, and
+    # TensorStore's threads still call it for the other arrays.
     if str(unraisable.exc_value) != "Event loop is closed":
         sys.__unraisablehook__(unraisable)

@@ -1,9 +1,8 @@
 """JAX's persistent compile cache, enabled for commands: a short run takes a third less time.
 
-JAX writes entries in place and trusts what it reads: half an entry, left by a killed process,
-warns at every start, and a damaged one may compute anything. So each folder of the cache is
-used by one command at a time, which records the folder's SHA-256 at its end. A command that
-finds another SHA-256 than the recorded one empties the folder before JAX reads it.
+JAX trusts what it reads, but a killed process may leave half an entry. So one command at a time
+uses a folder of the cache, and records the folder's SHA-256 at its end. A command that finds
+another SHA-256 empties the folder before JAX reads it.
 """
 
 import contextlib
@@ -12,7 +11,6 @@ import hashlib
 import io
 import os
 import shutil
-import stat
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -22,11 +20,7 @@ _MAX_ENTRIES = 200  # A folder with more is emptied; a run adds six, of 10 to 10
 
 @contextlib.contextmanager
 def enabled() -> Iterator[None]:
-    """Lets JAX use a folder of the user's cache; to be entered before jax is imported.
-
-    Does nothing if JAX_COMPILATION_CACHE_DIR is set, if the cache can't be written, or if
-    other users can write to it.
-    """
+    """Lets JAX, imported inside the context, use a folder of the user's cache if it is safe."""
     with contextlib.ExitStack() as stack:
         if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
             with contextlib.suppress(OSError, RuntimeError):  # RuntimeError: there is no home.
@@ -39,7 +33,7 @@ def _use_folder(stack: contextlib.ExitStack) -> None:
     root = Path(cache, "mnist_jax", "jit")
     root.mkdir(mode=0o700, parents=True, exist_ok=True)
     status = root.lstat()
-    if status.st_uid != os.getuid() or status.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+    if status.st_uid != os.getuid() or status.st_mode & 0o022:
         return
     for number in range(_MAX_FOLDERS):
         record = stack.enter_context((root / f"{number}.sha256").open("ab+", buffering=0))
@@ -70,7 +64,6 @@ def _write_record(record: io.FileIO, folder: Path) -> None:
 def _digest(folder: Path) -> bytes:
     """Returns the SHA-256 of the names and the contents of all files."""
     digest = hashlib.sha256()
-    for path in sorted(folder.rglob("*")):
-        if path.is_file():
-            digest.update(os.fsencode(path) + hashlib.sha256(path.read_bytes()).digest())
-    return digest.hexdigest().encode()
+    for path in sorted(path for path in folder.rglob("*") if path.is_file()):
+        digest.update(os.fsencode(path) + hashlib.sha256(path.read_bytes()).digest())
+    return digest.digest()

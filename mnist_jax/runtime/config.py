@@ -19,7 +19,7 @@ _DATASET_NAME = re.compile(r"[a-z][a-z0-9_]*(/[A-Za-z0-9_][A-Za-z0-9_.-]*)?")
 
 class _Field(NamedTuple):
     type: type
-    is_valid: Callable[[Any], bool]  # Called with values of this type only.
+    is_valid: Callable[[Any], object]  # Called with values of this type; its truth counts.
     expected: str
 
 
@@ -31,7 +31,7 @@ def _choice(*values: str) -> _Field:
     return _Field(str, lambda v: v in values, "one of " + ", ".join(map(repr, values)))
 
 
-def _are_integers(values: tuple[Any, ...], high: int) -> bool:
+def _are_integers(values: tuple[Any, ...], high: int = _MAX_INT32) -> bool:
     return all(type(v) is int and 1 <= v <= high for v in values)  # A bool is no integer.
 
 
@@ -46,14 +46,10 @@ _BOOL = _Field(bool, lambda v: True, "True or False")
 _FOLDER = _Field(str, _is_folder, "a folder, or ''")
 _FRACTION = _Field(float, lambda v: 0 <= v < 1, "a number from 0 to below 1")
 
-# These decide the parameters after each step: they can't change when a run is resumed.
+# These decide the parameters after each step, so they can't change when a run is resumed.
 _FIXED_FIELDS = {
     "seed": _integer(0, 2**32 - 1),
-    "dataset": _Field(
-        str,
-        lambda v: bool(_DATASET_NAME.fullmatch(v)),
-        "a dataset's name, like 'mnist' or 'emnist/balanced'",
-    ),
+    "dataset": _Field(str, _DATASET_NAME.fullmatch, "a dataset's name, like 'mnist'"),
     "hidden_sizes": _Field(
         tuple,
         lambda v: _are_integers(v, _MAX_WIDTH),
@@ -65,9 +61,7 @@ _FIXED_FIELDS = {
     "warmup_steps": _integer(0),
     "momentum": _FRACTION,
     "weight_decay": _FRACTION,
-    "grad_clip_norm": _Field(
-        float, lambda v: 0 <= v < _MAX_FLOAT32, "a finite number, 0 or more"
-    ),
+    "grad_clip_norm": _Field(float, lambda v: 0 <= v < _MAX_FLOAT32, "a finite number from 0"),
     "batch_size": _integer(1),
 }
 _FIELDS = _FIXED_FIELDS | {
@@ -83,7 +77,7 @@ _FIELDS = _FIXED_FIELDS | {
     "log_histograms": _BOOL,
     "profile_steps": _Field(
         tuple,
-        lambda v: not v or (len(v) == 2 and _are_integers(v, _MAX_INT32) and v[0] <= v[1]),
+        lambda v: not v or (len(v) == 2 and _are_integers(v) and v[0] <= v[1]),
         "the first and the last step to trace, like (200, 210), or ()",
     ),
     "checkpoint_every_steps": _integer(1),
@@ -92,11 +86,7 @@ _FIELDS = _FIXED_FIELDS | {
 
 
 def validate(config: ConfigDict) -> None:
-    """Checks every field's presence, type and range, and the combinations of fields.
-
-    Raises:
-      UserError: Names the first wrong field, its value, and what is expected.
-    """
+    """Raises UserError for the first field that is missing, unknown or not valid."""
     for name in config:
         if name not in _FIELDS:
             matches = difflib.get_close_matches(name, _FIELDS, n=1)
@@ -113,37 +103,32 @@ def validate(config: ConfigDict) -> None:
         problem = f"steps of {config.batch_size} examples exceed {_MAX_EXAMPLES_PER_CALL}"
         raise _error(config, "steps_per_call", f"{problem}; lower it")
     if config.schedule == "cosine" and config.warmup_steps >= config.num_train_steps:
-        problem = f"leaves nothing of {config.num_train_steps} steps to the cosine"
-        raise _error(config, "warmup_steps", f"{problem}; lower it")
+        raise _error(config, "warmup_steps", "leaves nothing to the cosine; lower it")
     if config.profile_steps and config.profile_steps[1] > config.num_train_steps:
         problem = f"ends after the {config.num_train_steps} steps of the run"
         raise _error(config, "profile_steps", f"{problem}; lower it")
     if config.momentum and config.optimizer != "sgd":
-        problem = f"is SGD's, but the optimizer is {config.optimizer}"
-        raise _error(config, "momentum", f"{problem}; set it to 0")
+        raise _error(config, "momentum", "is SGD's; set it to 0 or use --config.optimizer=sgd")
     if config.weight_decay and config.optimizer == "adam":
-        problem = "has no effect on adam"
-        raise _error(config, "weight_decay", f"{problem}; use --config.optimizer=adamw")
+        raise _error(
+            config, "weight_decay", "has no effect on adam; use --config.optimizer=adamw"
+        )
 
 
 def check_batch_size(config: ConfigDict, num_train_examples: int) -> None:
     """Raises UserError if a batch would contain an example twice."""
     if config.batch_size > num_train_examples:
-        problem = f"is more than the {num_train_examples} training examples of {config.dataset}"
-        raise _error(config, "batch_size", f"{problem}; lower it")
+        problem = f"is more than the {num_train_examples} training examples; lower it"
+        raise _error(config, "batch_size", problem)
 
 
 def _error(config: ConfigDict, name: str, problem: str) -> UserError:
-    value = " ".join(repr(config[name]).split())  # That of a ConfigDict has several lines.
+    value = " ".join(repr(config[name]).split())  # A ConfigDict's has several lines.
     return UserError(f"config.{name}: {value} {problem}")
 
 
 def check_resumable(config: ConfigDict, saved: ConfigDict, workdir: str) -> None:
-    """Raises UserError if `config` can't resume the run in `workdir`, saved with `saved`.
-
-    Fields that decide the parameters (data, model, optimizer, seed) must be equal; lengths,
-    intervals and folders may differ.
-    """
+    """Raises UserError if `config` can't resume the run in `workdir`, saved with `saved`."""
     differences = [
         f"config.{name}: {config[name]!r} here, {saved[name]!r} there"
         for name in _FIXED_FIELDS
@@ -157,20 +142,13 @@ def check_resumable(config: ConfigDict, saved: ConfigDict, workdir: str) -> None
 
 
 def hyperparameters(config: ConfigDict) -> dict[str, Any]:
-    """Returns the fields that decide the results, for TensorBoard's HParams tab.
-
-    It accepts no tuples: they become text.
-    """
-    values = {name: config[name] for name in (*_FIXED_FIELDS, "num_train_steps")}
-    return {k: str(v) if isinstance(v, tuple) else v for k, v in values.items()}
+    """Returns the fields that decide the results, for TensorBoard's HParams tab."""
+    fields = {name: config[name] for name in (*_FIXED_FIELDS, "num_train_steps")}
+    return fields | {"hidden_sizes": str(config.hidden_sizes)}  # The tab accepts no tuples.
 
 
 def from_json(fields: Mapping[str, Any]) -> ConfigDict:
-    """Returns the locked config of a JSON object, whose lists become tuples.
-
-    Raises:
-      UserError: It is not a valid config.
-    """
+    """Returns the locked config of a JSON object; raises UserError if it is not valid."""
     values = {k: tuple(v) if isinstance(v, list) else v for k, v in fields.items()}
     config = ConfigDict(values).lock()
     validate(config)

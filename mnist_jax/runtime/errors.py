@@ -13,10 +13,7 @@ class CommandError(Exception):
 
 
 class UserError(CommandError):
-    """A mistake in the user's input; raised before anything on disk has changed.
-
-    The message names the field or file, what is wrong with it, and what to do.
-    """
+    """A mistake in the user's input, found before any file changed; says what to do."""
 
     exit_code = 2
 
@@ -26,17 +23,9 @@ class DatasetUnavailableError(UserError):
 
 
 class TrainingDivergedError(CommandError):
-    """A number is no longer finite; neither this step nor a later one is saved."""
+    """A number, named `name`, is not finite after `step` updates; that step is not saved."""
 
     def __init__(self, name: str, value: object, step: int, saved_steps: Sequence[int]):
-        """Creates the message.
-
-        Args:
-          name: What is not finite, such as "the loss".
-          value: Its value.
-          step: Completed updates.
-          saved_steps: Those of the checkpoints, ascending.
-        """
         good = f"step {saved_steps[-1]}" if saved_steps else "none"
         super().__init__(
             f"Training diverged: {name} is {value} at step {step}; last good checkpoint: "

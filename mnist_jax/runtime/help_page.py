@@ -12,19 +12,11 @@ _WIDTH = 100
 
 
 def create(config_file: Path | None) -> str:
-    """Returns the page of the command that runs.
-
-    Args:
-      config_file: A config file whose fields are listed; None: no fields.
-    """
-    own_flags = flags.FLAGS.get_flags_for_module(sys.argv[0])
-    rows = [
-        (
-            f"--{flag.name}",
-            f"{flag.help} Default: {flag.default}." if flag.default else flag.help,
-        )
-        for flag in own_flags
-    ]
+    """Returns the page of the command that runs, with the fields of a config file, if any."""
+    rows = []
+    for flag in flags.FLAGS.get_flags_for_module(sys.argv[0]):
+        default = f" Default: {flag.default}." if flag.default else ""
+        rows.append((f"--{flag.name}", f"{flag.help}{default}"))
     docstring = sys.modules["__main__"].__doc__ or ""
     sections = [docstring.strip(), f"Flags:\n{_table(rows)}"]
     if config_file:

@@ -19,7 +19,7 @@ _EXCLUDED = (_NAME, "commit_success.txt")  # orbax writes the latter after the m
 
 
 class Manifest(NamedTuple):
-    """What a checkpoint says about itself.
+    """What a checkpoint contains.
 
     Attributes:
       step: Completed updates.
@@ -37,23 +37,24 @@ class Manifest(NamedTuple):
 
 
 def write(folder: Path, manifest: Manifest) -> None:
-    """Writes the manifest of a folder's files; computes their digests."""
-    content = manifest._asdict() | {
-        "config": manifest.config.to_dict(),
-        "digests": _digest_files(folder),
-    }
+    """Writes the manifest of a folder, with the digests of its files."""
+    config = manifest.config.to_dict()
+    content = manifest._asdict() | {"config": config, "digests": _digest_files(folder)}
     sealed = {"content": content, "sha256": _digest_json(content)}
     (folder / _NAME).write_text(json.dumps(sealed, indent=1))
 
 
 def read(folder: Path) -> Manifest:
-    """Reads a manifest; see `verify_files` for the other files.
+    """Reads a manifest; `verify_files` checks the other files.
 
     Raises:
       UserError: The manifest is intact, but this code can't use its config.
       Exception: Of any type: the manifest is damaged.
     """
-    _check_no_links(folder.parent)
+    for path in (folder.parent, *folder.parent.rglob("*")):
+        # A link could lead out of the folder, and reading a pipe would block.
+        if path.is_symlink() or not (path.is_file() or path.is_dir()):
+            raise ValueError(f"{path.name} is neither a file nor a folder")
     sealed = json.loads((folder / _NAME).read_text())
     content: dict[str, Any] = sealed["content"]
     if _digest_json(content) != sealed["sha256"]:
@@ -81,10 +82,3 @@ def _digest_files(folder: Path) -> dict[str, str]:
 def _digest_json(content: Any) -> str:
     canonical = json.dumps(content, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(canonical.encode()).hexdigest()
-
-
-def _check_no_links(folder: Path) -> None:
-    # A link could lead out of the folder, and reading a pipe would block.
-    for path in (folder, *folder.rglob("*")):
-        if path.is_symlink() or not (path.is_file() or path.is_dir()):
-            raise ValueError(f"{path.name} is neither a file nor a folder")

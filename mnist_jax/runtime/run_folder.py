@@ -16,11 +16,10 @@ _UNSAFE_CHARACTERS = frozenset("*?[\\\0")
 
 
 def locate(workdir: str | Path) -> Path:
-    """Returns the folder's absolute path; the folder need not exist.
+    """Returns the absolute path of a folder that need not exist.
 
     Raises:
-      UserError: The path can't be a run's folder, or the folder contains a symbolic link,
-        which could lead out of it.
+      UserError: It can't be a run's folder, or contains a symbolic link, which could lead out.
     """
     if not str(workdir):
         raise UserError("workdir: empty; name a folder")
@@ -39,8 +38,7 @@ def locate(workdir: str | Path) -> Path:
 def claim(workdir: Path) -> Iterator[None]:
     """Creates the folder if it is missing, and holds its lock inside the context.
 
-    The lock is the kernel's (`flock`), which releases it when the process ends. The file
-    names the process that holds it.
+    The kernel releases the lock when the process ends; the file names that process.
 
     Raises:
       UserError: Another process holds the lock, or the folder can't be written.
@@ -48,39 +46,31 @@ def claim(workdir: Path) -> Iterator[None]:
     with contextlib.ExitStack() as stack:
         with _refusing(workdir):
             workdir.mkdir(parents=True, exist_ok=True)
-            lock = stack.enter_context((workdir / ".lock").open("a+"))
+            lock = stack.enter_context((workdir / ".lock").open("ab+", buffering=0))
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError as error:
                 lock.seek(0)
-                owner = lock.read().strip() or "another process"
+                owner = lock.read().decode().strip() or "another process"
                 raise ValueError(f"is in use by {owner}") from error
         with writing_to(lock.name):
             lock.truncate(0)
-            owner = f"process {os.getpid()} on {socket.gethostname()}\n"
-            os.write(lock.fileno(), owner.encode())
+            lock.write(f"process {os.getpid()} on {socket.gethostname()}\n".encode())
         yield
 
 
 def create_new(parent: Path) -> Path:
-    """Creates `<parent>/<YYYYMMDD-HHMMSS>` and returns its absolute path.
-
-    Raises:
-      UserError: The folder can't be created.
-    """
+    """Creates `<parent>/<YYYYMMDD-HHMMSS>`, or raises UserError; returns its absolute path."""
     while True:
         workdir = locate(parent / time.strftime("%Y%m%d-%H%M%S"))
-        with _refusing(workdir):
-            try:
-                workdir.mkdir(parents=True)
-                return workdir
-            except FileExistsError:
-                time.sleep(0.1)  # Another run started within this second.
+        with _refusing(workdir), contextlib.suppress(FileExistsError):
+            workdir.mkdir(parents=True)
+            return workdir
+        time.sleep(0.1)  # Another run started within this second.
 
 
 @contextlib.contextmanager
 def _refusing(workdir: str | Path) -> Iterator[None]:
-    """Converts errors into a UserError."""
     try:
         yield
     except (OSError, RuntimeError, ValueError) as error:

@@ -1,4 +1,4 @@
-"""SIGTERM, SIGINT and SIGHUP: requests that the training loop polls between device calls."""
+"""SIGTERM, SIGINT and SIGHUP: they end start-up at once; the training loop polls for them."""
 
 import os
 import signal
@@ -18,21 +18,13 @@ class PreemptedError(CommandError):
 
 
 def exit_at_signals() -> None:
-    """Makes the signals end the process at once, with one line on stderr and no traceback.
-
-    For the time before there is anything to save. Python's own handler of SIGINT raises
-    KeyboardInterrupt, which the code that is being imported may catch.
-    """
+    """Makes the signals end the process at once, with one line on stderr and no traceback."""
     for signum in _handled_signals():
         signal.signal(signum, _exit)
 
 
 class SignalWatch:
-    """Context manager that records the first signal; a second SIGINT ends the process at once.
-
-    Attributes:
-      signum: Number of the first signal; None before it.
-    """
+    """Records the first signal as `signum`, and ends the process at a second SIGINT."""
 
     def __init__(self) -> None:
         self.signum: int | None = None
@@ -62,7 +54,7 @@ def _handled_signals() -> list[signal.Signals]:
 
 
 def _exit(signum: int, frame: types.FrameType | None) -> None:
-    # os.write: the signal may have interrupted a print. os._exit: SystemExit, raised inside
+    # os.write: the signal may have interrupted a print. os._exit: an exception, raised inside
     # an import or a library's callback, may be caught there.
     os.write(2, f"Stopped at once by {signal.Signals(signum).name}\n".encode())
     os._exit(128 + signum)

@@ -18,9 +18,5 @@ def print_warning(text: object) -> None:
 
 
 def _print(text: object, colour: str) -> None:
-    is_plain = (
-        os.environ.get("NO_COLOR")
-        or os.environ.get("TERM") == "dumb"
-        or not sys.stderr.isatty()
-    )
+    is_plain = os.getenv("NO_COLOR") or os.getenv("TERM") == "dumb" or not sys.stderr.isatty()
     print(text if is_plain else f"{colour}{text}\33[m", file=sys.stderr, flush=True)

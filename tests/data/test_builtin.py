@@ -61,5 +61,5 @@ def test_fake_data_is_learnable(fake_config):
     state = create_train_state(fake_config, 10)
     indices = batch_indices(0, range(1, 101), 30, dataset.sizes["train"])
     state, _ = train_steps(state, *dataset.examples, indices)
-    logits = state.apply_fn({"params": state.params}, dataset.test.image)
-    assert np.mean(logits.argmax(axis=1) == dataset.test.label) > 0.9
+    logits = state.apply_fn({"params": state.params}, dataset.splits["test"].image)
+    assert np.mean(logits.argmax(axis=1) == dataset.splits["test"].label) > 0.9

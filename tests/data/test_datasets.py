@@ -26,9 +26,6 @@ def test_splits_are_views_of_the_examples_in_their_order():
         np.testing.assert_array_equal(split.image, parts[name].image)
         np.testing.assert_array_equal(split.label, parts[name].label)
         assert np.shares_memory(split.image, dataset.examples.image)
-    np.testing.assert_array_equal(dataset.train.label, parts["train"].label)
-    np.testing.assert_array_equal(dataset.validation.label, parts["validation"].label)
-    np.testing.assert_array_equal(dataset.test.label, parts["test"].label)
 
 
 def test_arrays_are_read_only():

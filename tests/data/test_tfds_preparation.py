@@ -27,13 +27,15 @@ def test_mnist_is_in_the_order_of_its_files(mnist_config):
     train_image = read("train-images-idx3-ubyte.gz", 16).reshape(-1, 28, 28)
     train_label = read("train-labels-idx1-ubyte.gz", 8)
     dataset = load_dataset(mnist_config)
-    np.testing.assert_array_equal(dataset.validation.image, train_image[:5000])
-    np.testing.assert_array_equal(dataset.validation.label, train_label[:5000])
-    np.testing.assert_array_equal(dataset.train.image, train_image[5000:])
-    np.testing.assert_array_equal(dataset.train.label, train_label[5000:])
+    np.testing.assert_array_equal(dataset.splits["validation"].image, train_image[:5000])
+    np.testing.assert_array_equal(dataset.splits["validation"].label, train_label[:5000])
+    np.testing.assert_array_equal(dataset.splits["train"].image, train_image[5000:])
+    np.testing.assert_array_equal(dataset.splits["train"].label, train_label[5000:])
     test_image = read("t10k-images-idx3-ubyte.gz", 16).reshape(-1, 28, 28)
-    np.testing.assert_array_equal(dataset.test.image, test_image)
-    np.testing.assert_array_equal(dataset.test.label, read("t10k-labels-idx1-ubyte.gz", 8))
+    np.testing.assert_array_equal(dataset.splits["test"].image, test_image)
+    np.testing.assert_array_equal(
+        dataset.splits["test"].label, read("t10k-labels-idx1-ubyte.gz", 8)
+    )
 
 
 @pytest.mark.parametrize(
@@ -57,9 +59,9 @@ def test_a_prepared_dataset_is_read_in_the_order_of_its_files(
         "validation": num_classes,
         "test": 2 * num_classes,
     }
-    image = np.concatenate([dataset.validation.image, dataset.train.image])
+    image = np.concatenate([dataset.splits["validation"].image, dataset.splits["train"].image])
     np.testing.assert_array_equal(image, [e["image"][..., 0] for e in examples])
-    label = np.concatenate([dataset.validation.label, dataset.train.label])
+    label = np.concatenate([dataset.splits["validation"].label, dataset.splits["train"].label])
     np.testing.assert_array_equal(label, [e["label"] for e in examples])
 
 

@@ -222,7 +222,7 @@ def trained(mnist_data_dir: str):
     config.update(data_dir=mnist_data_dir, optimizer="adam", learning_rate=0.002)
     dataset = load_dataset(config)
     state = create_train_state(config, dataset.num_classes)
-    images, labels = jax.device_put(tuple(dataset.train))
+    images, labels = jax.device_put(tuple(dataset.splits["train"]))
     indices = batch_indices(0, range(1, 2001), 100, len(labels))
     state, _ = train_steps(state, images, labels, indices)
 
@@ -231,7 +231,7 @@ def trained(mnist_data_dir: str):
     def predict(images: np.ndarray) -> np.ndarray:
         return np.asarray(apply({"params": state.params}, images)).argmax(1)
 
-    return dataset.test, predict
+    return dataset.splits["test"], predict
 
 
 @pytest.mark.mnist

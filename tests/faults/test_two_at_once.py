@@ -91,8 +91,12 @@ def test_preparing_at_once_and_after_a_kill(tmp_path: Path):
     config.update(data_dir=str(tmp_path), fallback_dataset="")
     dataset = load_dataset(config)
     for part, images, size in (
-        ("train", np.concatenate([dataset.validation.image, dataset.train.image]), 60_000),
-        ("t10k", dataset.test.image, 10_000),
+        (
+            "train",
+            np.concatenate([dataset.splits["validation"].image, dataset.splits["train"].image]),
+            60_000,
+        ),
+        ("t10k", dataset.splits["test"].image, 10_000),
     ):
         with gzip.open(MANUAL_DIR / f"{part}-images-idx3-ubyte.gz") as file:
             expected = np.frombuffer(file.read(), np.uint8, offset=16).reshape(-1, 28, 28)

@@ -86,8 +86,8 @@ def test_on_writes_parameters_and_gradients_of_the_log_steps(runs):
     for rows in input_pipeline.batch_indices(config.seed, range(1, 11), 30, 2000):
         old_params = state.params
         batch = {
-            "image": jnp.asarray(dataset.train.image[rows]),
-            "label": jnp.asarray(dataset.train.label[rows]),
+            "image": jnp.asarray(dataset.splits["train"].image[rows]),
+            "label": jnp.asarray(dataset.splits["train"].label[rows]),
         }
         state, _ = train_step(state, batch)
     grad_fn = jax.jit(jax.grad(loss_fn), static_argnames="apply_fn")
