@@ -136,7 +136,7 @@ def _undo_enlargement(pixels: np.ndarray) -> np.ndarray:
 
     It repeats some rows and columns more often than others and so bends the strokes: up to 2 %
     of MNIST's test images would be misclassified. It is reverted to the smallest image with a
-    digit of 20 pixels for which this is lossless (one row of each run of equal ones remains) and
+    digit of 20 pixels, if this is lossless (one row of each run of equal rows remains) and if
     more than half of the repeated rows disappear: an upright stroke has equal rows, too.
     """
     axes = [_number_runs(np.moveaxis(pixels, axis, 0)) for axis in (0, 1)]

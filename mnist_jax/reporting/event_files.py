@@ -9,9 +9,6 @@ import struct
 from collections.abc import Iterator
 from pathlib import Path
 
-from google.protobuf.message import DecodeError
-from tensorboard.compat.proto.event_pb2 import Event
-
 
 def truncate(logdir: Path, last_step: int) -> None:
     """Removes all events after `last_step`, and from the first unreadable one on.
@@ -30,6 +27,9 @@ def truncate(logdir: Path, last_step: int) -> None:
 
 def _size_until(path: Path, last_step: int) -> int:
     """Returns the size in bytes of the events up to `last_step`; 0 if there is none."""
+    from google.protobuf.message import DecodeError
+    from tensorboard.compat.proto.event_pb2 import Event
+
     size = 0
     for data, end in _records(path.read_bytes()):
         try:

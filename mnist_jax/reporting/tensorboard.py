@@ -18,8 +18,6 @@ from pathlib import Path
 from typing import Any
 
 from clu import asynclib
-from tensorboard.compat.proto.event_pb2 import Event
-from tensorboard.summary.writer.record_writer import RecordWriter
 
 from mnist_jax.runtime.errors import writing_to
 
@@ -90,6 +88,9 @@ class EventFile:
 
     def write(self, **event: Any) -> None:
         """Writes an event with some fields, such as `step` and `summary`."""
+        from tensorboard.compat.proto.event_pb2 import Event
+        from tensorboard.summary.writer.record_writer import RecordWriter
+
         if self._file is None:
             self._logdir.mkdir(parents=True, exist_ok=True)
             unique = f"{socket.gethostname()}.{os.getpid()}.{next(_file_numbers)}"
