@@ -1,10 +1,9 @@
 """Converts an image of a digit to MNIST's form: grey, light on dark, 28x28, centred.
 
-The method is that of MNIST's authors (LeCun, Cortes, Burges,
-http://yann.lecun.com/exdb/mnist/): crop the digit, scale it to 20x20 with its proportions and
-with antialiasing, and place it in 28x28 with its centre of mass at the centre. Images of MNIST
-do not change. First the traces of a photo or a scan are removed: the background, its shading
-and dust.
+The method is that of MNIST's authors (http://yann.lecun.com/exdb/mnist/): crop the digit,
+scale it to 20x20 with its proportions and with antialiasing, and place it in 28x28 with its
+centre of mass at the centre. Images of MNIST do not change. First the background of a photo or
+a scan is removed, with its shading and dust.
 """
 
 import math
@@ -67,8 +66,7 @@ def read_image(path: str | Path) -> np.ndarray:
         formats = ", ".join(_FORMATS)
         raise UnreadableImageError(f"not an image of a known format ({formats})") from error
     except Image.DecompressionBombError as error:
-        message = f"too many pixels, more than {_MAX_PIXELS:,}; reduce it"
-        raise UnreadableImageError(message) from error
+        raise UnreadableImageError(f"too many pixels: reduce it to {_MAX_PIXELS:,}") from error
     except OSError as error:
         raise UnreadableImageError(first_line(error)) from error
     except Exception as error:  # For damaged files, Pillow's decoders raise errors of any type.
@@ -116,8 +114,7 @@ def normalize(pixels: np.ndarray) -> np.ndarray:
     Raises:
       UnreadableImageError: Nothing is drawn on the image.
     """
-    ink = _extract_ink(_undo_enlargement(np.asarray(pixels, np.float64)))
-    ink = _remove_dust(ink)
+    ink = _remove_dust(_extract_ink(_undo_enlargement(np.asarray(pixels, np.float64))))
     top, bottom = _find_edges(ink.max(axis=1))
     left, right = _find_edges(ink.max(axis=0))
     scale = max(bottom - top, right - left) / _BOX
@@ -137,14 +134,10 @@ def normalize(pixels: np.ndarray) -> np.ndarray:
 def _undo_enlargement(pixels: np.ndarray) -> np.ndarray:
     """Reverts an enlargement by nearest neighbour.
 
-    Such an enlargement repeats some rows and columns once more often than others. This bends
-    the strokes by up to half a pixel, and up to 2 % of MNIST's test images would be
-    misclassified because of it. It is reverted only where this is lossless (one row of each
-    run of equal rows remains), and where more than half of the repeated rows disappear: an
-    upright stroke has equal rows, too.
-
-    Returns:
-      The smallest such image whose digit is still 20 pixels large, or `pixels`.
+    It repeats some rows and columns more often than others and so bends the strokes: up to 2 %
+    of MNIST's test images would be misclassified. It is reverted to the smallest image with a
+    digit of 20 pixels, if this is lossless (one row of each run of equal rows remains) and if
+    more than half of the repeated rows disappear: an upright stroke has equal rows, too.
     """
     axes = [_number_runs(np.moveaxis(pixels, axis, 0)) for axis in (0, 1)]
     inner_rows = list(map(_count_inner_rows, axes))
@@ -182,8 +175,6 @@ def _nearest_indices(length: int, scale: float) -> np.ndarray:
 def _extract_ink(pixels: np.ndarray) -> np.ndarray:
     """Returns how far each pixel is from the background towards the ink's colour, from 0 to 1.
 
-    The digit may be dark on light or light on dark.
-
     Raises:
       UnreadableImageError: There is no ink, or it is as weak as the noise of the background.
     """
@@ -203,10 +194,9 @@ def _extract_ink(pixels: np.ndarray) -> np.ndarray:
 
 
 def _fit_background(pixels: np.ndarray) -> np.ndarray:
-    """Fits a quadratic surface to the border, which the digit rarely touches.
+    """Fits a quadratic surface to the border by iteratively reweighted least squares.
 
-    The fit minimises the absolute deviations (by iteratively reweighted least squares), so
-    that strokes which do touch the border have little influence.
+    So it minimises the absolute deviations: strokes that touch the border matter little.
     """
     height, width, _ = pixels.shape
     y, x = np.meshgrid(np.linspace(-1, 1, height), np.linspace(-1, 1, width), indexing="ij")
@@ -237,8 +227,7 @@ def _remove_dust(ink: np.ndarray) -> np.ndarray:
     masses = ndimage.sum_labels(ink, parts, np.arange(1, number + 1))
     is_dust = np.concatenate([[False], masses < _MIN_PART * masses.max()])[parts]
     around = ndimage.binary_dilation(is_dust, np.ones((3, 3)), iterations=2)
-    is_digit = (ink >= _INK) & ~is_dust
-    return np.where(around & ~is_digit, 0, ink)
+    return np.where(around & (is_dust | (ink < _INK)), 0, ink)
 
 
 def _find_edges(profile: np.ndarray) -> tuple[float, float]:
@@ -254,7 +243,7 @@ def _find_edges(profile: np.ndarray) -> tuple[float, float]:
 
 def _find_end(profile: np.ndarray) -> float:
     """Returns where the profile last falls below `_INK`, interpolated between the pixels."""
-    last = int(np.flatnonzero(profile >= _INK)[-1])
+    last = np.flatnonzero(profile >= _INK)[-1]
     if last + 1 == len(profile):
         return float(len(profile))
     inside, outside = profile[last : last + 2]
@@ -262,15 +251,10 @@ def _find_end(profile: np.ndarray) -> float:
 
 
 def _crop_centred(canvas: np.ndarray) -> np.ndarray:
-    """Crops 28x28 pixels so that the centre of mass is in the central pixel, (14, 14).
-
-    As in MNIST, where all centres of mass are in [13.5, 14.5), in indices of pixels.
-    """
+    """Crops 28x28 pixels with the centre of mass in [13.5, 14.5), as in MNIST."""
     index = np.arange(len(canvas))
-    top, left = (
-        math.floor(canvas.sum(axis=1 - axis) @ index / canvas.sum() + 0.5) - _SIZE // 2
-        for axis in (0, 1)
-    )
+    centres = (canvas.sum(axis=axis) @ index / canvas.sum() for axis in (1, 0))
+    top, left = (math.floor(centre + 0.5) - _SIZE // 2 for centre in centres)
     return canvas[top : top + _SIZE, left : left + _SIZE]
 
 

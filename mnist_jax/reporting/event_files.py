@@ -1,8 +1,7 @@
 """Removes later events from TensorBoard's event files.
 
-A killed run may have written events after its newest checkpoint. The resumed run writes them
-again, so the first ones are removed. TensorBoard's own way, a `SessionLog.START` event, only
-hides them, and not in each of its readers.
+A resumed run writes the events after its checkpoint again. TensorBoard's own way, a
+`SessionLog.START` event, only hides the earlier ones, and not in each of its readers.
 """
 
 import os
@@ -45,16 +44,11 @@ def _size_until(path: Path, last_step: int) -> int:
 
 
 def _records(content: bytes) -> Iterator[tuple[bytes, int]]:
-    """Yields each complete record's data and its end in bytes.
-
-    A record is the data's length (uint64) and its checksum (4 bytes), the data and their
-    checksum (https://www.tensorflow.org/tutorials/load_data/tfrecord).
-    """
+    """Yields the data and the end of each record: length, checksum, data, checksum."""
     start = 0
     while start + 12 <= len(content):
         (length,) = struct.unpack_from("<Q", content, start)
         end = start + 12 + length + 4
-        if end > len(content):  # A killed process was writing it.
-            return
-        yield content[start + 12 : end - 4], end
+        if end <= len(content):  # Else a killed process was writing it.
+            yield content[start + 12 : end - 4], end
         start = end

@@ -81,10 +81,8 @@ def _serve(pipe: Any, workdir: Path) -> None:
         pipe.send(error)
         arguments, error = pipe.recv(), None
         try:
-            images = figures.save(workdir / "figures", figures.draw(**arguments))
-            tags = {f"figures/{name}": png for name, png in images.items()}
-            event_file.write_images(arguments["step"], tags)
-            event_file.flush()
+            pngs = figures.save(workdir / "figures", figures.draw(**arguments))
+            event_file.write_images(arguments["step"], pngs)
         except Exception as exception:
             error = first_line(exception)
 

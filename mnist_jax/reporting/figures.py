@@ -1,14 +1,10 @@
-"""The figures of a run: matplotlib figures, made from NumPy arrays.
+"""The figures of a run, drawn by matplotlib from NumPy arrays, without pyplot's global state.
 
-They are made by `Figure`, not by pyplot, so there is no global state. A process of its own
-imports this module (see `figure_worker`), so it does not import jax.
-
-`title` is the first line of a figure: it names the dataset, the split and the step. The colours
-are safe for colour-blind readers: matplotlib's Blues and PuOr (https://colorbrewer2.org), and
-Okabe and Ito's (https://jfly.uni-koeln.de/color/). The lines differ in their style, too.
+A process of its own imports this module (see `figure_worker`), so it does not import jax. The
+colours are safe for colour-blind readers: matplotlib's Blues and PuOr, and Okabe and Ito's
+(https://jfly.uni-koeln.de/color/). `title` is the first line of a figure.
 """
 
-import io
 import math
 import uuid
 from collections.abc import Mapping, Sequence
@@ -58,13 +54,9 @@ def _add_plot(figure: Figure, bottom: float, top: float, ylabel: str, xlabel: st
 
 
 def confusion_matrix(counts: np.ndarray, title: str) -> Figure:
-    """Draws how many examples of each class were predicted as each class.
+    """Draws `counts`, `int[num_classes, num_classes]`, true class by predicted class.
 
     The colour is the share of the row; with ten classes or fewer it is also a number.
-
-    Args:
-      counts: `int[num_classes, num_classes]`, true class by predicted class.
-      title: See above.
     """
     num_classes = len(counts)
     is_small = num_classes <= 10
@@ -94,8 +86,7 @@ def confusion_matrix(counts: np.ndarray, title: str) -> Figure:
 
 def examples(images: np.ndarray, labels: np.ndarray, title: str) -> Figure:
     """Draws the first images, `uint8[n, 28, 28]`, with their labels, `int[n]`."""
-    captions = [str(label) for label in labels[: _ROWS * _COLUMNS]]
-    return _sheet(images[: len(captions)], captions, title)
+    return _sheet(images, [str(label) for label in labels[: _ROWS * _COLUMNS]], title)
 
 
 def mistakes(
@@ -103,11 +94,7 @@ def mistakes(
 ) -> Figure:
     """Draws the misclassified images with the highest confidence, in descending order.
 
-    Args:
-      images: `uint8[n, 28, 28]`; correctly classified ones are skipped.
-      labels: `int[n]`.
-      probabilities: `float[n, num_classes]`.
-      title: See above.
+    The arrays are `uint8[n, 28, 28]`, `int[n]` and `float[n, num_classes]`.
     """
     predicted, confidence = probabilities.argmax(axis=1), probabilities.max(axis=1)
     wrong = np.flatnonzero(predicted != labels)
@@ -118,9 +105,9 @@ def mistakes(
 
 
 def _sheet(images: np.ndarray, captions: Sequence[str], *title: str) -> Figure:
-    """Draws at most 20 images in rows, each with a caption above it."""
-    margins = ((0, _ROWS * _COLUMNS - len(images)), (7, 3), (3, 4))
-    sheet = _tile(np.pad(images, margins, constant_values=255), _COLUMNS)
+    """Draws an image below each of at most 20 captions."""
+    margins = ((0, _ROWS * _COLUMNS - len(captions)), (7, 3), (3, 4))
+    sheet = _tile(np.pad(images[: len(captions)], margins, constant_values=255), _COLUMNS)
     figure = _create_figure(_WIDTH * sheet.shape[0] / sheet.shape[1] + 0.4, *title)
     axes = _add_axes(figure, 0, 0, 0, 0.4)  # One for all: axes of their own take 0.2 s.
     axes.set_axis_off()
@@ -133,9 +120,8 @@ def _sheet(images: np.ndarray, captions: Sequence[str], *title: str) -> Figure:
 
 def _tile(images: np.ndarray, columns: int) -> np.ndarray:
     """Returns the images `[rows * columns, height, width]` side by side as one."""
-    _, height, width = images.shape
-    rows = images.reshape(-1, columns, height, width).swapaxes(1, 2)
-    return rows.reshape(-1, columns * width)
+    rows = images.reshape(-1, columns, *images.shape[1:])
+    return np.vstack([np.hstack(row) for row in rows])
 
 
 def first_layer(kernel: np.ndarray, title: str) -> Figure:
@@ -151,8 +137,8 @@ def first_layer(kernel: np.ndarray, title: str) -> Figure:
     axes = _add_axes(figure, (_WIDTH - width) / 2, 0.3, (_WIDTH - width) / 2, 0.4)
     axes.set_axis_off()
     limit = float(np.percentile(np.abs(kernel), 99.5)) or 1.0
-    style: dict[str, Any] = {"cmap": "PuOr", "interpolation": "nearest", "aspect": "auto"}
-    image = axes.imshow(sheet, vmin=-limit, vmax=limit, **style)
+    image = axes.imshow(sheet, "PuOr", aspect="auto", interpolation="nearest")
+    image.set_clim(-limit, limit)
     key = _add_axes(figure, 1.1, 0.18, 1.1, height + 0.42)
     figure.colorbar(image, key, orientation="horizontal", ticks=[-limit, 0, limit])
     key.xaxis.set_major_formatter("{x:.2g}")
@@ -161,10 +147,7 @@ def first_layer(kernel: np.ndarray, title: str) -> Figure:
 
 
 def learning_curves(journal: Sequence[Mapping[str, Any]], title: str) -> Figure:
-    """Draws loss and accuracy by step; `journal` is the lines of `metrics.jsonl`.
-
-    The legends show the last values.
-    """
+    """Draws loss and accuracy by step; `journal` is the lines of `metrics.jsonl`."""
     figure = _create_figure(4.2, title)
     losses = _add_plot(figure, 2.25, 0.25, "cross-entropy, nats")
     accuracies = _add_plot(figure, 0.4, 2.05, "accuracy", "step")
@@ -192,8 +175,7 @@ def learning_curves(journal: Sequence[Mapping[str, Any]], title: str) -> Figure:
 def calibration(labels: np.ndarray, probabilities: np.ndarray, title: str) -> Figure:
     """Draws the reliability diagram of `int[n]` labels and `float[n, num_classes]`.
 
-    The title has the ECE = sum over bins of n_bin / n * |accuracy - mean confidence| (Naeini,
-    Cooper, Hauskrecht 2015; Guo et al. 2017).
+    The expected calibration error is the sum of n_bin / n * |accuracy - mean confidence|.
     """
     num_bins = 10
     confidence = probabilities.max(axis=1).astype(float)
@@ -223,13 +205,7 @@ def calibration(labels: np.ndarray, probabilities: np.ndarray, title: str) -> Fi
 def predictions(
     inputs: Sequence[np.ndarray], digits: Sequence[np.ndarray], titles: Sequence[str]
 ) -> Figure:
-    """Draws each input beside the image that the network gets.
-
-    Args:
-      inputs: `float[height, width, channels]`, 0 to 1.
-      digits: `uint8[28, 28]`.
-      titles: One for each pair.
-    """
+    """Draws inputs, `float[height, width, channels]`, 0 to 1, beside their `uint8[28, 28]`."""
     height = 2.5 * len(inputs) + 0.3
     figure = _create_figure(height, "input, and the image that the network gets", width=4.8)
     rows = figure.subplots(len(inputs), 2, squeeze=False)
@@ -238,8 +214,8 @@ def predictions(
         left.imshow(np.broadcast_to(pixels, (*pixels.shape[:2], 3)), interpolation="nearest")
         right.imshow(digit, cmap="gray", vmin=0, vmax=255, interpolation="nearest")
         left.set_title(title, fontsize=_SMALL, loc="left", parse_math=False, pad=2)
-        for axes in (left, right):
-            axes.set(xticks=[], yticks=[])
+        left.set(xticks=[], yticks=[])
+        right.set(xticks=[], yticks=[])
     return figure
 
 
@@ -254,17 +230,10 @@ def draw(
     images: np.ndarray,
     logits: np.ndarray,
 ) -> dict[str, Figure]:
-    """Returns the figures of a model by name.
+    """Returns the figures of a model by name; `journal` is the lines of `metrics.jsonl`.
 
-    Args:
-      dataset: Its name.
-      split: Its split that the last three arguments are of.
-      step: Completed updates.
-      journal: The lines of `metrics.jsonl`.
-      params: The model's parameters.
-      labels: `int32[n]`.
-      images: `uint8[n, 28, 28]`.
-      logits: The model's, `float32[n, num_classes]`.
+    The labels, `int32[n]`, the images, `uint8[n, 28, 28]`, and the logits,
+    `float32[n, num_classes]`, are those of `split`.
     """
     title = f"{dataset}, {split}, step {step}"
     probabilities = np.exp(logits - np.logaddexp.reduce(logits, axis=1, keepdims=True))
@@ -282,23 +251,18 @@ def draw(
 
 
 def save(folder: Path, figures: Mapping[str, Figure]) -> dict[str, bytes]:
-    """Writes each figure to `<folder>/<name>.png`, and returns the PNGs by name.
-
-    A file is written whole or not at all; the folder is created.
+    """Writes `<folder>/<name>.png`, each completely or not at all; returns the PNGs by name.
 
     Raises:
-      OSError: It can't be written.
+      OSError: A file can't be written.
     """
     folder.mkdir(parents=True, exist_ok=True)
     pngs = {}
     for name, figure in figures.items():
-        buffer = io.BytesIO()
-        figure.savefig(buffer, format="png", pil_kwargs={"compress_level": 1})  # 0.1 s faster.
-        pngs[name] = buffer.getvalue()
-        aside = folder / f".{name}.png.{uuid.uuid4().hex}"
+        aside = folder / f".{uuid.uuid4().hex}.png"  # No link can be there already.
         try:
-            with aside.open("xb") as file:  # Raises where a file or a link is there already.
-                file.write(pngs[name])
+            figure.savefig(aside, pil_kwargs={"compress_level": 1})  # 0.1 s faster.
+            pngs[name] = aside.read_bytes()
             aside.replace(folder / f"{name}.png")
         finally:
             aside.unlink(missing_ok=True)

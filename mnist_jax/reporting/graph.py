@@ -24,29 +24,25 @@ from tensorboard.compat.proto.graph_pb2 import GraphDef
 from tensorboard.plugins.graph.metadata import PLUGIN_NAME_RUN_METADATA_WITH_GRAPH
 from tensorboard.summary.writer.record_writer import RecordWriter
 
-Scope = tuple[str, ...]
+Scope = tuple[str, ...]  # The names of nested boxes, or of the modules in a name stack.
 
 # The ops of a model's variables, by Flax's name of their collection.
 _VARIABLE_OPS = {"params": "Parameter", "batch_stats": "Variable"}
 _GRADIENTS = "gradients"
-_MAX_ATTRIBUTE_CHARACTERS = 200
 
 
 def write_graph(
     logdir: str | Path, function: Callable[..., Any], *example_args: Any, tag: str = "graph"
-) -> Path:
-    """Writes a function's graph to an event file of its own.
+) -> None:
+    """Writes a function's graph to an event file of its own, completely or not at all.
 
-    The file is written completely or not at all, and replaces an earlier one of the same tag.
+    The file replaces an earlier one of the same tag.
 
     Args:
       logdir: Created if it is missing.
-      function: As for `create_graph_def`.
-      *example_args: As for `create_graph_def`.
+      function: See `create_graph_def`.
+      *example_args: See `create_graph_def`.
       tag: The graph's name in the tab's list: letters, digits, `_`, `-` and `.`.
-
-    Returns:
-      The event file.
 
     Raises:
       ValueError: The tag contains another character.
@@ -55,39 +51,37 @@ def write_graph(
         raise ValueError(f"tag: {tag!r} may hold letters, digits, '_', '-' and '.' only")
     graph_def = create_graph_def(function, *example_args)
     metadata = RunMetadata(function_graphs=[{"pre_optimization_graph": graph_def}])
-    content = metadata.SerializeToString(deterministic=True)
     plugin = {"plugin_name": PLUGIN_NAME_RUN_METADATA_WITH_GRAPH, "content": b"1"}
+    content = metadata.SerializeToString(deterministic=True)
     tensor = {"dtype": "DT_STRING", "tensor_shape": {}, "string_val": [content]}
     value = {"tag": tag, "metadata": {"plugin_data": plugin}, "tensor": tensor}
     logdir = Path(logdir)
     logdir.mkdir(parents=True, exist_ok=True)
-    # TensorBoard reads the files of a folder in the order of their names, and never returns
-    # to an earlier one. So this name sorts before those of the files that still grow.
-    path = logdir / f"events.out.tfevents.0.graph.{tag}"
     temporary = logdir / f".graph.{tag}"
     with temporary.open("wb") as file:
         for fields in ({"file_version": "brain.Event:2"}, {"summary": {"value": [value]}}):
             event = Event(wall_time=time.time(), **fields)
-            RecordWriter(file).write(event.SerializeToString(deterministic=True))
-    return temporary.replace(path)
+            RecordWriter(file).write(event.SerializeToString())
+    # TensorBoard reads the files of a folder in the order of their names, and never returns
+    # to an earlier one. So this name sorts before those of the files that still grow.
+    temporary.replace(logdir / f"events.out.tfevents.0.graph.{tag}")
 
 
 def create_graph_def(function: Callable[..., Any], *example_args: Any) -> GraphDef:
     """Traces a function and returns its graph.
 
-    Inputs: each leaf of the arguments is a node. A leaf below a key, attribute or argument
-    `params` is a `Parameter` in the box of its module (below `batch_stats`: a `Variable`),
-    any other leaf is a `Placeholder` named by its path. Numbers and captured arrays are
-    `Const` nodes next to their first user.
+    Each leaf of the arguments is a node: below a key, attribute or argument `params` a
+    `Parameter` in the box of its module, below `batch_stats` a `Variable`, else a
+    `Placeholder`. Numbers and captured arrays are `Const` nodes next to their first user.
 
-    Operations: each equation is a node, named and typed by its primitive. Calls (`jit`,
-    `remat`, `custom_jvp`, `custom_vjp`) are replaced by their contents. `scan`, `while` and
-    `cond` are boxes that contain their bodies, with nodes `Carry`, `Slice`, `Stack` and
-    `Merge` where values enter and leave. The root module has no box.
+    Each equation is a node, named by its primitive. Calls such as `jit`, `remat` and
+    `custom_vjp` are replaced by their contents. `scan`, `while` and `cond` are boxes, with
+    nodes `Carry`, `Slice`, `Stack` and `Merge` where values enter and leave. The root module
+    has no box.
 
     Args:
-      function: A pure function, for example a Flax model's `apply`, a loss or a training
-        step. Bind arguments that are not arrays with `functools.partial`.
+      function: A pure function, for example a Flax model's `apply` or a training step. Bind
+        arguments that are not arrays with `functools.partial`.
       *example_args: Pytrees of arrays, or of `jax.ShapeDtypeStruct`.
 
     Returns:
@@ -110,7 +104,7 @@ class _Constant:
     """A value known while tracing. Its node is added next to its first user."""
 
     aval: Any
-    text: str
+    value: Any
     node: str = ""
 
 
@@ -119,30 +113,19 @@ _Value = str | _Constant
 
 
 class _Place(NamedTuple):
-    """Where the equations of a jaxpr are added.
+    """Where the equations of a jaxpr are added."""
 
-    Attributes:
-      stack: The name stack of the equation that contains the jaxpr.
-      outside: The scope in which the innermost box of a loop or a branch was opened.
-      box: The scope of that box; empty outside of loops and branches.
-    """
-
-    stack: Scope
-    outside: Scope = ()
-    box: Scope = ()
+    stack: Scope  # The name stack of the equation that contains the jaxpr.
+    outside: Scope = ()  # The scope in which the innermost box of a loop or branch was opened.
+    box: Scope = ()  # The scope of that box; empty outside of loops and branches.
 
 
 class _Builder:
-    """Builds a GraphDef.
-
-    JAX's name stack of an equation lists the modules around it, from the root module. It
-    determines the scope: the names of the boxes around the equation's node.
-    """
+    """Builds a GraphDef; the name stack of an equation determines the scope of its node."""
 
     def __init__(self, jaxpr: Jaxpr, inputs: Sequence[tuple[Scope, str]]):
-        """Starts an empty graph; `inputs` are the result of `_name_inputs`."""
-        self.graph_def = GraphDef()
-        self.graph_def.versions.producer = 22  # TensorFlow 1; any number is valid.
+        """Creates an empty graph; `inputs` is the result of `_name_inputs`."""
+        self.graph_def = GraphDef(versions={"producer": 22})  # Any number is valid.
         self._captured: dict[int, _Constant] = {}  # By the identity of the array.
         modules = {path[:-1] for path, op in inputs if op != "Placeholder" and path[:-1]}
         self._modules = set(itertools.chain.from_iterable(modules))
@@ -158,9 +141,7 @@ class _Builder:
         }
         # No node may have the name of a scope.
         scopes = {path[:-1] for path, _ in inputs} | set(map(self._to_scope, stacks))
-        self._used_names = {
-            "/".join(scope[:end]) for scope in scopes for end in range(1, len(scope) + 1)
-        }
+        self._used_names = {"/".join(s[:end]) for s in scopes for end in range(1, len(s) + 1)}
 
     def _to_scope(self, stack: Scope) -> Scope:
         """Removes the root module and repeated `gradients`, which a loop's body may add."""
@@ -195,7 +176,7 @@ class _Builder:
         attributes: Mapping[str, Any] | None = None,
     ) -> str:
         """Adds a node with an output for each of `avals`, and returns its name."""
-        names = [self._node_of(value, path[:-1]) for value in inputs]
+        names = [x if isinstance(x, str) else self._add_const(x, path[:-1]) for x in inputs]
         node = self.graph_def.node.add(name=self._unique_name(path), op=op, input=names)
         node.attr["dtype"].s = ", ".join(str(aval.dtype) for aval in avals).encode()
         shapes = node.attr["_output_shapes"].list.shape
@@ -206,26 +187,21 @@ class _Builder:
                 node.attr[key].s = _describe(value).encode()
         return node.name
 
-    def _node_of(self, value: _Value, scope: Scope) -> str:
-        if isinstance(value, str):
-            return value
-        if not value.node:
-            path, text = (*scope, "const"), {"value": value.text}
-            value.node = self.add("Const", path, [], [value.aval], text)
-        return value.node
+    def _add_const(self, const: _Constant, scope: Scope) -> str:
+        if not const.node:
+            attributes = {"value": _describe(const.value)}
+            const.node = self.add("Const", (*scope, "const"), [], [const.aval], attributes)
+        return const.node
 
     def inline(self, closed: ClosedJaxpr, args: list[_Value], place: _Place) -> list[_Value]:
         """Adds the equations of a jaxpr, and returns its outputs."""
         jaxpr = closed.jaxpr
         values: dict[Any, _Value] = dict(zip(jaxpr.invars, args, strict=True))
         for var, const in zip(jaxpr.constvars, closed.consts, strict=True):
-            constant = _Constant(var.aval, _describe(const))
-            values[var] = self._captured.setdefault(id(const), constant)
+            values[var] = self._captured.setdefault(id(const), _Constant(var.aval, const))
 
         def read(atom: Any) -> _Value:
-            if isinstance(atom, Literal):
-                return _Constant(atom.aval, _describe(atom.val))
-            return values[atom]
+            return _Constant(atom.aval, atom.val) if isinstance(atom, Literal) else values[atom]
 
         for eqn in jaxpr.eqns:
             outputs = self._add_equation(eqn, [read(atom) for atom in eqn.invars], place)
@@ -234,13 +210,9 @@ class _Builder:
 
     def _add_equation(self, eqn: JaxprEqn, args: list[_Value], place: _Place) -> list[_Value]:
         place = place._replace(stack=place.stack + _name_stack(eqn))
-        match eqn.primitive.name:
-            case "scan":
-                return self._add_scan(eqn, args, place)
-            case "while":
-                return self._add_while(eqn, args, place)
-            case "cond":
-                return self._add_cond(eqn, args, place)
+        boxes = {"scan": self._add_scan, "while": self._add_while, "cond": self._add_cond}
+        if add_box := boxes.get(eqn.primitive.name):
+            return add_box(eqn, args, place)
         inner = _inner_jaxprs(eqn)
         in_avals = [atom.aval for atom in eqn.invars]
         out_avals = [var.aval for var in eqn.outvars]
@@ -264,14 +236,12 @@ class _Builder:
         return tuple(name for (name,) in common)
 
     def _add_scan(self, eqn: JaxprEqn, args: list[_Value], place: _Place) -> list[_Value]:
-        """Adds one iteration.
-
-        The inputs are constants, the carry, and arrays of which the body reads slices. The
-        outputs are the carry, and stacks of the body's outputs. The shapes show which is
-        which; the equation's parameters depend on the version of JAX.
-        """
+        """Adds one iteration."""
         (body,) = _inner_jaxprs(eqn)
         place = self._open_box("scan", place, self._common_module(body))
+        # The inputs are constants, the carry, and arrays of which the body reads slices. The
+        # outputs are the carry, and stacks of the body's outputs. The shapes show which is
+        # which; the equation's parameters depend on the version of JAX.
         are_slices = _shapes_differ(eqn.invars, body.jaxpr.invars)
         are_stacks = _shapes_differ(eqn.outvars, body.jaxpr.outvars)
         num_consts = are_slices.count(False) - are_stacks.count(False)
@@ -320,29 +290,21 @@ def _name_inputs(
 ) -> list[tuple[Scope, str]]:
     """Returns the path and the op of the node of each leaf of the arguments."""
     parameters = inspect.signature(function).parameters.values()
-    single = [p.name for p in parameters if p.kind < p.VAR_POSITIONAL]
+    names = [p.name for p in parameters if p.kind < p.VAR_POSITIONAL]
     rest = [p.name for p in parameters if p.kind == p.VAR_POSITIONAL]
-    names = single + [
-        f"{name}_{number}" for name in rest for number in range(len(example_args))
-    ]
+    names += [f"{name}_{number}" for name in rest for number in range(len(example_args))]
+    arguments = [{name: arg} for name, arg in zip(names, example_args, strict=False)]
     inputs = []
-    for name, arg in zip(names, example_args, strict=False):
-        for keys, _ in jax.tree_util.tree_leaves_with_path(arg):
-            parts = [jax.tree_util.keystr((key,), simple=True) for key in keys]
-            path = tuple(map(_sanitize, [name, *parts]))
-            start = next(
-                (at for at, part in enumerate(path[:-1], 1) if part in _VARIABLE_OPS), 0
-            )
-            op = _VARIABLE_OPS[path[start - 1]] if start else "Placeholder"
-            inputs.append((path[start:], op))
+    for (_, *keys), _ in jax.tree_util.tree_leaves_with_path(arguments):
+        path = tuple(_sanitize(jax.tree_util.keystr((key,), simple=True)) for key in keys)
+        start = next((i for i, name in enumerate(path[:-1], 1) if name in _VARIABLE_OPS), 0)
+        op = _VARIABLE_OPS[path[start - 1]] if start else "Placeholder"
+        inputs.append((path[start:], op))
     return inputs
 
 
 def _name_stack(eqn: JaxprEqn) -> Scope:
-    """Splits an equation's name stack, for example `transpose(jvp(MLP))/hidden1`.
-
-    `transpose`, the backward pass, becomes `gradients`; other transformations are removed.
-    """
+    """Splits a name stack: `transpose(jvp(MLP))/hidden1` is `gradients`, `MLP`, `hidden1`."""
     stack = str(eqn.source_info.name_stack).replace("transpose(", f"{_GRADIENTS}/")
     parts = re.sub(r"\w+\(|\)", "", stack).split("/")
     return tuple(_sanitize(part) for part in parts if part)
@@ -390,4 +352,4 @@ def _describe(value: Any) -> str:
     # A large captured array would be copied from the device only to be printed.
     if getattr(value, "size", 1) > 1:
         return f"array of shape {list(value.shape)}"
-    return str(value)[:_MAX_ATTRIBUTE_CHARACTERS]
+    return str(value)[:200]

@@ -8,20 +8,12 @@ from typing import Any
 
 from mnist_jax.runtime.errors import UserError, writing_to
 
-Line = dict[str, Any]
-
 
 class Journal:
-    """The journal of a run, opened for writing.
-
-    Attributes:
-      lines: All lines so far: `step`, `dataset`, and numbers by their tag.
-    """
+    """The journal of a run; `lines` are all so far: `step`, `dataset`, and numbers by tag."""
 
     def __init__(self, workdir: Path, first_step: int):
         """Opens the journal, and removes the lines after `first_step`.
-
-        The run computes and writes those again: no checkpoint contains them.
 
         Raises:
           UserError: A line is damaged.
@@ -51,8 +43,8 @@ class Journal:
             self._file.close()
 
 
-def read_journal(workdir: Path, last_step: int) -> list[Line]:
-    """Returns the lines up to `last_step`; none where there is no journal.
+def read_journal(workdir: Path, last_step: int) -> list[dict[str, Any]]:
+    """Returns the lines up to `last_step`; none if there is no journal.
 
     Raises:
       UserError: A line is damaged.
@@ -60,9 +52,9 @@ def read_journal(workdir: Path, last_step: int) -> list[Line]:
     return _read(workdir / "metrics.jsonl", last_step)[0]
 
 
-def _read(path: Path, last_step: int) -> tuple[list[Line], int]:
+def _read(path: Path, last_step: int) -> tuple[list[dict[str, Any]], int]:
     """Returns the complete lines up to `last_step`, and their size in bytes."""
-    lines: list[Line] = []
+    lines: list[dict[str, Any]] = []
     size = 0
     if not path.exists():
         return lines, size
@@ -72,13 +64,11 @@ def _read(path: Path, last_step: int) -> tuple[list[Line], int]:
                 break
             try:
                 line = json.loads(text)
-                is_later = line["step"] > last_step
+                if line["step"] > last_step:
+                    break
             except (ValueError, KeyError, TypeError) as error:
-                raise UserError(
-                    f"{path}: line {number} is damaged; delete it, or move the file away"
-                ) from error
-            if is_later:
-                break
+                message = f"{path}: line {number} is damaged; delete it, or move the file away"
+                raise UserError(message) from error
             size += len(text)
             lines.append(line)
     return lines, size

@@ -1,8 +1,4 @@
-"""A trace of some training steps, for TensorBoard's Profile tab and for Perfetto.
-
-`<workdir>/plugins/profile/<time>/` contains it in both forms: `*.xplane.pb` and
-`perfetto_trace.json.gz`, which https://ui.perfetto.dev opens.
-"""
+"""A trace of some training steps, for TensorBoard's Profile tab and https://ui.perfetto.dev."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -15,18 +11,12 @@ _T = TypeVar("_T")
 
 
 class Profiler:
-    """Traces the device calls of some steps."""
+    """Traces the device calls of some steps into `<workdir>/plugins/profile/<time>/`."""
 
     def __init__(
         self, workdir: Path, profile_steps: Sequence[int], print_line: Callable[[str], None]
     ):
-        """Creates an idle profiler.
-
-        Args:
-          workdir: The run's folder.
-          profile_steps: The first and the last step to trace, or ().
-          print_line: Called with the place of the trace.
-        """
+        """Starts no trace yet; `profile_steps` are the first and the last step, or ()."""
         self._workdir = workdir
         self._print_line = print_line
         first, last = profile_steps or (0, -1)
@@ -36,7 +26,7 @@ class Profiler:
     def call(
         self, steps: range, function: Callable[_P, _T], *args: _P.args, **kwargs: _P.kwargs
     ) -> _T:
-        """Calls the function that performs the steps; traces it where that is due."""
+        """Calls the function that performs the steps; traces it if they are to be traced."""
         if steps[-1] not in self._steps:
             return function(*args, **kwargs)
         if not self._is_tracing:

@@ -2,7 +2,7 @@
 
 clu's `SummaryWriter` calls `tf.summary`. Importing TensorFlow for it would cost 2 s and
 600 MB, while TensorBoard itself contains the formats. So while clu is imported, a stand-in
-for `tf.summary` is in `sys.modules`. Where TensorFlow is loaded already, clu uses that.
+for `tf.summary` is in `sys.modules`, unless TensorFlow is loaded already.
 """
 
 import contextlib
@@ -23,20 +23,13 @@ from mnist_jax.runtime.errors import writing_to
 
 
 class EventWriter:
-    """Calls a `clu.metric_writers.SummaryWriter` in a thread, in order.
-
-    Every method raises a WriteError if an earlier call failed.
-    """
+    """Calls clu's `SummaryWriter` in a thread; raises the WriteError of an earlier call."""
 
     def __init__(self, logdir: Path):
         """Starts the import of clu; the first event creates a file in `logdir`."""
         self._logdir = logdir
         self._pool = asynclib.Pool("event_writer", max_workers=1)
-        self._writer: Any = None
-        self.submit(self._create_writer)
-
-    def _create_writer(self) -> None:
-        self._writer = create_summary_writer(str(self._logdir))
+        self._writer = self._pool(create_summary_writer)(str(logdir))
 
     def submit(self, function: Callable[[], None]) -> None:
         """Calls a function in the thread; returns at once."""
@@ -45,7 +38,7 @@ class EventWriter:
 
     def call(self, method: str, *arguments: Any) -> None:
         """Calls a method of the `SummaryWriter` in the thread; returns at once."""
-        self.submit(lambda: getattr(self._writer, method)(*arguments))
+        self.submit(lambda: getattr(self._writer.result(), method)(*arguments))
 
     def flush(self) -> None:
         """Waits until the operating system has all events."""
@@ -79,10 +72,10 @@ _active_files: list["EventFile"] = []
 
 
 class EventFile:
-    """An event file, created with its first event; `tf.summary.create_file_writer` is one."""
+    """An event file; implements the stand-in's `create_file_writer`."""
 
     def __init__(self, logdir: str, prefix: str = ""):
-        """Creates no file yet; the file's name is the prefix, the time and a unique end."""
+        """Creates no file before the first event; in its name, the time follows the prefix."""
         self._logdir, self._prefix = Path(logdir), prefix
         self._file: Any = None
 
@@ -108,14 +101,15 @@ class EventFile:
         RecordWriter(self._file).write(event_bytes)
 
     def write_images(self, step: int, images: Mapping[str, bytes]) -> None:
-        """Writes PNGs by their tags; `SummaryWriter.write_images` would encode pixels anew."""
+        """Writes PNGs by name, and flushes; `SummaryWriter` would encode the pixels again."""
         from tensorboard.plugins.image import metadata
 
         kind = metadata.create_summary_metadata(display_name=None, description=None)
-        for tag, png in images.items():
+        for name, png in images.items():
             width, height = struct.unpack(">II", png[16:24])  # In PNG's first chunk.
             values = [str(width).encode(), str(height).encode(), png]
-            self.write(step=step, summary=_summarize_tensor(tag, values, kind))
+            self.write(step=step, summary=_summarize_tensor(f"figures/{name}", values, kind))
+        self.flush()
 
     def flush(self) -> None:
         """Passes all events to the operating system."""
@@ -129,11 +123,9 @@ class EventFile:
 
 
 def _summarize_tensor(tag: str, tensor: Any, metadata: Any) -> Any:
-    from tensorboard.compat.proto.summary_pb2 import Summary
     from tensorboard.util.tensor_util import make_tensor_proto
 
-    value = Summary.Value(tag=tag, tensor=make_tensor_proto(tensor), metadata=metadata)
-    return Summary(value=[value])
+    return {"value": [{"tag": tag, "tensor": make_tensor_proto(tensor), "metadata": metadata}]}
 
 
 def _create_stand_in() -> types.ModuleType:
@@ -153,8 +145,7 @@ def _create_stand_in() -> types.ModuleType:
 
     tensorflow: Any = types.ModuleType("tensorflow")
     # TensorBoard's own stub, with which it reads files where TensorFlow is not installed.
-    public = {k: v for k, v in vars(tensorflow_stub).items() if not k.startswith("__")}
-    vars(tensorflow).update(public, __version__=tensorflow_stub.__version__)
+    vars(tensorflow).update(vars(tensorflow_stub))
     tensorflow.summary = types.SimpleNamespace(
         create_file_writer=EventFile,
         scalar=writes(scalar_pb),
