@@ -75,14 +75,16 @@ class Reporter:
         self._run, self._is_first = run, job.is_first_process()
         self._unread: tuple[range, Metrics] | None = None
         self._figures: FigureWorker | None = None
+        columns, lines = shutil.get_terminal_size()
         self._bar = tqdm.tqdm(
             total=config.num_train_steps,
             initial=first_step,
             unit=" steps",
             file=sys.stderr,
             disable=None if self._is_first else True,  # None: only on a terminal.
-            # tqdm's own width is 0 if the terminal has no known size.
-            ncols=shutil.get_terminal_size().columns,
+            # Without these tqdm prints an empty bar where the terminal has no known size.
+            ncols=columns,
+            nrows=lines,
             leave=False,
         )
         profile_steps = config.profile_steps if self._is_first else ()
