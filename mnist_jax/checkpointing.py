@@ -1,8 +1,8 @@
 """Checkpoints: orbax saves and restores the state, a manifest detects damage.
 
 `<workdir>/checkpoints/<step>/default/` contains the files of orbax's PyTree handler and a
-manifest with their SHA-256. orbax alone restores a flipped byte as a wrong number without an
-error, so nothing is read before its digest has been verified. Nothing is unpickled.
+manifest with their SHA-256. orbax alone would restore a flipped byte as a wrong number, so
+nothing is read before its digest has been verified. Nothing is unpickled.
 """
 
 import contextlib
@@ -32,6 +32,10 @@ from mnist_jax.runtime.manifest import Manifest
 from mnist_jax.train_step import TrainState
 
 _ITEM = "default"  # The manager's name for the only item of a checkpoint.
+_OPTIONS = ocp.CheckpointManagerOptions(
+    cleanup_tmp_directories=True,
+    lightweight_initialize=True,  # Reads no file: some may be damaged.
+)
 
 
 class Checkpoints:
@@ -45,9 +49,7 @@ class Checkpoints:
           keep: Number of newest checkpoints to keep, in addition to the best one. None: for
             reading only; nothing on disk is changed.
         """
-        self._folder = workdir / "checkpoints"
-        self._damaged_folder = workdir / "damaged"
-        self._keep = keep
+        self._folder, self._keep = workdir / "checkpoints", keep
         self._manager: ocp.CheckpointManager | None = None
         if keep is not None:
             with self._writing():
@@ -70,21 +72,26 @@ class Checkpoints:
         names = (path.name for path in self._folder.glob("*"))
         return sorted(int(name) for name in names if re.fullmatch("0|[1-9][0-9]*", name))
 
-    def manifest(self, step: int) -> Manifest:
-        """Returns a checkpoint's manifest; `restore` verifies the other files.
+    def manifest(self, step: int, *, verify_files: bool = False) -> Manifest:
+        """Returns a checkpoint's manifest, after verifying it and optionally all other files.
 
         Raises:
-          DamagedCheckpointError: The manifest is not what was written.
-          UserError: This version of the code can't use it.
+          DamagedCheckpointError: A file is not what was written.
+          UserError: This version of the code can't use the checkpoint.
         """
+        folder = self._folder / str(step)
         try:
-            manifest = manifest_lib.read(self._folder / str(step) / _ITEM)
+            manifest = manifest_lib.read(folder / _ITEM)
             if manifest.step != step:
                 raise ValueError(f"it is that of step {manifest.step}")
+            if verify_files:
+                manifest_lib.verify_files(folder / _ITEM, manifest)
         except UserError as error:
             raise self._incompatible(step, error) from error
         except Exception as error:  # Damaged JSON raises errors of any type.
-            raise self._damaged(step, error) from error
+            raise DamagedCheckpointError(
+                f"{folder}: the checkpoint of step {step} is damaged ({first_line(error)})"
+            ) from error
         return manifest
 
     def intact_manifests(self) -> Iterator[Manifest]:
@@ -109,8 +116,8 @@ class Checkpoints:
                 name = jax.tree_util.keystr(path, simple=True, separator="/")
                 raise TrainingDivergedError(name, "not finite", manifest.step, self.steps())
         with self._writing():
-            self._manager = self._manager or _create_manager(self._folder)
-            self._manager.wait_until_finished()
+            if self._manager is None:
+                self._manager = ocp.CheckpointManager(self._folder, options=_OPTIONS)
             self._delete_superseded()
             args = _SaveArgs(state, manifest=manifest)
             self._manager.save(manifest.step, args=args, force=True)
@@ -126,11 +133,8 @@ class Checkpoints:
           DamagedCheckpointError: A file is not what was written.
           UserError: The checkpoint is intact, but does not fit `target`.
         """
-        manifest, folder = self.manifest(step), self._folder / str(step) / _ITEM
-        try:
-            manifest_lib.verify_files(folder, manifest)
-        except (OSError, ValueError) as error:
-            raise self._damaged(step, error) from error
+        self.manifest(step, verify_files=True)
+        folder = self._folder / str(step) / _ITEM
         try:
             restored = _read(ocp.PyTreeCheckpointHandler(), folder, target)
         except Exception as error:  # orbax raises errors of any type.
@@ -149,10 +153,10 @@ class Checkpoints:
                 try:
                     restore(step)
                 except DamagedCheckpointError as error:
+                    folder = self._folder / str(step)
                     with self._writing():
-                        folder = self._folder / str(step)
-                        destination = run_folder.move_into(folder, self._damaged_folder)
-                    terminal.print_warning(f"WARNING: {error}; moved to {destination}")
+                        moved = run_folder.move_into(folder, self._folder.parent / "damaged")
+                    terminal.print_warning(f"WARNING: {error}; moved to {moved}")
                 else:
                     self._delete_superseded()  # A killed run may have left some.
                     return step
@@ -169,24 +173,16 @@ class Checkpoints:
         best = best_step(self.intact_manifests())
         # Renamed first: a kill must not leave a half-deleted folder among the checkpoints.
         deleted = self._folder / "deleted"
-        for step in self.steps()[: -self._keep]:
-            if step != best:
-                deleted.mkdir(exist_ok=True)
-                (self._folder / str(step)).rename(deleted / str(step))
-        if deleted.exists():
-            shutil.rmtree(deleted)
+        deleted.mkdir(exist_ok=True)
+        for step in {*self.steps()[: -self._keep]} - {best}:
+            (self._folder / str(step)).rename(deleted / str(step))
+        shutil.rmtree(deleted)
 
     @contextlib.contextmanager
     def _writing(self) -> Iterator[None]:
         # orbax raises errors of any type.
         with writing_to(self._folder, Exception), job.exit_if_process_lost():
             yield
-
-    def _damaged(self, step: int, reason: Exception) -> DamagedCheckpointError:
-        return DamagedCheckpointError(
-            f"{self._folder / str(step)}: the checkpoint of step {step} is damaged "
-            f"({first_line(reason)})"
-        )
 
     def _incompatible(self, step: int, reason: Exception) -> UserError:
         return UserError(
@@ -204,11 +200,9 @@ def best_step(manifests: Iterable[Manifest]) -> int | None:
 class _ManifestHandler(ocp.PyTreeCheckpointHandler):
     """Reads back what was saved and adds the manifest, before orbax commits the folder."""
 
-    async def async_save(
-        self, directory: Any, item: Any = None, save_args: Any = None, args: Any = None
-    ) -> Any:
+    async def async_save(self, directory: Any, *, args: "_SaveArgs") -> Any:
         self._saved, self._manifest = jax.device_get(args.item), args.manifest
-        return await super().async_save(directory, item, save_args, args)
+        return await super().async_save(directory, args=args)
 
     def finalize(self, directory: Any) -> None:
         super().finalize(directory)
@@ -218,19 +212,9 @@ class _ManifestHandler(ocp.PyTreeCheckpointHandler):
 
 
 @ocp.args.register_with_handler(_ManifestHandler, for_save=True, for_restore=True)
-@dataclasses.dataclass
+@dataclasses.dataclass(kw_only=True)
 class _SaveArgs(ocp.args.PyTreeSave):
-    manifest: Manifest | None = None
-
-
-def _create_manager(folder: Path) -> ocp.CheckpointManager:
-    registry = ocp.handlers.DefaultCheckpointHandlerRegistry()
-    registry.add(_ITEM, _SaveArgs, _ManifestHandler())
-    options = ocp.CheckpointManagerOptions(
-        cleanup_tmp_directories=True,
-        lightweight_initialize=True,  # Reads no file: some may be damaged.
-    )
-    return ocp.CheckpointManager(folder, handler_registry=registry, options=options)
+    manifest: Manifest
 
 
 def _read(handler: ocp.PyTreeCheckpointHandler, folder: Path, target: Any) -> Any:

@@ -42,8 +42,8 @@ def main() -> None:
     def predict(grey: np.ndarray) -> dict[str, object]:
         try:
             image = normalize(grey[:, :, np.newaxis] / 255)
-        except UnreadableImageError:
-            return {"digit": None, "image": None, "probabilities": None}
+        except UnreadableImageError:  # Nothing is drawn.
+            return {"digit": None}
         (probabilities,) = model.predict(image[np.newaxis])
         return {
             "digit": int(probabilities.argmax()),
@@ -64,24 +64,16 @@ def main() -> None:
 
 
 class _Server(ThreadingHTTPServer):
-    """Answers two requests, on loopback only: `GET /` and `POST /predict`.
+    """Answers two requests, on loopback only; reads no file for them.
 
-    The former returns the page; the latter accepts 280x280 bytes of grey, row by row, and
-    returns JSON. No file is read for a request.
+    `GET /` returns the page. `POST /predict` accepts 280x280 bytes of grey, row by row, and
+    returns JSON.
     """
 
     daemon_threads = True  # Ctrl-C does not wait for open connections of a browser.
 
     def __init__(self, predict: Callable[[np.ndarray], dict[str, object]], port: int):
-        """Opens the port.
-
-        Args:
-          predict: Called with `uint8[280, 280]`, in several threads; its result becomes JSON.
-          port: 0: any free one; see `server_port`.
-
-        Raises:
-          UserError: The port is in use.
-        """
+        """Opens the port; `predict` is called with `uint8[280, 280]`, in several threads."""
         self.predict = predict
         self.page = resources.files("mnist_jax").joinpath("demo.html").read_bytes()
         try:
@@ -133,13 +125,10 @@ class _Handler(BaseHTTPRequestHandler):
         self.end_headers()
         self.wfile.write(body)
 
-    def send_error(
-        self, code: int, message: str | None = None, explain: str | None = None
-    ) -> None:
-        """Sends an error and closes the connection, whose body may be unread."""
+    def send_error(self, code: int, *args: str | None, **named: str | None) -> None:
         if code == HTTPStatus.NOT_IMPLEMENTED:  # The base class's response to other methods.
             code = HTTPStatus.METHOD_NOT_ALLOWED
-        super().send_error(code, message, explain)
+        super().send_error(code, *args, **named)
 
     def log_message(self, format: str, *args: object) -> None:
         """Does nothing: a line for each stroke would hide the address of the page."""

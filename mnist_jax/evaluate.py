@@ -24,10 +24,7 @@ _SPLIT = flags.DEFINE_enum(
 )
 _JSON = flags.DEFINE_bool("json", False, "Print one JSON object and nothing else.")
 _FIGURES = flags.DEFINE_string(
-    "figures",
-    None,
-    "Draw the figures of the split (with all: of the test split) into this folder, which is "
-    "created.",
+    "figures", None, "Folder to draw the figures of the split in (with all: of the test split)."
 )
 
 
@@ -57,11 +54,11 @@ def main() -> None:
             images=dataset.splits[split].image,
             logits=logits[split],
         )
-        folder = Path(_FIGURES.value).expanduser()
         try:
-            figures.save(folder, drawn)
+            figures.save(Path(_FIGURES.value).expanduser(), drawn)
         except OSError as error:
-            raise UserError(f"figures: {folder}: {error.strerror}; choose another") from error
+            message = f"figures: {_FIGURES.value}: {error.strerror}; choose another folder"
+            raise UserError(message) from error
     if _SPLIT.value != "all":
         results = {_SPLIT.value: results[_SPLIT.value]}
     if _JSON.value:
@@ -72,10 +69,10 @@ def main() -> None:
             "splits": {split: result._asdict() for split, result in results.items()},
         }
         print(json.dumps(report))
-        return
-    print(f"Step {model.step} of {model.workdir}")
-    for split, result in results.items():
-        print(format_result(split, dataset.name, result))
+    else:
+        print(f"Step {model.step} of {model.workdir}")
+        for split, result in results.items():
+            print(format_result(split, dataset.name, result))
 
 
 if __name__ == "__main__":

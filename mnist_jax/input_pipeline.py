@@ -26,9 +26,8 @@ def batch_indices(seed: int, steps: range, batch_size: int, num_examples: int) -
     start, stop = (steps.start - 1) * batch_size, (steps.stop - 1) * batch_size
     epochs = range(start // num_examples, -(-stop // num_examples))
     stream = np.concatenate([epoch_order(seed, epoch, num_examples) for epoch in epochs])
-    start_of_stream = epochs.start * num_examples
-    indices = stream[start - start_of_stream : stop - start_of_stream]
-    return indices.reshape(len(steps), batch_size)
+    offset = start % num_examples  # Of the first step, in its epoch.
+    return stream[offset : offset + stop - start].reshape(len(steps), batch_size)
 
 
 @functools.lru_cache(maxsize=4)

@@ -24,11 +24,8 @@ def truncated_normal_by_fan_in(
 
     Args:
       key: PRNG key.
-      shape: `[fan_in, fan_out]`.
-      dtype: A floating-point dtype.
-
-    Returns:
-      An array of `shape` and `dtype`.
+      shape: `[fan_in, fan_out]`, the shape of the result.
+      dtype: The dtype of the result, a floating-point one.
     """
     # Drawn as one row: the same bits, and half the compile time, because XLA's CPU compiler
     # unrolls short rows like those of ten classes.

@@ -13,9 +13,8 @@ def create_learning_rate_schedule(config: ConfigDict) -> optax.Schedule:
     """
     warmup_steps = config.warmup_steps
     if config.schedule == "cosine":
-        main = optax.cosine_decay_schedule(
-            config.learning_rate, config.num_train_steps - warmup_steps
-        )
+        decay_steps = config.num_train_steps - warmup_steps
+        main = optax.cosine_decay_schedule(config.learning_rate, decay_steps)
     else:
         main = optax.constant_schedule(config.learning_rate)
     if not warmup_steps:
@@ -32,17 +31,15 @@ def create_optimizer(config: ConfigDict) -> optax.GradientTransformation:
         learning_rate = config.learning_rate
     parts = []
     if config.grad_clip_norm:
-        parts.append(optax.clip_by_global_norm(config.grad_clip_norm))
+        parts += [optax.clip_by_global_norm(config.grad_clip_norm)]
     if config.optimizer == "sgd":
         if config.weight_decay:
-            parts.append(optax.add_decayed_weights(config.weight_decay, mask=_kernels))
-        parts.append(optax.sgd(learning_rate, momentum=config.momentum or None))
+            parts += [optax.add_decayed_weights(config.weight_decay, mask=_kernels)]
+        parts += [optax.sgd(learning_rate, momentum=config.momentum or None)]
     elif config.optimizer == "adam":
-        parts.append(optax.adam(learning_rate))
+        parts += [optax.adam(learning_rate)]
     elif config.optimizer == "adamw":
-        parts.append(
-            optax.adamw(learning_rate, weight_decay=config.weight_decay, mask=_kernels)
-        )
+        parts += [optax.adamw(learning_rate, weight_decay=config.weight_decay, mask=_kernels)]
     else:
         raise ValueError(f"unknown optimizer {config.optimizer!r}")
     return optax.chain(*parts)

@@ -11,7 +11,6 @@ Examples:
 import json
 import os
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -25,12 +24,8 @@ _WORKDIR = flags.DEFINE_string("workdir", None, "The run's folder.", required=Tr
 _STEP = flags.DEFINE_string("step", "latest", "latest, best (by validation), or a number.")
 _JSON = flags.DEFINE_bool("json", False, "Print one JSON object and nothing else.")
 _SHOW = flags.DEFINE_bool(
-    "show",
-    False,
-    "Draw each image beside the network's input in ./predictions.png, and open it where there "
-    "is a display.",
+    "show", False, "Draw the images beside the network's inputs in ./predictions.png; open it."
 )
-_FIGURE = Path("predictions.png")
 
 
 def main(*files: str) -> None:
@@ -40,19 +35,19 @@ def main(*files: str) -> None:
 
     model = restoring.restore(_WORKDIR.value, _STEP.value)
     images: dict[str, np.ndarray] = {}
-    inputs: list[np.ndarray] = []
+    inputs: dict[str, np.ndarray] = {}
     errors: dict[str, str] = {}
-    for file in dict.fromkeys(files):
+    for file in files:
         try:
             image = read_image(file)
-            inputs.append(normalize(image))
+            inputs[file] = normalize(image)
             images[file] = image
         except UnreadableImageError as error:
             errors[file] = str(error)
             terminal.print_error(f"{file}: {error}")
 
-    probabilities = model.predict(np.stack(inputs)) if inputs else ()
-    predictions = dict(zip(images, probabilities, strict=True))
+    probabilities = model.predict(np.stack([*inputs.values()])) if inputs else ()
+    predictions = dict(zip(inputs, probabilities, strict=True))
     if _JSON.value:
         report = {
             "workdir": str(model.workdir),
@@ -72,7 +67,7 @@ def main(*files: str) -> None:
         titles = [
             f"{Path(file).name}: {format_prediction(p)}" for file, p in predictions.items()
         ]
-        _show(list(images.values()), inputs, titles)
+        _show([*images.values()], [*inputs.values()], titles)
     if errors:
         sys.exit(UserError.exit_code)
 
@@ -89,22 +84,19 @@ def format_prediction(probabilities: np.ndarray) -> str:
     return best + (f", or {', '.join(rest)}" if rest else "")
 
 
-def _show(
-    images: Sequence[np.ndarray], inputs: Sequence[np.ndarray], titles: Sequence[str]
-) -> None:
+def _show(images: list[np.ndarray], inputs: list[np.ndarray], titles: list[str]) -> None:
+    from PIL import Image
+
     from mnist_jax.reporting import figures
 
+    path = Path("predictions.png")
     try:
-        figure = figures.predictions(images, inputs, titles)
-        figures.save(_FIGURE.parent, {_FIGURE.stem: figure})
+        figures.save(path.parent, {path.stem: figures.predictions(images, inputs, titles)})
     except OSError as error:
-        raise UserError(f"{_FIGURE}: {error.strerror}; go to another folder") from error
-    print(f"Drawn in {_FIGURE}", file=sys.stderr)
-    has_display = os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")
-    if has_display or sys.platform != "linux":
-        from PIL import Image
-
-        Image.open(_FIGURE).show()
+        raise UserError(f"{path}: {error.strerror}; go to another folder") from error
+    print(f"Drawn in {path}", file=sys.stderr)
+    if sys.platform != "linux" or {"DISPLAY", "WAYLAND_DISPLAY"} & os.environ.keys():
+        Image.open(path).show()
 
 
 if __name__ == "__main__":

@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
@@ -19,15 +18,7 @@ from mnist_jax.train_step import ApplyFn, Params
 
 
 class TrainedModel(NamedTuple):
-    """A model as of one checkpoint.
-
-    Attributes:
-      workdir: The run's folder, absolute.
-      step: Completed updates.
-      config: The run's.
-      apply_fn: The model's `apply`.
-      params: Its parameters, on the device.
-    """
+    """A model as of one checkpoint: `step` completed updates, parameters on the device."""
 
     workdir: Path
     step: int
@@ -65,37 +56,25 @@ def restore(workdir: str | Path, step: str = "latest") -> TrainedModel:
     """
     workdir = run_folder.locate(workdir)
     checkpoints = Checkpoints(workdir)
-    try:
-        number = _choose(checkpoints, step, workdir)
-        manifest = checkpoints.manifest(number)
-        model = create_model(manifest.config, manifest.num_classes)
-        images = jnp.zeros((1, 28, 28), jnp.uint8)
-        target = jax.eval_shape(model.init, jax.random.key(0), images)
-        params = checkpoints.restore(number, {"params": target["params"]})["params"]
-    except DamagedCheckpointError as error:
-        steps = ", ".join(map(str, checkpoints.steps()))
-        raise DamagedCheckpointError(
-            f"{error}; choose another step, there are: {steps}"
-        ) from error
-    return TrainedModel(workdir, number, manifest.config, model.apply, params)
-
-
-def _choose(checkpoints: Checkpoints, step: str, workdir: Path) -> int:
     steps = checkpoints.steps()
     if not steps:
         raise UserError(f"workdir: {workdir} contains no checkpoints")
-    if step == "latest":
-        return steps[-1]
-    if step == "best":
-        number = best_step(map(checkpoints.manifest, steps))
-    elif step.isdecimal():
-        number = int(step) if int(step) in steps else None
-    else:
-        raise UserError(f"step: {step!r} is not latest, best or a number")
-    if number is None:
-        listed = ", ".join(map(str, steps))
-        raise UserError(f"step: {workdir} has no checkpoint {step!r}; there are: {listed}")
-    return number
+    choices = f"choose latest, best or one of {', '.join(map(str, steps))}"
+    try:
+        if step == "best":
+            number = best_step(map(checkpoints.manifest, steps))
+        else:
+            number = {"latest": steps[-1], **{str(n): n for n in steps}}.get(step)
+        if number is None:
+            raise UserError(f"step: {workdir} has no checkpoint {step!r}; {choices}")
+        manifest = checkpoints.manifest(number)
+        model = create_model(manifest.config, manifest.num_classes)
+        images = jax.ShapeDtypeStruct((1, 28, 28), np.uint8)
+        target = jax.eval_shape(model.init, jax.random.key(0), images)
+        params = checkpoints.restore(number, target)["params"]
+    except DamagedCheckpointError as error:
+        raise DamagedCheckpointError(f"{error}; {choices}") from error
+    return TrainedModel(workdir, number, manifest.config, model.apply, params)
 
 
 def load_run_dataset(config: ConfigDict) -> Dataset:

@@ -53,30 +53,31 @@ def open_run(config: ConfigDict, workdir: str | Path | None, name: str) -> Itera
       config: See `configs/default.py`.
       workdir: The run's folder, new or with a run to resume. None: a new folder,
         `runs/<name>/<YYYYMMDD-HHMMSS>`.
-      name: Names the new folder.
+      name: Of the new folder's parent.
 
     Raises:
       UserError: In the config, the data or the workdir; nothing on disk has changed.
     """
     config_lib.validate(config)
+    config = ConfigDict(config).lock()
+    # What the run really uses, for whoever reads the config later.
+    config.data_dir = str(tfds_source.data_dir(config))
+    config.manual_dir = str(tfds_source.manual_dir(config))
     workdir = None if workdir is None else run_folder.locate(workdir)
-    saved = _newest_manifest(workdir)
-    config = _resolve(config, saved, workdir)
+    saved = _check_resumable(config, workdir)
     dataset = _load_dataset(config, may_fall_back=saved is None)
     config_lib.check_batch_size(config, dataset.sizes["train"])
     _assert_same(config, workdir, saved, dataset)
     if workdir is None:
-        workdir = Path(
-            job.broadcast_from_first(lambda: str(run_folder.create_new(Path("runs") / name)))
-        )
+        parent = Path("runs", name)
+        workdir = Path(job.broadcast_from_first(lambda: str(run_folder.create_new(parent))))
     with (
         sharding.use_all_devices(),
         _claim(workdir),
         SignalWatch() as signals,
         Checkpoints(workdir, keep=config.keep_checkpoints) as checkpoints,
     ):
-        # Again: now no other process can begin a run here.
-        _check_resumable(config, _newest_manifest(workdir), workdir)
+        _check_resumable(config, workdir)  # Now no other process can begin a run here.
         yield Run(
             config=config,
             workdir=workdir,
@@ -88,46 +89,34 @@ def open_run(config: ConfigDict, workdir: str | Path | None, name: str) -> Itera
         )
 
 
-def _newest_manifest(workdir: Path | None) -> Manifest | None:
-    return next(Checkpoints(workdir).intact_manifests(), None) if workdir else None
+def _check_resumable(config: ConfigDict, workdir: Path | None) -> Manifest | None:
+    """Checks that the config can resume the run in `workdir`, if there is one.
 
+    If that run fell back to another dataset when it began, `config.dataset` becomes that one.
 
-def _resolve(config: ConfigDict, saved: Manifest | None, workdir: Path | None) -> ConfigDict:
-    """Returns a copy with the values that the run really uses, whoever reads them later."""
-    config = ConfigDict(config).unlock()
-    config.data_dir = str(tfds_source.data_dir(config))
-    config.manual_dir = str(tfds_source.manual_dir(config))
-    if saved and saved.config.dataset == config.fallback_dataset:
-        # The run fell back when it began; it resumes with the same dataset.
-        config.dataset = config.fallback_dataset
-    _check_resumable(config, saved, workdir)
-    return config.lock()
-
-
-def _check_resumable(config: ConfigDict, saved: Manifest | None, workdir: Path | None) -> None:
+    Returns:
+      The manifest of the newest checkpoint that is not damaged.
+    """
+    saved = next(Checkpoints(workdir).intact_manifests(), None) if workdir else None
     if saved:
+        if saved.config.dataset == config.fallback_dataset:
+            config.dataset = config.fallback_dataset
         config_lib.check_resumable(config, saved.config, str(workdir))
+    return saved
 
 
 def _load_dataset(config: ConfigDict, *, may_fall_back: bool) -> Dataset:
-    """Loads the dataset in the first process, then in the others.
-
-    So one process prepares it, and all use the one that the first process fell back to.
-    """
-
-    @functools.cache
-    def load_once() -> Dataset:
-        return load_dataset(config, may_fall_back=may_fall_back)
-
-    config.dataset = job.broadcast_from_first(lambda: load_once().name)
-    return load_once()
+    """Loads the dataset in the first process, then the same one in the others."""
+    load = functools.cache(lambda: load_dataset(config, may_fall_back=may_fall_back))
+    config.dataset = job.broadcast_from_first(lambda: load().name)
+    return load()
 
 
 def _assert_same(
     config: ConfigDict, workdir: Path | None, saved: Manifest | None, dataset: Dataset
 ) -> None:
-    own_places = {"data_dir": None, "manual_dir": None}  # Each machine may have its own.
-    job.assert_same_on_all_processes("config", config.to_dict() | own_places)
+    own_folders = {"data_dir": None, "manual_dir": None}  # Each machine may have its own.
+    job.assert_same_on_all_processes("config", config.to_dict() | own_folders)
     job.assert_same_on_all_processes("workdir", workdir, saved and saved.step)
     job.assert_same_on_all_processes(
         f"dataset {config.dataset}", *dataset.examples, dict(dataset.sizes)
@@ -136,7 +125,7 @@ def _assert_same(
 
 @contextlib.contextmanager
 def _claim(workdir: Path) -> Iterator[None]:
-    """Claims the workdir by the first process, for all."""
+    # By the first process, for all.
     with contextlib.ExitStack() as stack:
         job.broadcast_from_first(lambda: stack.enter_context(run_folder.claim(workdir)))
         yield

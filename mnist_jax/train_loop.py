@@ -47,13 +47,9 @@ def train_and_evaluate(
                 indices = batch_indices(
                     config.seed, steps, config.batch_size, dataset.sizes["train"]
                 )
+                detailed = is_detailed(config, step)
                 state, metrics = reporter.profiler.call(
-                    steps,
-                    train_steps,
-                    state,
-                    *run.examples,
-                    indices,
-                    detailed=is_detailed(config, step),
+                    steps, train_steps, state, *run.examples, indices, detailed=detailed
                 )
                 # Reads the metrics of the call before this one: the device never waits.
                 reporter.train(steps, metrics)

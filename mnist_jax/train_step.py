@@ -25,22 +25,19 @@ class TrainState(train_state.TrainState):
     """Flax's state: `step` (`int32[]`, completed updates), `params` and `opt_state`.
 
     Attributes:
-      schedule: The learning rate as a function of the number of completed updates.
+      schedule: The learning rate as a function of the number of completed updates; static,
+        like the model's `apply_fn` and the optimizer `tx`.
     """
 
     schedule: optax.Schedule = flax.struct.field(pytree_node=False)
 
 
 def create_train_state(config: ConfigDict, num_classes: int) -> TrainState:
-    """Returns the state at step 0, a function of `config.seed`.
+    """Returns the state at step 0, with float32 parameters: a function of `config.seed`.
 
     Args:
       config: See `configs/default.py`.
       num_classes: Width of the output layer.
-
-    Returns:
-      A state with float32 parameters, and with the model's `apply_fn` and the optimizer `tx`
-      as static fields.
     """
     model = create_model(config, num_classes)
     tx = create_optimizer(config)
@@ -71,8 +68,7 @@ def loss_fn(params: Params, apply_fn: ApplyFn, batch: Batch) -> jax.Array:
     """
     logits = apply_fn({"params": params}, batch["image"])
     with jax.named_scope("loss"):
-        losses = optax.softmax_cross_entropy_with_integer_labels(logits, batch["label"])
-        return losses.mean()
+        return optax.softmax_cross_entropy_with_integer_labels(logits, batch["label"]).mean()
 
 
 @functools.partial(jax.jit, static_argnames="detailed")
@@ -96,8 +92,7 @@ def train_step(
         metrics: Metrics = {"loss": loss, "learning_rate": state.schedule(state.step)}
         state = state.apply_gradients(grads=grads)
     if detailed:
-        grad_norm = optax.tree.norm(grads)
-        metrics |= {"grad_norm": grad_norm, "grads": grads, "params": state.params}
+        metrics |= {"grad_norm": optax.tree.norm(grads), "grads": grads, "params": state.params}
     return state, metrics
 
 
@@ -124,8 +119,8 @@ def train_steps(
       dimension `steps`.
     """
 
-    def body(state: TrainState, batch_indices: jax.Array) -> tuple[TrainState, Metrics]:
-        batch = {"image": images[batch_indices], "label": labels[batch_indices]}
+    def body(state: TrainState, rows: jax.Array) -> tuple[TrainState, Metrics]:
+        batch = {"image": images[rows], "label": labels[rows]}
         return train_step(state, shard_batch(batch), detailed=detailed)
 
     return replicate(jax.lax.scan(body, state, indices))

@@ -77,8 +77,11 @@ def test_best_is_by_validation(workdir):
 @pytest.mark.parametrize(
     ("args", "message"),
     [
-        (["--step", "21"], "no checkpoint '21'; there are: 20, 40, 60"),
-        (["--step", "newest"], "'newest' is not latest, best or a number"),
+        (["--step", "21"], "no checkpoint '21'; choose latest, best or one of 20, 40, 60"),
+        (
+            ["--step", "newest"],
+            "no checkpoint 'newest'; choose latest, best or one of 20, 40, 60",
+        ),
     ],
 )
 def test_what_is_not_there_is_told_in_one_line(workdir, args, message):

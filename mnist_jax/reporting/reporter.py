@@ -7,10 +7,11 @@ import time
 from collections.abc import Mapping
 from typing import Any, Self
 
+import flax
 import jax
 import numpy as np
 import tqdm
-from clu import parameter_overview
+from clu.parameter_overview import get_parameter_overview
 
 from mnist_jax.eval_step import SplitResult
 from mnist_jax.parallel import job
@@ -70,79 +71,68 @@ class Reporter:
           UserError: The journal is damaged.
           WriteError: A file can't be written; also from every other method.
         """
-        first_step, last_step = int(state.step), run.config.num_train_steps
-        self._run = run
-        self._is_first = job.is_first_process()
-        self._bar = self._create_bar(first_step)
-        self._journal: Journal | None = None
-        self._events: EventWriter | None = None
+        config, first_step = run.config, int(state.step)
+        self._run, self._is_first = run, job.is_first_process()
+        self._unread: tuple[range, Metrics] | None = None
         self._figures: FigureWorker | None = None
+        columns, lines = shutil.get_terminal_size()
+        self._bar = tqdm.tqdm(
+            total=config.num_train_steps,
+            initial=first_step,
+            unit=" steps",
+            file=sys.stderr,
+            disable=None if self._is_first else True,  # None: only on a terminal.
+            # Without these tqdm prints an empty bar where the terminal has no known size.
+            ncols=columns,
+            nrows=lines,
+            leave=False,
+        )
+        profile_steps = config.profile_steps if self._is_first else ()
+        self.profiler = Profiler(run.workdir, profile_steps, self.print)
         if self._is_first:
             self._journal = Journal(run.workdir, first_step)
             with writing_to(run.workdir):
                 event_files.truncate(run.workdir, first_step)
             self._events = EventWriter(run.workdir)
             if first_step == 0:
-                self._describe(state, self._events)
-        profile_steps = run.config.profile_steps if self._is_first else ()
-        self.profiler = Profiler(run.workdir, profile_steps, self.print)
-        self._unread: tuple[range, Metrics] | None = None
+                self._describe(state)
         self.restart_clock(first_step)
-        if first_step < last_step:
-            sizes = run.dataset.sizes
-            self.print(
-                f"Training on {run.dataset.name} ({sizes['train']:,} examples; "
-                f"{sizes['validation']:,} to validate, {sizes['test']:,} to test), "
-                f"steps {first_step + 1} to {last_step}, in {run.workdir}"
-            )
-            if self._is_first and run.config.figures:
-                self._figures = FigureWorker(run.workdir)
-        else:
+        if first_step >= config.num_train_steps:
             self.print(f"{run.workdir}: complete at step {first_step}; nothing to train")
-
-    def _create_bar(self, first_step: int) -> Any:
-        size = shutil.get_terminal_size()
-        return tqdm.tqdm(
-            total=self._run.config.num_train_steps,
-            initial=first_step,
-            unit=" steps",
-            file=sys.stderr,
-            disable=None if self._is_first else True,  # None: only on a terminal.
-            # Without these tqdm prints an empty bar where the terminal has no known size.
-            ncols=size.columns,
-            nrows=size.lines,
-            leave=False,
+            return
+        sizes = run.dataset.sizes
+        self.print(
+            f"Training on {run.dataset.name} ({sizes['train']:,} examples; "
+            f"{sizes['validation']:,} to validate, {sizes['test']:,} to test), "
+            f"steps {first_step + 1} to {config.num_train_steps}, in {run.workdir}"
         )
+        if self._is_first and config.figures:
+            self._figures = FigureWorker(run.workdir)
 
-    def _describe(self, state: TrainState, events: EventWriter) -> None:
+    def _describe(self, state: TrainState) -> None:
         """Writes what the HParams, Text and Graphs tabs show of the run."""
-        config, workdir = self._run.config, self._run.workdir
-        parameters = parameter_overview.get_parameter_overview(
-            state.params, include_stats=False
-        )
+        config = self._run.config
+        parameters = get_parameter_overview(state.params, include_stats=False)
         rows = "\n".join(f"| {name} | `{value!r}` |" for name, value in config.items())
         texts = {
             "parameters": f"```\n{parameters}\n```",
             "config": f"| field | value |\n|---|---|\n{rows}",
         }
         functions = graphs(state, config.batch_size)
+        self._events.call("write_hparams", config_lib.hyperparameters(config))
+        self._events.call("write_texts", 0, texts)
+        self._events.submit(lambda: self._write_graphs(functions))
 
-        def write_graphs() -> None:
-            from mnist_jax.reporting import graph
+    def _write_graphs(self, functions: Mapping[str, tuple[Any, ...]]) -> None:
+        from mnist_jax.reporting import graph
 
-            try:
-                for tag, (function, *arguments) in functions.items():
-                    graph.write_graph(workdir, function, *arguments, tag=tag)
-            except OSError:
-                raise
-            except Exception as error:  # Of any type: it must not end the training.
-                terminal.print_warning(
-                    f"WARNING: no graph for TensorBoard: {first_line(error)}"
-                )
-
-        events.call("write_hparams", config_lib.hyperparameters(config))
-        events.call("write_texts", 0, texts)
-        events.submit(write_graphs)
+        try:
+            for tag, (function, *arguments) in functions.items():
+                graph.write_graph(self._run.workdir, function, *arguments, tag=tag)
+        except OSError:
+            raise
+        except Exception as error:  # Of any type: it must not end the training.
+            terminal.print_warning(f"WARNING: no graph for TensorBoard: {first_line(error)}")
 
     def __enter__(self) -> Self:
         return self
@@ -150,36 +140,32 @@ class Reporter:
     def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
         self._bar.close()
         self.profiler.close()
-        # After a signal or on a full disk there is no time or room for figures.
-        is_urgent = isinstance(error, PreemptedError | WriteError)
-        failure = self._figures.close(wait=not is_urgent) if self._figures else None
-        if failure and not is_urgent:
-            terminal.print_warning(
-                f"WARNING: figures are missing ({failure}); draw them by "
-                f"python -m mnist_jax.evaluate --workdir {self._run.workdir} --figures DIR"
-            )
-        for writer in (self._journal, self._events):
-            if writer:
-                writer.close()
+        if self._figures:
+            # After a signal or on a full disk there is no time or room for figures.
+            is_urgent = isinstance(error, PreemptedError | WriteError)
+            failure = self._figures.close(wait=not is_urgent)
+            if failure and not is_urgent:
+                terminal.print_warning(
+                    f"WARNING: figures are missing ({failure}); draw them by "
+                    f"python -m mnist_jax.evaluate --workdir {self._run.workdir} --figures DIR"
+                )
+        if self._is_first:
+            self._journal.close()
+            self._events.close()
 
     def train(self, steps: range, metrics: Metrics) -> None:
         """Reports the device call before this one; this one is reported by the next report.
 
-        Reading metrics waits for the device. This way the device is already busy with the
-        next call.
-
-        Args:
-          steps: The steps of the call.
-          metrics: Those of `train_steps`.
+        Reading metrics waits for the device, which by now is busy with this call.
 
         Raises:
-          TrainingDivergedError: A number is not finite.
+          TrainingDivergedError: A number is not finite; also from `read_metrics`.
         """
         self.read_metrics()
         self._unread = steps, metrics
 
     def read_metrics(self) -> None:
-        """Waits for the last device call and reports it; see `train`."""
+        """Waits for the last device call and reports it."""
         if self._unread is None:
             return
         (steps, metrics), self._unread = self._unread, None
@@ -199,19 +185,16 @@ class Reporter:
         }
         if "grads" in metrics:
             scalars["train/grad_norm"] = float(metrics["grad_norm"][-1])
-            self._write_histograms(step, {name: metrics[name] for name in ("params", "grads")})
+            trees = jax.device_get({name: metrics[name] for name in ("params", "grads")})
+            if self._is_first:
+                arrays = flax.traverse_util.flatten_dict(trees, sep="/")
+                self._events.call("write_histograms", step, arrays)
         self._write_scalars(step, scalars)
 
     def evaluation(
         self, state: TrainState, results: Mapping[str, SplitResult], logits: Mapping[str, Any]
     ) -> None:
-        """Reports the results of every split, and draws the figures of the test split.
-
-        Args:
-          state: The evaluated state.
-          results: By split; see `eval_step.evaluate`.
-          logits: By split; likewise.
-        """
+        """Reports what `eval_step.evaluate` returned, and draws figures of the test split."""
         step, dataset = int(state.step), self._run.dataset
         scalars: dict[str, float] = {}
         for split, result in results.items():
@@ -220,7 +203,7 @@ class Reporter:
             scalars |= {f"{split}/accuracy": result.accuracy, loss_tag: result.loss}
         self._write_scalars(step, scalars)
         self.print_results(results)
-        if self._figures and self._journal:
+        if self._figures:
             self._figures.draw(
                 dataset=dataset.name,
                 split="test",
@@ -242,13 +225,10 @@ class Reporter:
         self._clock_step, self._clock = step, time.perf_counter()
 
     def flush(self) -> None:
-        """Passes all reports to the operating system; to be called before a save.
-
-        So the files contain the reports of every checkpoint that a run resumes from.
-        """
-        for writer in (self._journal, self._events):
-            if writer:
-                writer.flush()
+        """Passes all reports to the operating system; before a save, so that none is lost."""
+        if self._is_first:
+            self._journal.flush()
+            self._events.flush()
 
     def print(self, text: str) -> None:
         """Prints on stdout without breaking the progress bar."""
@@ -257,17 +237,10 @@ class Reporter:
                 self._bar.write(text, file=sys.stdout)
                 sys.stdout.flush()
 
-    def _write_histograms(self, step: int, trees: Any) -> None:
-        leaves = jax.tree_util.tree_leaves_with_path(jax.device_get(trees))
-        names = (jax.tree_util.keystr(path, simple=True, separator="/") for path, _ in leaves)
-        if self._events:
-            arrays = dict(zip(names, (leaf for _, leaf in leaves), strict=True))
-            self._events.call("write_histograms", step, arrays)
-
     def _write_scalars(self, step: int, scalars: Mapping[str, float]) -> None:
         for tag, value in scalars.items():
             self._check_finite(tag, value, step)
-        if self._journal and self._events:
+        if self._is_first:
             self._journal.write(step, self._run.dataset.name, scalars)
             self._events.call("write_scalars", step, scalars)
 
