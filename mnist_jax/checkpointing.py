@@ -158,7 +158,8 @@ class Checkpoints:
                         moved = run_folder.move_into(folder, self._folder.parent / "damaged")
                     terminal.print_warning(f"WARNING: {error}; moved to {moved}")
                 else:
-                    self._delete_superseded()  # A killed run may have left some.
+                    with self._writing():
+                        self._delete_superseded()  # A killed run may have left some.
                     return step
             return None
 

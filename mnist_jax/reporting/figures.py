@@ -175,7 +175,8 @@ def learning_curves(journal: Sequence[Mapping[str, Any]], title: str) -> Figure:
 def calibration(labels: np.ndarray, probabilities: np.ndarray, title: str) -> Figure:
     """Draws the reliability diagram of `int[n]` labels and `float[n, num_classes]`.
 
-    The expected calibration error is the sum of n_bin / n * |accuracy - mean confidence|.
+    The expected calibration error is the sum of n_bin / n * |accuracy - mean confidence|
+    (Guo et al. 2017, https://arxiv.org/abs/1706.04599).
     """
     num_bins = 10
     confidence = probabilities.max(axis=1).astype(float)
