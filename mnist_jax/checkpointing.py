@@ -194,7 +194,11 @@ class Checkpoints:
 
 def best_step(manifests: Iterable[Manifest]) -> int | None:
     """Returns the step of the highest validation accuracy, the newest of equals."""
-    rated = [(m.validation_accuracy, m.step) for m in manifests if m.validation_accuracy]
+    rated = [
+        (manifest.validation_accuracy, manifest.step)
+        for manifest in manifests
+        if manifest.validation_accuracy is not None
+    ]
     return max(rated)[1] if rated else None
 
 

@@ -64,7 +64,10 @@ def open_run(config: ConfigDict, workdir: str | Path | None, name: str) -> Itera
     config.data_dir = str(tfds_source.data_dir(config))
     config.manual_dir = str(tfds_source.manual_dir(config))
     workdir = None if workdir is None else run_folder.locate(workdir)
-    saved = _check_resumable(config, workdir)
+    saved = _newest_manifest(workdir)
+    if saved and saved.config.dataset == config.fallback_dataset:
+        config.dataset = config.fallback_dataset  # The run fell back when it began.
+    _check_resumable(config, saved, workdir)
     dataset = _load_dataset(config, may_fall_back=saved is None)
     config_lib.check_batch_size(config, dataset.sizes["train"])
     _assert_same(config, workdir, saved, dataset)
@@ -77,7 +80,8 @@ def open_run(config: ConfigDict, workdir: str | Path | None, name: str) -> Itera
         SignalWatch() as signals,
         Checkpoints(workdir, keep=config.keep_checkpoints) as checkpoints,
     ):
-        _check_resumable(config, workdir)  # Now no other process can begin a run here.
+        # Again: from now on no other process can begin a run here.
+        _check_resumable(config, _newest_manifest(workdir), workdir)
         yield Run(
             config=config,
             workdir=workdir,
@@ -89,20 +93,13 @@ def open_run(config: ConfigDict, workdir: str | Path | None, name: str) -> Itera
         )
 
 
-def _check_resumable(config: ConfigDict, workdir: Path | None) -> Manifest | None:
-    """Checks that the config can resume the run in `workdir`, if there is one.
+def _newest_manifest(workdir: Path | None) -> Manifest | None:
+    return next(Checkpoints(workdir).intact_manifests(), None) if workdir else None
 
-    If that run fell back to another dataset when it began, `config.dataset` becomes that one.
 
-    Returns:
-      The manifest of the newest checkpoint that is not damaged.
-    """
-    saved = next(Checkpoints(workdir).intact_manifests(), None) if workdir else None
+def _check_resumable(config: ConfigDict, saved: Manifest | None, workdir: Path | None) -> None:
     if saved:
-        if saved.config.dataset == config.fallback_dataset:
-            config.dataset = config.fallback_dataset
         config_lib.check_resumable(config, saved.config, str(workdir))
-    return saved
 
 
 def _load_dataset(config: ConfigDict, *, may_fall_back: bool) -> Dataset:

@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 
 from mnist_jax import checkpointing
-from mnist_jax.checkpointing import Checkpoints
+from mnist_jax.checkpointing import Checkpoints, best_step
 from mnist_jax.data.builtin import make_fake
 from mnist_jax.input_pipeline import batch_indices
 from mnist_jax.runtime.errors import DamagedCheckpointError, UserError, WriteError
@@ -139,3 +139,10 @@ def test_superseded_checkpoints_of_a_killed_run_are_deleted(state, fake_config, 
     with Checkpoints(tmp_path, keep=1) as checkpoints:
         assert_equal(checkpoints.restore_newest(state), state)
     assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["7"]
+
+
+def test_the_best_step_is_the_newest_of_the_highest_accuracy_even_if_that_is_zero(fake_config):
+    accuracies = {10: None, 20: 0.0, 30: 0.0, 40: None}
+    manifests = [Manifest(step, fake_config, 10, x) for step, x in accuracies.items()]
+    assert best_step(manifests) == 30
+    assert best_step([manifests[0], manifests[3]]) is None

@@ -5,12 +5,16 @@ import json
 from typing import NoReturn
 
 import pytest
+from ml_collections import ConfigDict
 
 from mnist_jax.checkpointing import Checkpoints
 from mnist_jax.data import builtin
 from mnist_jax.run import open_run
+from mnist_jax.runtime import run_folder
 from mnist_jax.runtime.errors import DatasetUnavailableError, UserError
+from mnist_jax.runtime.manifest import Manifest
 from mnist_jax.train_loop import train_and_evaluate
+from mnist_jax.train_step import create_train_state
 from tests.workdirs import journal
 
 
@@ -45,6 +49,25 @@ def test_resuming_reads_each_file_of_the_newest_checkpoint_once(
     assert hashed
     assert len(hashed) == len(set(hashed))
     assert all("checkpoints/40/" in name for name in hashed)
+
+
+def test_a_run_that_another_process_began_meanwhile_is_not_mixed_with_this_one(
+    fake_config, tmp_path, monkeypatch
+):
+    """It fell back, between the first look at the workdir and the lock: another dataset."""
+    real_claim = run_folder.claim
+    fake_config.fallback_dataset = "mnist_5k"
+
+    def claim(workdir):
+        other = ConfigDict(fake_config.to_dict() | {"dataset": "mnist_5k"})
+        with Checkpoints(workdir, keep=1) as checkpoints:
+            state = create_train_state(other, 10)
+            checkpoints.save(state, Manifest(20, other, 10, None))
+        return real_claim(workdir)
+
+    monkeypatch.setattr(run_folder, "claim", claim)
+    with pytest.raises(UserError, match=r"config\.dataset: 'fake' here, 'mnist_5k' there"):
+        train_and_evaluate(fake_config, tmp_path)
 
 
 def test_a_batch_larger_than_the_split_is_refused(fake_config, tmp_path):

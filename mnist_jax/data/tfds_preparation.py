@@ -179,7 +179,7 @@ def _decode(name: str, builder: DatasetBuilder, num_classes: int) -> Dataset:
     splits = {split: _read(builder, split) for split in SPLITS if split in builder.info.splits}
     if "validation" not in splits:
         image, label = splits["train"]
-        size = len(label) // 12  # The tutorial's 5,000 of 60,000.
+        size = max(1, len(label) // 12)  # The tutorial's 5,000 of 60,000.
         splits["validation"] = Split(image[:size], label[:size])
         splits["train"] = Split(image[size:], label[size:])
     return Dataset.from_splits(name, num_classes, splits)
