@@ -111,7 +111,8 @@ class Checkpoints:
           TrainingDivergedError: A leaf of the state is not finite.
           WriteError: This save or the previous one failed.
         """
-        for path, leaf in jax.tree_util.tree_leaves_with_path(jax.device_get(state)):
+        saved = jax.device_get(state)
+        for path, leaf in jax.tree_util.tree_leaves_with_path(saved):
             if not np.isfinite(leaf).all():
                 name = jax.tree_util.keystr(path, simple=True, separator="/")
                 raise TrainingDivergedError(name, "not finite", manifest.step, self.steps())
@@ -119,7 +120,7 @@ class Checkpoints:
             if self._manager is None:
                 self._manager = ocp.CheckpointManager(self._folder, options=_OPTIONS)
             self._delete_superseded()
-            args = _SaveArgs(state, manifest=manifest)
+            args = _SaveArgs(state, saved=saved, manifest=manifest)
             self._manager.save(manifest.step, args=args, force=True)
 
     def restore(self, step: int, target: Any) -> Any:
@@ -171,13 +172,14 @@ class Checkpoints:
         if not job.is_first_process():
             return
         assert self._keep is not None
-        best = best_step(self.intact_manifests())
         # Renamed first: a kill must not leave a half-deleted folder among the checkpoints.
         deleted = self._folder / "deleted"
-        deleted.mkdir(exist_ok=True)
-        for step in {*self.steps()[: -self._keep]} - {best}:
-            (self._folder / str(step)).rename(deleted / str(step))
-        shutil.rmtree(deleted)
+        if superseded := set(self.steps()[: -self._keep]):
+            deleted.mkdir(exist_ok=True)
+            for step in superseded - {best_step(self.intact_manifests())}:
+                (self._folder / str(step)).rename(deleted / str(step))
+        if deleted.exists():
+            shutil.rmtree(deleted)
 
     @contextlib.contextmanager
     def _writing(self) -> Iterator[None]:
@@ -206,7 +208,7 @@ class _ManifestHandler(ocp.PyTreeCheckpointHandler):
     """Reads back what was saved and adds the manifest, before orbax commits the folder."""
 
     async def async_save(self, directory: Any, *, args: "_SaveArgs") -> Any:
-        self._saved, self._manifest = jax.device_get(args.item), args.manifest
+        self._saved, self._manifest = args.saved, args.manifest
         return await super().async_save(directory, args=args)
 
     def finalize(self, directory: Any) -> None:
@@ -219,6 +221,7 @@ class _ManifestHandler(ocp.PyTreeCheckpointHandler):
 @ocp.args.register_with_handler(_ManifestHandler, for_save=True, for_restore=True)
 @dataclasses.dataclass(kw_only=True)
 class _SaveArgs(ocp.args.PyTreeSave):
+    saved: Any  # The item on the host.
     manifest: Manifest
 
 

@@ -19,7 +19,7 @@ from importlib import resources
 import numpy as np
 from absl import flags
 
-from mnist_jax.runtime import command as commands
+from mnist_jax.runtime import command
 from mnist_jax.runtime.errors import UserError
 
 _WORKDIR = flags.DEFINE_string("workdir", None, "The run's folder.", required=True)
@@ -135,4 +135,4 @@ class _Handler(BaseHTTPRequestHandler):
 
 
 if __name__ == "__main__":
-    commands.run(main)
+    command.run(main)

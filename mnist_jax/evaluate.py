@@ -14,7 +14,7 @@ from pathlib import Path
 
 from absl import flags
 
-from mnist_jax.runtime import command as commands
+from mnist_jax.runtime import command
 from mnist_jax.runtime.errors import UserError
 
 _WORKDIR = flags.DEFINE_string("workdir", None, "The run's folder.", required=True)
@@ -76,4 +76,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    commands.run(main)
+    command.run(main)

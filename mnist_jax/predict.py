@@ -16,8 +16,7 @@ from pathlib import Path
 import numpy as np
 from absl import flags
 
-from mnist_jax.runtime import command as commands
-from mnist_jax.runtime import terminal
+from mnist_jax.runtime import command, terminal
 from mnist_jax.runtime.errors import UserError
 
 _WORKDIR = flags.DEFINE_string("workdir", None, "The run's folder.", required=True)
@@ -100,4 +99,4 @@ def _show(images: list[np.ndarray], inputs: list[np.ndarray], titles: list[str])
 
 
 if __name__ == "__main__":
-    commands.run(main, positional="image")
+    command.run(main, positional="image")

@@ -185,8 +185,8 @@ class Reporter:
         }
         if "grads" in metrics:
             scalars["train/grad_norm"] = float(metrics["grad_norm"][-1])
-            trees = jax.device_get({name: metrics[name] for name in ("params", "grads")})
             if self._is_first:
+                trees = jax.device_get({name: metrics[name] for name in ("params", "grads")})
                 arrays = flax.traverse_util.flatten_dict(trees, sep="/")
                 self._events.call("write_histograms", step, arrays)
         self._write_scalars(step, scalars)
@@ -204,14 +204,15 @@ class Reporter:
         self._write_scalars(step, scalars)
         self.print_results(results)
         if self._figures:
+            images, labels = dataset.splits["test"]
             self._figures.draw(
                 dataset=dataset.name,
                 split="test",
                 step=step,
                 journal=list(self._journal.lines),
                 params=jax.device_get(state.params),
-                labels=dataset.splits["test"].label,
-                images=dataset.splits["test"].image,
+                labels=labels,
+                images=images,
                 logits=logits["test"],
             )
 
