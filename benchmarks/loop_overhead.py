@@ -20,9 +20,10 @@ from unittest import mock
 import numpy as np
 from ml_collections import ConfigDict
 
-from configs import default
 from mnist_jax import input_pipeline, train_loop
+from mnist_jax.configs import default
 from mnist_jax.data.load import load_dataset
+from mnist_jax.models import create_model
 from mnist_jax.parallel import sharding
 from mnist_jax.train_step import create_train_state, train_steps
 
@@ -41,7 +42,9 @@ def measure(config: ConfigDict, calls_per_block: int) -> list[float]:
     indices = input_pipeline.batch_indices(
         config.seed, steps, config.batch_size, dataset.sizes["train"]
     )
-    state = create_train_state(config, dataset.num_classes)
+    state = create_train_state(
+        config, create_model(config, dataset.num_classes), dataset.image_shape
+    )
     examples = sharding.put_replicated(dataset.examples)
 
     def time_alone() -> float:

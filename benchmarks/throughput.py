@@ -10,7 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
-from configs import default
+from mnist_jax.configs import default
+from mnist_jax.models import create_model
 from mnist_jax.parallel import sharding
 from mnist_jax.train_step import create_train_state, train_steps
 
@@ -76,7 +77,7 @@ def repeat_training(
       labels: `int32[num_examples]`, on the devices.
       seed: Determines which examples a step sees; they are the same in every call.
     """
-    state = create_train_state(config, num_classes=10)
+    state = create_train_state(config, create_model(config, 10), (28, 28))
     shape = (config.steps_per_call, config.batch_size)
     indices = np.random.default_rng(seed).integers(0, len(labels), shape, np.int32)
 

@@ -27,8 +27,12 @@ def get_config() -> ml_collections.ConfigDict:
     # <data_dir>/downloads/manual.
     config.manual_dir = ""
 
-    # Model: widths of the ReLU layers; (): logistic regression.
+    # Model: mlp or cnn; see models.py.
+    config.model = "mlp"
+    # mlp: widths of the ReLU layers; (): logistic regression.
     config.hidden_sizes = (128, 32)
+    # Of the computation: float32 or bfloat16. Parameters are float32.
+    config.dtype = "float32"
 
     # Optimizer: sgd, adam or adamw.
     config.optimizer = "sgd"
@@ -43,6 +47,9 @@ def get_config() -> ml_collections.ConfigDict:
     config.weight_decay = 0.0
     # Gradients with a larger global norm are scaled to it; 0: none.
     config.grad_clip_norm = 0.0
+
+    # Changes the training images at random: random_shift; '': none. See augmentation.py.
+    config.augmentation = ""
 
     # Training: examples per step.
     config.batch_size = 100

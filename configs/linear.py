@@ -7,7 +7,7 @@
 
 import ml_collections
 
-from configs import default
+from mnist_jax.configs import default
 
 
 def get_config() -> ml_collections.ConfigDict:

@@ -34,12 +34,12 @@ def main() -> None:
     from mnist_jax.eval_step import evaluate
     from mnist_jax.input_pipeline import eval_indices
     from mnist_jax.reporting.journal import read_journal
-    from mnist_jax.reporting.reporter import format_result
+    from mnist_jax.reporting.reporter import first_layer_images, format_result
 
     model = restoring.restore(_WORKDIR.value, _STEP.value)
     dataset = restoring.load_run_dataset(model.config)
     indices = eval_indices(dataset.sizes, model.config.eval_batch_size)
-    results, logits = evaluate(model.params, model.apply_fn, dataset.examples, indices)
+    results, logits = evaluate(model.variables, model.model.apply, dataset.examples, indices)
     if _FIGURES.value:
         from mnist_jax.reporting import figures
 
@@ -49,7 +49,9 @@ def main() -> None:
             split=split,
             step=model.step,
             journal=read_journal(model.workdir, model.step),
-            params=model.params,
+            weights=first_layer_images(
+                model.model, model.variables["params"], dataset.image_shape
+            ),
             labels=dataset.splits[split].label,
             images=dataset.splits[split].image,
             logits=logits[split],
@@ -66,7 +68,7 @@ def main() -> None:
             "workdir": str(model.workdir),
             "step": model.step,
             "dataset": dataset.name,
-            "splits": {split: result._asdict() for split, result in results.items()},
+            "splits": results,
         }
         print(json.dumps(report))
     else:

@@ -1,17 +1,38 @@
-"""The network of the tutorial: fully connected ReLU layers under a linear one."""
+"""The networks: the tutorial's fully connected one, and a small convolutional one.
+
+A model is a Flax module that computes logits from images:
+
+    logits = model.apply(variables, images, train=False)
+
+`images` are `uint8[batch, height, width]`, or `uint8[batch, height, width, channels]`, 0 to
+255; the logits are `float32[batch, num_classes]`. With `train=True` it gets the PRNG key
+`dropout`, a function of the step, and may change its other collections, such as `batch_stats`.
+"""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 from ml_collections import ConfigDict
 
+from mnist_jax.runtime.errors import UserError
 
-def create_model(config: ConfigDict, num_classes: int) -> "MLP":
-    """Returns the network that the config describes."""
-    return MLP(hidden_sizes=tuple(config.hidden_sizes), num_classes=num_classes)
+
+def create_model(config: ConfigDict, num_classes: int) -> nn.Module:
+    """Returns the network that the config names; raises UserError if there is none."""
+    dtype = jnp.dtype(config.dtype)
+    if config.model == "mlp":
+        return MLP(tuple(config.hidden_sizes), num_classes, dtype)
+    if config.model == "cnn":
+        return CNN(num_classes, dtype)
+    raise UserError(
+        f"config.model: {config.model!r} is not in models.py; choose mlp or cnn, or give "
+        "train_and_evaluate and restore your own `model`"
+    )
 
 
 def truncated_normal_by_fan_in(
@@ -39,28 +60,61 @@ class MLP(nn.Module):
     Attributes:
       hidden_sizes: Widths of the ReLU layers; may be empty.
       num_classes: Width of the output.
+      dtype: Of the computation; parameters and logits are float32.
     """
 
     hidden_sizes: tuple[int, ...]
     num_classes: int
+    dtype: jnp.dtype = jnp.float32
 
     @nn.compact
-    def __call__(self, images: jax.Array) -> jax.Array:
-        """Computes the logits.
-
-        Args:
-          images: `uint8[batch, height, width]`, 0 to 255.
-
-        Returns:
-          Logits, `float32[batch, num_classes]`.
-        """
-        x = images.reshape(images.shape[0], -1).astype(jnp.float32) / 255.0
+    def __call__(self, images: jax.Array, train: bool = False) -> jax.Array:
+        """Computes the logits; see the head of this file."""
+        x = images.reshape(images.shape[0], -1).astype(self.dtype) / 255.0
         for number, size in enumerate(self.hidden_sizes, start=1):
             name = f"hidden{number}"
-            x = nn.Dense(size, kernel_init=truncated_normal_by_fan_in, name=name)(x)
+            x = self._dense(size, name)(x)
             # Puts the ReLU into its layer's box in TensorBoard's graph.
             with jax.named_scope(name):
                 x = nn.relu(x)
-        return nn.Dense(
-            self.num_classes, kernel_init=truncated_normal_by_fan_in, name="softmax_linear"
-        )(x)
+        return self._dense(self.num_classes, "softmax_linear")(x).astype(jnp.float32)
+
+    def _dense(self, size: int, name: str) -> nn.Dense:
+        init = truncated_normal_by_fan_in
+        return nn.Dense(size, dtype=self.dtype, kernel_init=init, name=name)
+
+    def first_layer_images(
+        self, params: Mapping[str, Any], image_shape: Sequence[int]
+    ) -> np.ndarray:
+        """Returns each unit's weights as an image, `float32[units, height, width]`.
+
+        Optional for a model: where it exists, the run draws a figure of the result. The
+        weights of several channels are averaged.
+        """
+        layer = "hidden1" if self.hidden_sizes else "softmax_linear"
+        kernel = np.asarray(params[layer]["kernel"])
+        return kernel.T.reshape(-1, *image_shape[:2], *image_shape[2:] or (1,)).mean(axis=-1)
+
+
+class CNN(nn.Module):
+    """Two convolutions with batch norm and max pooling, then a hidden layer with dropout.
+
+    Attributes:
+      num_classes: Width of the output.
+      dtype: Of the computation; parameters, batch statistics and logits are float32.
+    """
+
+    num_classes: int
+    dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, images: jax.Array, train: bool = False) -> jax.Array:
+        """Computes the logits; see the head of this file."""
+        x = images.reshape(*images.shape[:3], -1).astype(self.dtype) / 255.0
+        for features in (16, 32):
+            x = nn.Conv(features, (5, 5), use_bias=False, dtype=self.dtype)(x)
+            x = nn.BatchNorm(use_running_average=not train, momentum=0.95, dtype=self.dtype)(x)
+            x = nn.max_pool(nn.relu(x), (2, 2), strides=(2, 2))
+        x = nn.relu(nn.Dense(128, dtype=self.dtype)(x.reshape(x.shape[0], -1)))
+        x = nn.Dropout(0.4, deterministic=not train)(x)
+        return nn.Dense(self.num_classes, dtype=self.dtype)(x).astype(jnp.float32)

@@ -4,6 +4,7 @@ import functools
 from pathlib import Path
 from typing import NamedTuple
 
+import flax.linen as nn
 import jax
 import numpy as np
 from ml_collections import ConfigDict
@@ -14,41 +15,44 @@ from mnist_jax.data.load import load_dataset
 from mnist_jax.models import create_model
 from mnist_jax.runtime import run_folder
 from mnist_jax.runtime.errors import DamagedCheckpointError, UserError
-from mnist_jax.train_step import ApplyFn, Params
+from mnist_jax.train_step import ApplyFn, Variables
 
 
 class TrainedModel(NamedTuple):
-    """A model as of one checkpoint: `step` completed updates, parameters on the device."""
+    """A model as of one checkpoint: `step` completed updates, variables on the device."""
 
     workdir: Path
     step: int
     config: ConfigDict
-    apply_fn: ApplyFn
-    params: Params
+    model: nn.Module
+    variables: Variables
 
     def predict(self, images: np.ndarray) -> np.ndarray:
         """Returns the probability of each class.
 
         Args:
-          images: `uint8[n, 28, 28]`, in the form of MNIST's images.
+          images: `uint8[n, *image_shape]`, in the form of the dataset's.
 
         Returns:
           `float32[n, num_classes]`; its rows sum to 1.
         """
-        return np.asarray(_predict(self.params, images, apply_fn=self.apply_fn))
+        return np.asarray(_predict(self.variables, images, apply_fn=self.model.apply))
 
 
 @functools.partial(jax.jit, static_argnames="apply_fn")
-def _predict(params: Params, images: jax.Array, *, apply_fn: ApplyFn) -> jax.Array:
-    return jax.nn.softmax(apply_fn({"params": params}, images))
+def _predict(variables: Variables, images: jax.Array, *, apply_fn: ApplyFn) -> jax.Array:
+    return jax.nn.softmax(apply_fn(variables, images, train=False))
 
 
-def restore(workdir: str | Path, step: str = "latest") -> TrainedModel:
-    """Restores the parameters of a checkpoint; changes nothing on disk.
+def restore(
+    workdir: str | Path, step: str = "latest", *, model: nn.Module | None = None
+) -> TrainedModel:
+    """Restores the model of a checkpoint; changes nothing on disk.
 
     Args:
       workdir: The run's folder.
       step: `latest`, `best` (by validation accuracy), or a number.
+      model: The one that was given to `train_and_evaluate`, if one was.
 
     Raises:
       UserError: There is no such checkpoint, or it does not fit this code.
@@ -68,13 +72,15 @@ def restore(workdir: str | Path, step: str = "latest") -> TrainedModel:
         if number is None:
             raise UserError(f"step: {workdir} has no checkpoint {step!r}; {choices}")
         manifest = checkpoints.manifest(number)
-        model = create_model(manifest.config, manifest.num_classes)
-        images = jax.ShapeDtypeStruct((1, 28, 28), np.uint8)
-        target = jax.eval_shape(model.init, jax.random.key(0), images)
-        params = checkpoints.restore(number, target)["params"]
+        model = model or create_model(manifest.config, manifest.num_classes)
+        images = jax.ShapeDtypeStruct((1, *manifest.image_shape), np.uint8)
+        collections = jax.eval_shape(model.init, jax.random.key(0), images)
+        target = {"params": collections.pop("params"), "collections": collections}
+        restored = checkpoints.restore(number, target)
     except DamagedCheckpointError as error:
         raise DamagedCheckpointError(f"{error}; {choices}") from error
-    return TrainedModel(workdir, number, manifest.config, model.apply, params)
+    variables = {"params": restored["params"], **restored["collections"]}
+    return TrainedModel(workdir, number, manifest.config, model, variables)
 
 
 def load_run_dataset(config: ConfigDict) -> Dataset:

@@ -6,6 +6,7 @@ import functools
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
+import flax.linen as nn
 import jax
 import numpy as np
 from ml_collections import ConfigDict
@@ -15,6 +16,7 @@ from mnist_jax.checkpointing import Checkpoints
 from mnist_jax.data import tfds_source
 from mnist_jax.data.datasets import Dataset
 from mnist_jax.data.load import load_dataset
+from mnist_jax.models import create_model
 from mnist_jax.parallel import job, sharding
 from mnist_jax.runtime import config as config_lib
 from mnist_jax.runtime import run_folder
@@ -30,6 +32,7 @@ class Run:
       config: With the dataset and folders that are really used; see `configs/default.py`.
       workdir: The run's folder, absolute.
       dataset: On the host.
+      model: See `models`.
       examples: Its images and labels, on the devices.
       eval_indices: The batches of an evaluation by split; see `input_pipeline.eval_indices`.
       checkpoints: Those of the workdir.
@@ -39,14 +42,31 @@ class Run:
     config: ConfigDict
     workdir: Path
     dataset: Dataset
+    model: nn.Module
     examples: tuple[jax.Array, jax.Array]
     eval_indices: Mapping[str, np.ndarray]
     checkpoints: Checkpoints
     signals: SignalWatch
 
+    def manifest(self, step: int, validation_accuracy: float | None) -> Manifest:
+        """Returns what a checkpoint of the run records, besides its files."""
+        return Manifest(
+            step=step,
+            config=self.config,
+            num_classes=self.dataset.num_classes,
+            image_shape=self.dataset.image_shape,
+            validation_accuracy=validation_accuracy,
+        )
+
 
 @contextlib.contextmanager
-def open_run(config: ConfigDict, workdir: str | Path | None, name: str) -> Iterator[Run]:
+def open_run(
+    config: ConfigDict,
+    workdir: str | Path | None,
+    name: str,
+    dataset: Dataset | None = None,
+    model: nn.Module | None = None,
+) -> Iterator[Run]:
     """Opens a run; at its end waits for the last save and releases the folder.
 
     Args:
@@ -54,23 +74,31 @@ def open_run(config: ConfigDict, workdir: str | Path | None, name: str) -> Itera
       workdir: The run's folder, new or with a run to resume. None: a new folder,
         `runs/<name>/<YYYYMMDD-HHMMSS>`.
       name: Of the new folder's parent.
+      dataset: Instead of the one that the config names.
+      model: Instead of the one that the config names.
 
     Raises:
       UserError: In the config, the data or the workdir; nothing on disk has changed.
     """
+    config = ConfigDict(config)
+    if dataset:
+        config.dataset = dataset.name
+    if model:
+        config.model = type(model).__name__
     config_lib.validate(config)
-    config = ConfigDict(config).lock()
+    config.lock()
     # What the run really uses, for whoever reads the config later.
     config.data_dir = str(tfds_source.data_dir(config))
     config.manual_dir = str(tfds_source.manual_dir(config))
     workdir = None if workdir is None else run_folder.locate(workdir)
     saved = _newest_manifest(workdir)
-    if saved and saved.config.dataset == config.fallback_dataset:
+    if not dataset and saved and saved.config.dataset == config.fallback_dataset:
         config.dataset = config.fallback_dataset  # The run fell back when it began.
     _check_resumable(config, saved, workdir)
-    dataset = _load_dataset(config, may_fall_back=saved is None)
+    dataset = dataset or _load_dataset(config, may_fall_back=saved is None)
     config_lib.check_batch_size(config, dataset.sizes["train"])
     _assert_same(config, workdir, saved, dataset)
+    model = model or create_model(config, dataset.num_classes)
     if workdir is None:
         parent = Path("runs", name)
         workdir = Path(job.broadcast_from_first(lambda: str(run_folder.create_new(parent))))
@@ -86,6 +114,7 @@ def open_run(config: ConfigDict, workdir: str | Path | None, name: str) -> Itera
             config=config,
             workdir=workdir,
             dataset=dataset,
+            model=model,
             examples=sharding.put_replicated(tuple(dataset.examples)),
             eval_indices=input_pipeline.eval_indices(dataset.sizes, config.eval_batch_size),
             checkpoints=checkpoints,

@@ -4,20 +4,26 @@ import signal
 from collections.abc import Iterator
 from pathlib import Path
 
+import flax.linen as nn
 from ml_collections import ConfigDict
 
+from mnist_jax.data.datasets import Dataset
 from mnist_jax.eval_step import evaluate
 from mnist_jax.input_pipeline import batch_indices
 from mnist_jax.parallel import job
 from mnist_jax.reporting.reporter import Reporter
 from mnist_jax.run import open_run
-from mnist_jax.runtime.manifest import Manifest
 from mnist_jax.runtime.signals import PreemptedError
 from mnist_jax.train_step import TrainState, create_train_state, train_steps
 
 
 def train_and_evaluate(
-    config: ConfigDict, workdir: str | Path | None = None, *, name: str = "default"
+    config: ConfigDict,
+    workdir: str | Path | None = None,
+    *,
+    name: str = "default",
+    dataset: Dataset | None = None,
+    model: nn.Module | None = None,
 ) -> TrainState:
     """Trains to `config.num_train_steps`; reports, evaluates and saves as the config says.
 
@@ -27,6 +33,8 @@ def train_and_evaluate(
         checkpoint and ends with the same bits as without the interruption. None: a new
         folder, `runs/<name>/<YYYYMMDD-HHMMSS>`.
       name: Names the new folder.
+      dataset: Your own, instead of the one that the config names.
+      model: Your own, instead of the one that the config names; see `models`.
 
     Returns:
       The state after the last step.
@@ -36,9 +44,9 @@ def train_and_evaluate(
       TrainingDivergedError: The loss or the state is no longer finite.
       PreemptedError: SIGTERM, SIGINT or SIGHUP came; the state is saved.
     """
-    with open_run(config, workdir, name) as run:
+    with open_run(config, workdir, name, dataset, model) as run:
         config, dataset = run.config, run.dataset  # As resolved: see `Run`.
-        state = create_train_state(config, dataset.num_classes)
+        state = create_train_state(config, run.model, dataset.image_shape)
         state = run.checkpoints.restore_newest(state)
         with Reporter(run, state) as reporter, job.exit_if_process_lost():
             results = None
@@ -64,14 +72,13 @@ def train_and_evaluate(
                 validation_accuracy = None
                 if eval_is_due:
                     results, logits = evaluate(
-                        state.params, state.apply_fn, run.examples, run.eval_indices
+                        state.variables, state.apply_fn, run.examples, run.eval_indices
                     )
                     reporter.evaluation(state, results, logits)
-                    validation_accuracy = results["validation"].accuracy
+                    validation_accuracy = results["validation"]["accuracy"]
                 if save_is_due:
                     reporter.flush()
-                    manifest = Manifest(step, config, dataset.num_classes, validation_accuracy)
-                    run.checkpoints.save(state, manifest)
+                    run.checkpoints.save(state, run.manifest(step, validation_accuracy))
                 reporter.restart_clock(step)
                 if stop and not is_last:
                     raise PreemptedError(
@@ -81,7 +88,7 @@ def train_and_evaluate(
                     )
             if results is None:  # No steps were left.
                 results, _ = evaluate(
-                    state.params, state.apply_fn, run.examples, run.eval_indices
+                    state.variables, state.apply_fn, run.examples, run.eval_indices
                 )
                 reporter.print_results(results)
     return state

@@ -1,22 +1,23 @@
 """The training state, the loss, one training step and a scan of many. Pure functions."""
 
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import flax
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import optax
 from flax.training import train_state
 from ml_collections import ConfigDict
 
-from mnist_jax.models import create_model
+from mnist_jax.augmentation import Augmentation, create_augmentation
 from mnist_jax.optimizers import create_learning_rate_schedule, create_optimizer
 from mnist_jax.parallel.sharding import replicate, shard_batch
 
 Batch = Mapping[str, jax.Array]
-Params = Mapping[str, Any]
+Variables = Mapping[str, Any]  # Of arrays, or of trees of them.
 Metrics = dict[str, Any]  # Of arrays, or of trees of them.
 ApplyFn = Callable[..., Any]  # flax types the result of `Module.apply` so.
 
@@ -25,50 +26,86 @@ class TrainState(train_state.TrainState):
     """Flax's state: `step` (`int32[]`, completed updates), `params` and `opt_state`.
 
     Attributes:
+      collections: The model's other variables by collection, such as `batch_stats`.
+      rng: The PRNG key of the steps as `jax.random.key_data`; each step folds its number in.
       schedule: The learning rate as a function of the number of completed updates; static,
         like the model's `apply_fn` and the optimizer `tx`.
+      augment: Changes the training images; static.
     """
 
+    collections: Variables
+    rng: jax.Array
     schedule: optax.Schedule = flax.struct.field(pytree_node=False)
+    augment: Augmentation | None = flax.struct.field(pytree_node=False)
+
+    @property
+    def variables(self) -> Variables:
+        """All of the model's variables, as its `apply_fn` gets them."""
+        return {"params": self.params, **self.collections}
 
 
-def create_train_state(config: ConfigDict, num_classes: int) -> TrainState:
-    """Returns the state at step 0, with float32 parameters: a function of `config.seed`.
+def create_train_state(
+    config: ConfigDict, model: nn.Module, image_shape: Sequence[int]
+) -> TrainState:
+    """Returns the state at step 0: a function of `config.seed`.
 
     Args:
       config: See `configs/default.py`.
-      num_classes: Width of the output layer.
+      model: See `models`; its parameters are float32.
+      image_shape: Of one image: `(height, width)` or `(height, width, channels)`.
+
+    Raises:
+      UserError: The config names something that does not exist.
     """
-    model = create_model(config, num_classes)
     tx = create_optimizer(config)
     schedule = create_learning_rate_schedule(config)
+    augment = create_augmentation(config.augmentation)
 
     @jax.jit
     def init(seed: jax.Array) -> TrainState:
-        # The other half is reserved for randomness in the steps: fold_in(key, step).
-        _, init_key = jax.random.split(jax.random.key(seed))
-        params = model.init(init_key, jnp.zeros((1, 28, 28), jnp.uint8))["params"]
-        state = TrainState.create(apply_fn=model.apply, params=params, tx=tx, schedule=schedule)
+        step_key, init_key = jax.random.split(jax.random.key(seed))
+        collections = model.init(init_key, jnp.zeros((1, *image_shape), jnp.uint8))
+        state = TrainState.create(
+            apply_fn=model.apply,
+            params=collections.pop("params"),
+            tx=tx,
+            collections=collections,
+            rng=jax.random.key_data(step_key),
+            schedule=schedule,
+            augment=augment,
+        )
         # A strongly typed counter: a weakly typed one would compile every function twice.
         return state.replace(step=jnp.zeros((), jnp.int32))
 
     return init(jnp.uint32(config.seed))  # An argument: one compilation for all seeds.
 
 
-def loss_fn(params: Params, apply_fn: ApplyFn, batch: Batch) -> jax.Array:
+def loss_fn(params: Variables, state: TrainState, batch: Batch) -> tuple[jax.Array, Variables]:
     """Computes the softmax cross-entropy of the labels, averaged over the batch.
 
     Args:
-      params: The model's parameters.
-      apply_fn: The model's `apply`.
-      batch: `image`: `uint8[batch, 28, 28]`, `label`: `int32[batch]`.
+      params: Used instead of the state's.
+      state: Its step determines all randomness.
+      batch: `image`: `uint8[batch, *image_shape]`, `label`: `int32[batch]`.
 
     Returns:
-      `float32[]`, in nats.
+      `float32[]`, in nats, and the model's other variables after the batch.
     """
-    logits = apply_fn({"params": params}, batch["image"])
+    key = jax.random.fold_in(jax.random.wrap_key_data(state.rng), state.step)
+    images = batch["image"]
+    if state.augment:
+        with jax.named_scope("augmentation"):
+            images = state.augment(jax.random.fold_in(key, 0), images)
+    logits, collections = state.apply_fn(
+        {"params": params, **state.collections},
+        images,
+        train=True,
+        rngs={"dropout": key},
+        mutable=list(state.collections),
+    )
     with jax.named_scope("loss"):
-        return optax.softmax_cross_entropy_with_integer_labels(logits, batch["label"]).mean()
+        loss = optax.softmax_cross_entropy_with_integer_labels(logits, batch["label"]).mean()
+    return loss, collections
 
 
 @functools.partial(jax.jit, static_argnames="detailed")
@@ -79,7 +116,7 @@ def train_step(
 
     Args:
       state: Neither changed nor donated: the caller may use it again.
-      batch: `image`: `uint8[batch, 28, 28]`, `label`: `int32[batch]`.
+      batch: `image`: `uint8[batch, *image_shape]`, `label`: `int32[batch]`.
       detailed: Return more metrics.
 
     Returns:
@@ -87,10 +124,11 @@ def train_step(
       `learning_rate`, `float32[]`; with `detailed` also the gradients `grads`, their global
       norm `grad_norm`, and the new parameters `params`.
     """
-    loss, grads = jax.value_and_grad(loss_fn)(state.params, state.apply_fn, batch)
+    grad_fn = jax.value_and_grad(loss_fn, has_aux=True)
+    (loss, collections), grads = grad_fn(state.params, state, batch)
     with jax.named_scope("optimizer"):  # A box in TensorBoard's graph.
         metrics: Metrics = {"loss": loss, "learning_rate": state.schedule(state.step)}
-        state = state.apply_gradients(grads=grads)
+        state = state.apply_gradients(grads=grads, collections=collections)
     if detailed:
         metrics |= {"grad_norm": optax.tree.norm(grads), "grads": grads, "params": state.params}
     return state, metrics
@@ -105,11 +143,11 @@ def train_steps(
     *,
     detailed: bool = False,
 ) -> tuple[TrainState, Metrics]:
-    """Performs many updates in one device call: a scan of `train_step`.
+    """Performs updates in one device call: a scan of `train_step`, or a single one.
 
     Args:
       state: Donated: use the returned one instead.
-      images: All examples, `uint8[num_examples, 28, 28]`.
+      images: All examples, `uint8[num_examples, *image_shape]`.
       labels: `int32[num_examples]`.
       indices: The examples that each step sees, `int32[steps, batch]`.
       detailed: Return more metrics, for every step: use it with few steps.
@@ -123,4 +161,7 @@ def train_steps(
         batch = {"image": images[rows], "label": labels[rows]}
         return train_step(state, shard_batch(batch), detailed=detailed)
 
+    if len(indices) == 1:  # XLA's CPU backend runs convolutions inside a scan slowly.
+        state, metrics = body(state, indices[0])
+        return replicate((state, jax.tree.map(lambda metric: metric[None], metrics)))
     return replicate(jax.lax.scan(body, state, indices))

@@ -9,8 +9,8 @@ import jax
 import pytest
 from ml_collections import ConfigDict
 
-from configs import default
 from mnist_jax import train_loop
+from mnist_jax.configs import default
 from mnist_jax.data import tfds_source
 from mnist_jax.data.load import load_dataset
 from mnist_jax.runtime.errors import DatasetUnavailableError

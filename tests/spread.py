@@ -25,7 +25,8 @@ from mnist_jax.data.datasets import Dataset
 from mnist_jax.data.load import load_dataset
 from mnist_jax.eval_step import evaluate
 from mnist_jax.parallel import job, sharding
-from mnist_jax.train_step import create_train_state, train_steps
+from mnist_jax.train_step import train_steps
+from tests.states import create_state
 
 _CONFIG = config_flags.DEFINE_config_file(
     "config", str(Path(__file__).parent.parent / "configs" / "default.py")
@@ -56,7 +57,7 @@ def main(_: list[str]) -> None:
                 params = jax.tree.map(np.asarray, state.params)
                 first_params = first_params or params
                 results, _ = evaluate(
-                    sharding.put_replicated(first_params),
+                    sharding.put_replicated({"params": first_params}),
                     state.apply_fn,
                     sharding.put_replicated(dataset.examples),
                     input_pipeline.eval_indices(dataset.sizes, config.eval_batch_size),
@@ -68,7 +69,9 @@ def main(_: list[str]) -> None:
                     b"".join(np.asarray(x).tobytes() for x in leaves)
                 ).hexdigest(),
                 "largest_difference": float(max(jax.tree.leaves(differences))),
-                "num_correct": {name: result.num_correct for name, result in results.items()},
+                "num_correct": {
+                    name: result["num_correct"] for name, result in results.items()
+                },
                 "exchanges": exchanges,
             }
     print(json.dumps(report))
@@ -76,7 +79,7 @@ def main(_: list[str]) -> None:
 
 def train(config: ConfigDict, dataset: Dataset) -> tuple[Any, list[str]]:
     """Returns the last state, and the names of the collective operations of a step."""
-    state = create_train_state(config, dataset.num_classes)
+    state = create_state(config)
     examples = sharding.put_replicated(dataset.examples)
 
     def indices(first: int) -> np.ndarray:

@@ -8,7 +8,8 @@ from mnist_jax.data.builtin import make_fake
 from mnist_jax.input_pipeline import batch_indices
 from mnist_jax.runtime.errors import DamagedCheckpointError, UserError, WriteError
 from mnist_jax.runtime.manifest import Manifest
-from mnist_jax.train_step import create_train_state, train_steps
+from mnist_jax.train_step import train_steps
+from tests.states import create_state
 from tests.workdirs import contents
 
 
@@ -18,7 +19,7 @@ def state(fake_config):
     fake_config.update(optimizer="adamw", weight_decay=0.1, grad_clip_norm=1.0, warmup_steps=3)
     train = make_fake(0).splits["train"]
     indices = batch_indices(0, range(1, 8), 30, 2000)
-    return train_steps(create_train_state(fake_config, 10), *train, indices)[0]
+    return train_steps(create_state(fake_config), *train, indices)[0]
 
 
 def leaves(state) -> list:
@@ -37,7 +38,7 @@ def test_a_state_is_restored_to_the_bit(state, fake_config, tmp_path):
     with Checkpoints(tmp_path, keep=1) as checkpoints:
         checkpoints.save(state, Manifest(7, fake_config, 10, 0.5))
     with Checkpoints(tmp_path) as checkpoints:
-        assert_equal(checkpoints.restore(7, create_train_state(fake_config, 10)), state)
+        assert_equal(checkpoints.restore(7, create_state(fake_config)), state)
 
 
 def test_the_parameters_can_be_restored_alone(state, fake_config, tmp_path):
@@ -79,7 +80,7 @@ def test_a_state_of_another_shape_is_refused_and_left_alone(state, fake_config, 
         checkpoints.save(state, Manifest(7, fake_config, 10, None))
     before = contents(tmp_path)
     fake_config.hidden_sizes = (17,)
-    wider = create_train_state(fake_config, 10)
+    wider = create_state(fake_config)
     more = state.replace(params=state.params | {"more": state.params["hidden1"]})
     with Checkpoints(tmp_path, keep=1) as checkpoints:
         for target in (wider, more):

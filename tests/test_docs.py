@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from configs import default
+from mnist_jax.configs import default
 from tests.conftest import ROOT
 
 PAGES = [*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md"), ROOT / "benchmarks" / "README.md"]

@@ -6,7 +6,8 @@ import pytest
 
 from mnist_jax import input_pipeline, train_loop
 from mnist_jax.data.load import load_dataset
-from mnist_jax.train_step import create_train_state, train_steps
+from mnist_jax.train_step import train_steps
+from tests.states import create_state
 
 SEEDS = range(10)
 # Mean and sample standard deviation over 12 seeds of the tutorial's program in TensorFlow
@@ -34,11 +35,11 @@ def test_accuracies_and_losses_are_the_tutorials(mnist_config):
     dataset = load_dataset(mnist_config)
     examples = jax.device_put(dataset.examples)
     eval_indices = input_pipeline.eval_indices(dataset.sizes, mnist_config.eval_batch_size)
-    tx = create_train_state(mnist_config, 10).tx  # One: every other would be compiled anew.
+    tx = create_state(mnist_config).tx  # One: every other would be compiled anew.
     first_losses, results = [], {1000: [], 2000: []}
     for seed in SEEDS:
         mnist_config.seed = seed
-        state = create_train_state(mnist_config, 10).replace(tx=tx)
+        state = create_state(mnist_config).replace(tx=tx)
         for start in range(0, 2000, 100):
             steps = range(start + 1, start + 101)
             indices = input_pipeline.batch_indices(seed, steps, 100, dataset.sizes["train"])
@@ -46,9 +47,11 @@ def test_accuracies_and_losses_are_the_tutorials(mnist_config):
             if start == 0:
                 first_losses.append(float(metrics["loss"][0]))
             if steps[-1] in results:
-                r, _ = train_loop.evaluate(state.params, state.apply_fn, examples, eval_indices)
-                accuracies = [r[split].accuracy for split in ("test", "validation", "train")]
-                results[steps[-1]].append([*accuracies, r["test"].loss])
+                r, _ = train_loop.evaluate(
+                    state.variables, state.apply_fn, examples, eval_indices
+                )
+                accuracies = [r[split]["accuracy"] for split in ("test", "validation", "train")]
+                results[steps[-1]].append([*accuracies, r["test"]["loss"]])
     assert_same_mean("first loss", first_losses, REFERENCE_FIRST_LOSS)
     names = ("test accuracy", "validation accuracy", "train accuracy", "test loss")
     for step, rows in results.items():

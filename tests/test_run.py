@@ -14,7 +14,7 @@ from mnist_jax.runtime import run_folder
 from mnist_jax.runtime.errors import DatasetUnavailableError, UserError
 from mnist_jax.runtime.manifest import Manifest
 from mnist_jax.train_loop import train_and_evaluate
-from mnist_jax.train_step import create_train_state
+from tests.states import create_state
 from tests.workdirs import journal
 
 
@@ -61,7 +61,7 @@ def test_a_run_that_another_process_began_meanwhile_is_not_mixed_with_this_one(
     def claim(workdir):
         other = ConfigDict(fake_config.to_dict() | {"dataset": "mnist_5k"})
         with Checkpoints(workdir, keep=1) as checkpoints:
-            state = create_train_state(other, 10)
+            state = create_state(other)
             checkpoints.save(state, Manifest(20, other, 10, None))
         return real_claim(workdir)
 

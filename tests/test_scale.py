@@ -1,8 +1,8 @@
 """docs/scale.md contains the tables of the model, which is correct in known cases."""
 
 from benchmarks import scale
-from mnist_jax.train_step import create_train_state
 from tests.conftest import ROOT, create_fake_config
+from tests.states import create_state
 
 
 def test_the_document_contains_the_tables_of_the_model():
@@ -14,7 +14,7 @@ def test_the_document_contains_the_tables_of_the_model():
 def test_the_gradients_are_as_large_as_the_parameters():
     config = create_fake_config()
     config.hidden_sizes = (128, 32)
-    params = create_train_state(config, 10).params
+    params = create_state(config).params
     size = sum(leaf.nbytes for layer in params.values() for leaf in layer.values())
     assert scale.gradient_bytes((128, 32)) == size
 

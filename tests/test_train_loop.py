@@ -99,7 +99,7 @@ def test_the_best_and_the_newest_checkpoints_are_kept(fake_config, tmp_path, mon
 
     def evaluate(*args):
         results, logits = real_evaluate(*args)
-        better = results["validation"]._replace(accuracy=next(accuracies))
+        better = results["validation"] | {"accuracy": next(accuracies)}
         return results | {"validation": better}, logits
 
     monkeypatch.setattr(train_loop, "evaluate", evaluate)

@@ -2,7 +2,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from mnist_jax.train_step import create_train_state, loss_fn, train_step, train_steps
+from mnist_jax.train_step import loss_fn, train_step, train_steps
+from tests.states import create_state
 
 RNG = np.random.default_rng(0)
 IMAGES = RNG.integers(0, 256, (50, 28, 28), np.uint8)
@@ -17,22 +18,19 @@ def cross_entropies(logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
 
 
 def test_the_loss_is_the_mean_cross_entropy_in_nats(fake_config):
-    state = create_train_state(fake_config, 10)
-    logits = state.apply_fn({"params": state.params}, BATCH["image"])
+    state = create_state(fake_config)
+    logits = state.apply_fn(state.variables, BATCH["image"])
     expected = cross_entropies(logits, LABELS).mean()
-    np.testing.assert_allclose(
-        loss_fn(state.params, state.apply_fn, BATCH), expected, rtol=1e-6
-    )
+    loss, _ = loss_fn(state.params, state, BATCH)
+    np.testing.assert_allclose(loss, expected, rtol=1e-6)
 
 
 def test_a_step_is_one_step_of_gradient_descent(fake_config):
-    state = create_train_state(fake_config, 10)
-    grads = jax.grad(loss_fn)(state.params, state.apply_fn, BATCH)
+    state = create_state(fake_config)
+    (loss, _), grads = jax.value_and_grad(loss_fn, has_aux=True)(state.params, state, BATCH)
     new_state, metrics = train_step(state, BATCH)
     assert int(new_state.step) == 1
-    np.testing.assert_allclose(
-        metrics["loss"], loss_fn(state.params, state.apply_fn, BATCH), rtol=1e-6
-    )
+    np.testing.assert_allclose(metrics["loss"], loss, rtol=1e-6)
     jax.tree.map(
         lambda new, old, grad: np.testing.assert_allclose(
             new, old - 0.01 * grad, rtol=1e-5, atol=1e-7
@@ -47,14 +45,14 @@ def test_a_step_is_one_step_of_gradient_descent(fake_config):
 def test_many_steps_in_one_call_are_the_single_steps_to_the_bit(fake_config):
     fake_config.momentum = 0.9
     indices = RNG.integers(0, 50, (12, 20)).astype(np.int32)
-    one_by_one = create_train_state(fake_config, 10)
+    one_by_one = create_state(fake_config)
     losses = []
     for rows in indices:
         batch = {"image": jnp.asarray(IMAGES[rows]), "label": jnp.asarray(LABELS[rows])}
         one_by_one, metrics = train_step(one_by_one, batch)
         losses.append(np.asarray(metrics["loss"]))
     for cuts in ([12], [5, 7], [1] * 12):
-        state, scanned = create_train_state(fake_config, 10), []
+        state, scanned = create_state(fake_config), []
         start = 0
         for length in cuts:
             part = indices[start : start + length]
@@ -72,7 +70,7 @@ def test_many_steps_in_one_call_are_the_single_steps_to_the_bit(fake_config):
 def test_the_learning_rate_of_each_step_is_among_its_metrics(fake_config):
     fake_config.update(schedule="cosine", warmup_steps=4, num_train_steps=8)
     indices = RNG.integers(0, 50, (8, 20)).astype(np.int32)
-    _, metrics = train_steps(create_train_state(fake_config, 10), IMAGES, LABELS, indices)
+    _, metrics = train_steps(create_state(fake_config), IMAGES, LABELS, indices)
     warmup = 0.01 * np.arange(4) / 4
     cosine = 0.01 * (1 + np.cos(np.pi * np.arange(4) / 4)) / 2
     np.testing.assert_allclose(metrics["learning_rate"], [*warmup, *cosine], rtol=1e-6)

@@ -8,12 +8,13 @@ import jax
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.util.tensor_util import make_ndarray
 
-from configs import default
 from mnist_jax import input_pipeline
 from mnist_jax.checkpointing import Checkpoints
+from mnist_jax.configs import default
 from mnist_jax.data.load import load_dataset
 from mnist_jax.runtime.manifest import Manifest
-from mnist_jax.train_step import create_train_state, train_steps
+from mnist_jax.train_step import train_steps
+from tests.states import create_state
 
 
 def journal(workdir: Path) -> list[dict[str, Any]]:
@@ -44,7 +45,7 @@ def save_trained_checkpoint(folder: Path) -> None:
     config = default.get_config()
     config.update(dataset="mnist_5k", optimizer="adam", learning_rate=0.003)
     dataset = load_dataset(config)
-    state = create_train_state(config, dataset.num_classes)
+    state = create_state(config)
     images, labels = jax.device_put(tuple(dataset.splits["train"]))
     indices = input_pipeline.batch_indices(0, range(1, 201), 100, len(labels))
     state, _ = train_steps(state, images, labels, indices)

@@ -64,6 +64,11 @@ class Dataset:
         return cls(name, num_classes, Split(image, label), sizes)
 
     @property
+    def image_shape(self) -> tuple[int, ...]:
+        """The shape of one image."""
+        return self.examples.image.shape[1:]
+
+    @property
     def splits(self) -> dict[str, Split]:
         """The splits by name, as views of `examples`, in the order of `SPLITS`."""
         splits, start = {}, 0

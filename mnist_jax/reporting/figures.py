@@ -85,7 +85,7 @@ def confusion_matrix(counts: np.ndarray, title: str) -> Figure:
 
 
 def examples(images: np.ndarray, labels: np.ndarray, title: str) -> Figure:
-    """Draws the first images, `uint8[n, 28, 28]`, with their labels, `int[n]`."""
+    """Draws the first images, `uint8[n, *image_shape]`, with their labels, `int[n]`."""
     return _sheet(images, [str(label) for label in labels[: _ROWS * _COLUMNS]], title)
 
 
@@ -94,7 +94,7 @@ def mistakes(
 ) -> Figure:
     """Draws the misclassified images with the highest confidence, in descending order.
 
-    The arrays are `uint8[n, 28, 28]`, `int[n]` and `float[n, num_classes]`.
+    The arrays are `uint8[n, *image_shape]`, `int[n]` and `float[n, num_classes]`.
     """
     predicted, confidence = probabilities.argmax(axis=1), probabilities.max(axis=1)
     wrong = np.flatnonzero(predicted != labels)
@@ -124,19 +124,19 @@ def _tile(images: np.ndarray, columns: int) -> np.ndarray:
     return np.vstack([np.hstack(row) for row in rows])
 
 
-def first_layer(kernel: np.ndarray, title: str) -> Figure:
-    """Draws the weights of the first 144 units as images; `kernel` is `float[784, units]`."""
-    units = kernel.T[:144].reshape(-1, 28, 28)
+def first_layer(weights: np.ndarray, title: str) -> Figure:
+    """Draws the weights of the first 144 units, `float[units, height, width]`, as images."""
+    units = weights[:144]
     columns = min(12, max(5, math.ceil(math.sqrt(len(units)))))
     margins = ((0, -len(units) % columns), (0, 1), (0, 1))
     sheet = _tile(np.pad(units, margins, constant_values=np.nan), columns)
     # A weight is a whole number of pixels wide: else they would differ in width.
     height, width = np.array(sheet.shape) * (_WIDTH * _DPI // sheet.shape[1]) / _DPI
-    subtitle = f"weights of the first layer: {len(units)} of {kernel.shape[1]} units"
+    subtitle = f"weights of the first layer: {len(units)} of {len(weights)} units"
     figure = _create_figure(height + 0.7, title, subtitle)
     axes = _add_axes(figure, (_WIDTH - width) / 2, 0.3, (_WIDTH - width) / 2, 0.4)
     axes.set_axis_off()
-    limit = float(np.percentile(np.abs(kernel), 99.5)) or 1.0
+    limit = float(np.percentile(np.abs(weights), 99.5)) or 1.0
     image = axes.imshow(sheet, "PuOr", aspect="auto", interpolation="nearest")
     image.set_clim(-limit, limit)
     key = _add_axes(figure, 1.1, 0.18, 1.1, height + 0.42)
@@ -226,29 +226,30 @@ def draw(
     split: str,
     step: int,
     journal: Sequence[Mapping[str, Any]],
-    params: Mapping[str, Any],
+    weights: np.ndarray | None,
     labels: np.ndarray,
     images: np.ndarray,
     logits: np.ndarray,
 ) -> dict[str, Figure]:
     """Returns the figures of a model by name; `journal` is the lines of `metrics.jsonl`.
 
-    The labels, `int32[n]`, the images, `uint8[n, 28, 28]`, and the logits,
-    `float32[n, num_classes]`, are those of `split`.
+    The labels, `int32[n]`, the images, `uint8[n, *image_shape]`, and the logits,
+    `float32[n, num_classes]`, are those of `split`. `weights` are those of `first_layer`, if
+    the model has such.
     """
     title = f"{dataset}, {split}, step {step}"
     probabilities = np.exp(logits - np.logaddexp.reduce(logits, axis=1, keepdims=True))
     counts = np.zeros((logits.shape[1],) * 2, int)
     np.add.at(counts, (labels, logits.argmax(axis=1)), 1)
-    layer = "hidden1" if "hidden1" in params else "softmax_linear"
-    kernel = np.asarray(params[layer]["kernel"])
-    return {
+    figures = {
         "calibration": calibration(labels, probabilities, title),
         "confusion_matrix": confusion_matrix(counts, title),
-        "first_layer": first_layer(kernel, f"{dataset}, step {step}"),
         "learning_curves": learning_curves(journal, f"{dataset}, to step {step}"),
         "mistakes": mistakes(images, labels, probabilities, title),
     }
+    if weights is not None:
+        figures["first_layer"] = first_layer(weights, f"{dataset}, step {step}")
+    return figures
 
 
 def save(folder: Path, figures: Mapping[str, Figure]) -> dict[str, bytes]:

@@ -4,16 +4,17 @@ import math
 import shutil
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Self
 
 import flax
+import flax.linen as nn
 import jax
 import numpy as np
 import tqdm
 from clu.parameter_overview import get_parameter_overview
 
-from mnist_jax.eval_step import SplitResult
+from mnist_jax.eval_step import Results
 from mnist_jax.parallel import job
 from mnist_jax.reporting import event_files
 from mnist_jax.reporting.figure_worker import FigureWorker
@@ -25,34 +26,48 @@ from mnist_jax.runtime import config as config_lib
 from mnist_jax.runtime import terminal
 from mnist_jax.runtime.errors import TrainingDivergedError, WriteError, first_line, writing_to
 from mnist_jax.runtime.signals import PreemptedError
-from mnist_jax.train_step import Metrics, Params, TrainState, train_step
+from mnist_jax.train_step import Metrics, TrainState, Variables, train_step
 
+_COUNTS = {"num_examples", "num_correct"}
 _TITLES = {"train": "Training", "validation": "Validation", "test": "Test"}
 
 
-def format_result(split: str, dataset_name: str, result: SplitResult) -> str:
+def format_result(split: str, dataset_name: str, result: Mapping[str, float]) -> str:
     """Returns the tutorial's two lines; names any dataset but the tutorial's own."""
     dataset = "" if dataset_name == "mnist" else f" [{dataset_name}]"
     return (
         f"{_TITLES[split]} Data Eval:{dataset}\n"
-        f"  Num examples: {result.num_examples}  Num correct: {result.num_correct}"
-        f"  Precision @ 1: {result.accuracy:0.04f}"
+        f"  Num examples: {result['num_examples']}  Num correct: {result['num_correct']}"
+        f"  Precision @ 1: {result['accuracy']:0.04f}"
     )
 
 
-def graphs(state: TrainState, batch_size: int) -> dict[str, tuple[Any, ...]]:
+def graphs(
+    state: TrainState, batch_size: int, image_shape: Sequence[int]
+) -> dict[str, tuple[Any, ...]]:
     """Returns by tag the functions that the Graphs tab shows, each with its arguments."""
     state = jax.eval_shape(lambda: state)
-    images = jax.ShapeDtypeStruct((batch_size, 28, 28), np.uint8)
+    images = jax.ShapeDtypeStruct((batch_size, *image_shape), np.uint8)
     labels = jax.ShapeDtypeStruct((batch_size,), np.int32)
-
-    def forward(params: Params, images: jax.Array) -> jax.Array:
-        return state.apply_fn({"params": params}, images)
-
     return {
-        "forward": (forward, state.params, images),
+        "forward": (state.apply_fn, state.variables, images),
         "train_step": (train_step, state, {"image": images, "label": labels}),
     }
+
+
+def first_layer_images(
+    model: nn.Module, params: Variables, image_shape: Sequence[int]
+) -> np.ndarray | None:
+    """Returns the weights that the model offers for a figure, if it does; see `models`."""
+    try:
+        create = model.first_layer_images
+    except AttributeError:
+        return None
+    try:
+        return create(jax.device_get(params), image_shape)
+    except Exception as error:  # Of any type: it must not end the training.
+        terminal.print_warning(f"WARNING: no figure of the first layer: {first_line(error)}")
+        return None
 
 
 class Reporter:
@@ -118,7 +133,7 @@ class Reporter:
             "parameters": f"```\n{parameters}\n```",
             "config": f"| field | value |\n|---|---|\n{rows}",
         }
-        functions = graphs(state, config.batch_size)
+        functions = graphs(state, config.batch_size, self._run.dataset.image_shape)
         self._events.call("write_hparams", config_lib.hyperparameters(config))
         self._events.call("write_texts", 0, texts)
         self._events.submit(lambda: self._write_graphs(functions))
@@ -192,15 +207,16 @@ class Reporter:
         self._write_scalars(step, scalars)
 
     def evaluation(
-        self, state: TrainState, results: Mapping[str, SplitResult], logits: Mapping[str, Any]
+        self, state: TrainState, results: Results, logits: Mapping[str, Any]
     ) -> None:
         """Reports what `eval_step.evaluate` returned, and draws figures of the test split."""
         step, dataset = int(state.step), self._run.dataset
         scalars: dict[str, float] = {}
         for split, result in results.items():
-            # `train/loss` is that of a batch; the whole split's loss is another curve.
-            loss_tag = "train/eval_loss" if split == "train" else f"{split}/loss"
-            scalars |= {f"{split}/accuracy": result.accuracy, loss_tag: result.loss}
+            values = {f"{split}/{name}": result[name] for name in result.keys() - _COUNTS}
+            if split == "train":  # `train/loss` is that of a batch.
+                values["train/eval_loss"] = values.pop("train/loss")
+            scalars |= dict(sorted(values.items()))
         self._write_scalars(step, scalars)
         self.print_results(results)
         if self._figures:
@@ -210,13 +226,13 @@ class Reporter:
                 split="test",
                 step=step,
                 journal=list(self._journal.lines),
-                params=jax.device_get(state.params),
+                weights=first_layer_images(self._run.model, state.params, dataset.image_shape),
                 labels=labels,
                 images=images,
                 logits=logits["test"],
             )
 
-    def print_results(self, results: Mapping[str, SplitResult]) -> None:
+    def print_results(self, results: Results) -> None:
         """Prints the tutorial's lines for every split."""
         for split, result in results.items():
             self.print(format_result(split, self._run.dataset.name, result))

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 from ml_collections import ConfigDict
 
+from mnist_jax.configs import default
 from mnist_jax.runtime.errors import UserError
 
 _MAX_INT32 = 2**31 - 1  # Steps, counts and indices are int32 on the device.
@@ -17,18 +18,45 @@ _MAX_EXAMPLES_PER_CALL = 2**27  # Their indices are computed on the host: half a
 _DATASET_NAME = re.compile(r"[a-z][a-z0-9_]*(/[A-Za-z0-9_][A-Za-z0-9_.-]*)?")
 
 
-class _Field(NamedTuple):
-    type: type
-    is_valid: Callable[[Any], object]  # Called with values of this type; its truth counts.
+# The fields, their types and their defaults.
+_DEFAULTS = default.get_config()
+
+# These don't affect the parameters after a step, so they may change when a run is resumed.
+_CHANGEABLE_FIELDS = (
+    "fallback_dataset",
+    "data_dir",
+    "manual_dir",
+    "num_train_steps",
+    "steps_per_call",
+    "log_every_steps",
+    "eval_every_steps",
+    "eval_batch_size",
+    "figures",
+    "log_histograms",
+    "profile_steps",
+    "checkpoint_every_steps",
+    "keep_checkpoints",
+)
+_EXPECTED_TYPES = {
+    bool: "True or False",
+    int: "an integer",
+    float: "a number",
+    str: "a string",
+    tuple: "a tuple",
+}
+
+
+class _Constraint(NamedTuple):
+    is_valid: Callable[[Any], object]  # Called with values of the field's type.
     expected: str
 
 
-def _integer(low: int, high: int = _MAX_INT32) -> _Field:
-    return _Field(int, lambda v: low <= v <= high, f"an integer from {low} to {high}")
+def _integer(low: int, high: int = _MAX_INT32) -> _Constraint:
+    return _Constraint(lambda v: low <= v <= high, f"an integer from {low} to {high}")
 
 
-def _choice(*values: str) -> _Field:
-    return _Field(str, lambda v: v in values, "one of " + ", ".join(map(repr, values)))
+def _choice(*values: str) -> _Constraint:
+    return _Constraint(lambda v: v in values, "one of " + ", ".join(map(repr, values)))
 
 
 def _are_integers(values: tuple[Any, ...], high: int = _MAX_INT32) -> bool:
@@ -42,41 +70,33 @@ def _is_folder(value: str) -> bool:
         return False
 
 
-_BOOL = _Field(bool, lambda v: True, "True or False")
-_FOLDER = _Field(str, _is_folder, "a folder, or ''")
-_FRACTION = _Field(float, lambda v: 0 <= v < 1, "a number from 0 to below 1")
-
-# These decide the parameters after each step, so they can't change when a run is resumed.
-_FIXED_FIELDS = {
+_FOLDER = _Constraint(_is_folder, "a folder, or ''")
+_FRACTION = _Constraint(lambda v: 0 <= v < 1, "a number from 0 to below 1")
+_CONSTRAINTS = {
     "seed": _integer(0, 2**32 - 1),
-    "dataset": _Field(str, _DATASET_NAME.fullmatch, "a dataset's name, like 'mnist'"),
-    "hidden_sizes": _Field(
-        tuple,
+    "dataset": _Constraint(_DATASET_NAME.fullmatch, "a dataset's name, like 'mnist'"),
+    "fallback_dataset": _choice("", "mnist_5k", "fake"),
+    "data_dir": _FOLDER,
+    "manual_dir": _FOLDER,
+    "hidden_sizes": _Constraint(
         lambda v: _are_integers(v, _MAX_WIDTH),
         f"a tuple of integers from 1 to {_MAX_WIDTH}, like (128, 32)",
     ),
+    "dtype": _choice("float32", "bfloat16"),
     "optimizer": _choice("sgd", "adam", "adamw"),
-    "learning_rate": _Field(float, lambda v: 0 < v < _MAX_FLOAT32, "a finite number above 0"),
+    "learning_rate": _Constraint(lambda v: 0 < v < _MAX_FLOAT32, "a finite number above 0"),
     "schedule": _choice("constant", "cosine"),
     "warmup_steps": _integer(0),
     "momentum": _FRACTION,
     "weight_decay": _FRACTION,
-    "grad_clip_norm": _Field(float, lambda v: 0 <= v < _MAX_FLOAT32, "a finite number from 0"),
+    "grad_clip_norm": _Constraint(lambda v: 0 <= v < _MAX_FLOAT32, "a finite number from 0"),
     "batch_size": _integer(1),
-}
-_FIELDS = _FIXED_FIELDS | {
-    "fallback_dataset": _choice("", "mnist_5k", "fake"),
-    "data_dir": _FOLDER,
-    "manual_dir": _FOLDER,
     "num_train_steps": _integer(1),
     "steps_per_call": _integer(1),
     "log_every_steps": _integer(1),
     "eval_every_steps": _integer(1),
     "eval_batch_size": _integer(1, 2**16),
-    "figures": _BOOL,
-    "log_histograms": _BOOL,
-    "profile_steps": _Field(
-        tuple,
+    "profile_steps": _Constraint(
         lambda v: not v or (len(v) == 2 and _are_integers(v) and v[0] <= v[1]),
         "the first and the last step to trace, like (200, 210), or ()",
     ),
@@ -88,17 +108,19 @@ _FIELDS = _FIXED_FIELDS | {
 def validate(config: ConfigDict) -> None:
     """Raises UserError for the first field that is missing, unknown or not valid."""
     for name in config:
-        if name not in _FIELDS:
-            matches = difflib.get_close_matches(name, _FIELDS, n=1)
+        if name not in _DEFAULTS:
+            matches = difflib.get_close_matches(name, list(_DEFAULTS), n=1)
             hint = f"did you mean config.{matches[0]}?" if matches else "see configs/default.py"
             raise UserError(f"config.{name}: there is no such field; {hint}")
-    for name, field in _FIELDS.items():
+    for name, default_value in _DEFAULTS.items():
         if name not in config:
             raise UserError(f"config.{name}: missing; derive from configs/default.py")
-        value = config[name]
-        is_type = type(value) is field.type or (field.type is float and type(value) is int)
-        if not (is_type and field.is_valid(value)):
-            raise _error(config, name, f"is not {field.expected}")
+        value, wanted = config[name], type(default_value)
+        constraint = _CONSTRAINTS.get(name)
+        is_type = type(value) is wanted or (wanted is float and type(value) is int)
+        if not is_type or (constraint and not constraint.is_valid(value)):
+            expected = constraint.expected if constraint else _EXPECTED_TYPES[wanted]
+            raise _error(config, name, f"is not {expected}")
     if config.steps_per_call * config.batch_size > _MAX_EXAMPLES_PER_CALL:
         problem = f"steps of {config.batch_size} examples exceed {_MAX_EXAMPLES_PER_CALL}"
         raise _error(config, "steps_per_call", f"{problem}; lower it")
@@ -131,8 +153,8 @@ def check_resumable(config: ConfigDict, saved: ConfigDict, workdir: str) -> None
     """Raises UserError if `config` can't resume the run in `workdir`, saved with `saved`."""
     differences = [
         f"config.{name}: {config[name]!r} here, {saved[name]!r} there"
-        for name in _FIXED_FIELDS
-        if config[name] != saved[name]
+        for name in _DEFAULTS
+        if name not in _CHANGEABLE_FIELDS and config[name] != saved[name]
     ]
     if differences:
         raise UserError(
@@ -143,8 +165,10 @@ def check_resumable(config: ConfigDict, saved: ConfigDict, workdir: str) -> None
 
 def hyperparameters(config: ConfigDict) -> dict[str, Any]:
     """Returns the fields that decide the results, for TensorBoard's HParams tab."""
-    fields = {name: config[name] for name in (*_FIXED_FIELDS, "num_train_steps")}
-    return fields | {"hidden_sizes": str(config.hidden_sizes)}  # The tab accepts no tuples.
+    names = [name for name in _DEFAULTS if name not in _CHANGEABLE_FIELDS]
+    fields = {name: config[name] for name in (*names, "num_train_steps")}
+    # The tab accepts no tuples.
+    return {name: str(v) if isinstance(v, tuple) else v for name, v in fields.items()}
 
 
 def from_json(fields: Mapping[str, Any]) -> ConfigDict:

@@ -5,7 +5,7 @@ The digests reveal damage, not forgery: whoever can write the files can write th
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, NamedTuple
@@ -25,6 +25,7 @@ class Manifest(NamedTuple):
       step: Completed updates.
       config: The run's config, with the dataset that was really used.
       num_classes: Number of classes of that dataset.
+      image_shape: Shape of one of its images.
       validation_accuracy: At this step; None where it was not evaluated.
       digests: SHA-256 of every file by its path inside the folder; set by `write`.
     """
@@ -33,6 +34,7 @@ class Manifest(NamedTuple):
     config: ConfigDict
     num_classes: int
     validation_accuracy: float | None
+    image_shape: Sequence[int] = (28, 28)  # In version 0.1 all had this one.
     digests: Mapping[str, str] = MappingProxyType({})
 
 

@@ -11,7 +11,8 @@ from mnist_jax.data import builtin
 from mnist_jax.data.datasets import Dataset
 from mnist_jax.input_pipeline import batch_indices
 from mnist_jax.runtime.errors import UserError
-from mnist_jax.train_step import create_train_state, train_steps
+from mnist_jax.train_step import train_steps
+from tests.states import create_state
 
 
 def digest(dataset: Dataset) -> str:
@@ -58,8 +59,8 @@ def test_fake_data_depends_on_the_seed_alone():
 def test_fake_data_is_learnable(fake_config):
     dataset = builtin.make_fake(0)
     fake_config.learning_rate = 0.1
-    state = create_train_state(fake_config, 10)
+    state = create_state(fake_config)
     indices = batch_indices(0, range(1, 101), 30, dataset.sizes["train"])
     state, _ = train_steps(state, *dataset.examples, indices)
-    logits = state.apply_fn({"params": state.params}, dataset.splits["test"].image)
+    logits = state.apply_fn(state.variables, dataset.splits["test"].image)
     assert np.mean(logits.argmax(axis=1) == dataset.splits["test"].label) > 0.9

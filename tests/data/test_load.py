@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from configs import default
+from mnist_jax.configs import default
 from mnist_jax.data.load import load_dataset
 from mnist_jax.runtime.errors import DatasetUnavailableError, UserError
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from ml_collections import ConfigDict
 
-from configs import default
+from mnist_jax.configs import default
 from mnist_jax.data import tfds_preparation, tfds_source
 from mnist_jax.data.datasets import Dataset
 from tests.data.small_datasets import prepare_small
@@ -58,7 +58,7 @@ def test_the_second_start_reads_the_cache(config, prepared, monkeypatch, capsys)
 def test_the_second_start_imports_no_tensorflow(mnist_config):
     program = (
         "import sys\n"
-        "from configs import default\n"
+        "from mnist_jax.configs import default\n"
         "from mnist_jax.data.load import load_dataset\n"
         "config = default.get_config()\n"
         f"config.data_dir = {mnist_config.data_dir!r}\n"

@@ -14,8 +14,9 @@ from PIL import Image, ImageDraw, ImageFilter, ImageFont
 from mnist_jax.data.load import load_dataset
 from mnist_jax.digits.normalize import UnreadableImageError, normalize, read_image
 from mnist_jax.input_pipeline import batch_indices
-from mnist_jax.train_step import create_train_state, train_steps
+from mnist_jax.train_step import train_steps
 from tests.images import draw_seven
+from tests.states import create_state
 
 NUM_IMAGES = 1000
 SMOOTH = (Image.Resampling.BILINEAR, Image.Resampling.BICUBIC, Image.Resampling.LANCZOS)
@@ -216,12 +217,12 @@ def png_header(width: int, height: int) -> bytes:
 @pytest.fixture(scope="module")
 def trained(mnist_data_dir: str):
     """The test split, and a function that predicts 0.977 of it correctly."""
-    from configs import default
+    from mnist_jax.configs import default
 
     config: ConfigDict = default.get_config()
     config.update(data_dir=mnist_data_dir, optimizer="adam", learning_rate=0.002)
     dataset = load_dataset(config)
-    state = create_train_state(config, dataset.num_classes)
+    state = create_state(config)
     images, labels = jax.device_put(tuple(dataset.splits["train"]))
     indices = batch_indices(0, range(1, 2001), 100, len(labels))
     state, _ = train_steps(state, images, labels, indices)

@@ -21,8 +21,8 @@ from mnist_jax import restoring
 from mnist_jax.checkpointing import Checkpoints
 from mnist_jax.runtime.errors import DamagedCheckpointError
 from mnist_jax.train_loop import train_and_evaluate
-from mnist_jax.train_step import create_train_state
 from tests.faults import processes
+from tests.states import create_state
 
 
 class Report(NamedTuple):
@@ -49,7 +49,7 @@ def inject(faults: int, seed: int, folder: Path) -> Report:
     train_and_evaluate(config, whole)
     shutil.copytree(whole, workdir)
     files = sorted(p for p in (workdir / "checkpoints" / "20").rglob("*") if p.is_file())
-    target = create_train_state(config, 10)
+    target = create_state(config)
     expected = _restore(whole, target)
 
     report = Report(faults, 0, 0, [], 0.0)

@@ -12,9 +12,9 @@ import numpy as np
 from ml_collections import ConfigDict
 from tensorboard.backend.event_processing.event_file_loader import EventFileLoader
 
-from configs import default
 from mnist_jax.checkpointing import Checkpoints
-from mnist_jax.train_step import create_train_state
+from mnist_jax.configs import default
+from tests.states import create_state
 from tests.workdirs import contents
 
 ROOT = Path(__file__).parent.parent.parent
@@ -105,7 +105,7 @@ def remains(workdir: Path, config: ConfigDict | None = None) -> Remains:
     config = config or short_config()
     with Checkpoints(workdir) as checkpoints:
         steps = checkpoints.steps()
-        state = checkpoints.restore(steps[-1], create_train_state(config, 10))
+        state = checkpoints.restore(steps[-1], create_state(config))
     leaves = jax.tree_util.tree_leaves_with_path((state.step, state.params, state.opt_state))
     lines = (workdir / "metrics.jsonl").read_text().splitlines()
     return Remains(

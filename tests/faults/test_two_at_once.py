@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from configs import default
+from mnist_jax.configs import default
 from mnist_jax.data.load import load_dataset
 from mnist_jax.runtime import run_folder
 from mnist_jax.runtime.errors import UserError
@@ -53,7 +53,7 @@ def test_the_second_changes_nothing(tmp_path: Path):
 
 def prepare_command(data_dir: Path) -> list[str]:
     program = (
-        "from configs import default; "
+        "from mnist_jax.configs import default; "
         "from mnist_jax.data.load import load_dataset; "
         "config = default.get_config(); config.fallback_dataset = ''; "
         f"config.data_dir = {str(data_dir)!r}; load_dataset(config)"

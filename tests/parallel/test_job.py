@@ -17,11 +17,12 @@ from mnist_jax.eval_step import evaluate
 from mnist_jax.parallel import job as job_lib
 from mnist_jax.runtime import run_folder
 from mnist_jax.runtime.errors import UserError
-from mnist_jax.train_step import create_train_state, train_steps
+from mnist_jax.train_step import train_steps
 from tests import jobs
 from tests.faults import processes
 from tests.faults.test_preemption import read_until
 from tests.parallel.test_sharding import report
+from tests.states import create_state
 from tests.workdirs import journal
 
 ENDLESS = jobs.FIELDS | {"num_train_steps": 1_000_000}
@@ -57,10 +58,10 @@ def test_a_checkpoint_of_four_devices_is_evaluated_on_one(of_two_by_two):
     model = restoring.restore(workdir)
     dataset = restoring.load_run_dataset(model.config)
     indices = input_pipeline.eval_indices(dataset.sizes, model.config.eval_batch_size)
-    results, _ = evaluate(model.params, model.apply_fn, dataset.examples, indices)
+    results, _ = evaluate(model.variables, model.model.apply, dataset.examples, indices)
     last = journal(workdir)[-1]
     for split, result in results.items():
-        assert result.accuracy == last[f"{split}/accuracy"]
+        assert result["accuracy"] == last[f"{split}/accuracy"]
 
 
 @pytest.mark.long
@@ -72,7 +73,7 @@ def test_a_checkpoint_of_four_devices_is_resumed_on_two(of_two_by_two, tmp_path:
     config = processes.short_config()
     dataset = load_dataset(config)
     indices = input_pipeline.batch_indices(config.seed, range(1, 61), config.batch_size, 2000)
-    expected, _ = train_steps(create_train_state(config, 10), *dataset.examples, indices)
+    expected, _ = train_steps(create_state(config), *dataset.examples, indices)
     with Checkpoints(workdir) as checkpoints:
         assert checkpoints.steps() == [20, 40, 60]
         resumed = checkpoints.restore(60, expected)

@@ -10,9 +10,10 @@ import pytest
 from ml_collections import ConfigDict
 
 from mnist_jax.parallel import sharding
-from mnist_jax.train_step import create_train_state, train_steps
+from mnist_jax.train_step import train_steps
 from tests import jobs
 from tests.faults import processes
+from tests.states import create_state
 
 
 def report(numbers: str, fields: dict[str, Any], *arguments: str) -> dict[str, Any]:
@@ -62,7 +63,7 @@ def test_one_device_computes_the_same_with_a_mesh_and_without(fake_config: Confi
     indices = np.arange(60, dtype=np.int32).reshape(6, 10) % 20
 
     def train() -> list[jax.Array]:
-        state = create_train_state(fake_config, 10)
+        state = create_state(fake_config)
         return jax.tree.leaves(
             train_steps(state, *sharding.put_replicated((images, labels)), indices)
         )

@@ -23,7 +23,7 @@ ARGUMENTS = {
     "dataset": "fake",
     "split": "test",
     "journal": [{"step": 10, "test/accuracy": 0.5}],
-    "params": {"hidden1": {"kernel": np.ones((784, 2), np.float32)}},
+    "weights": np.ones((2, 28, 28), np.float32),
     "labels": np.zeros(2, np.int32),
     "images": np.zeros((2, 28, 28), np.uint8),
     "logits": np.eye(2, dtype=np.float32),

@@ -35,7 +35,7 @@ def create_arguments(num_classes: int = 10, num_units: int = 16) -> dict:
         "split": "validation",
         "step": 100_000,
         "journal": journal,
-        "params": {"hidden1": {"kernel": rng.normal(0, 0.05, (784, num_units))}},
+        "weights": rng.normal(0, 0.05, (num_units, 28, 28)),
         "labels": labels,
         "images": rng.integers(0, 256, (2000, 28, 28)).astype(np.uint8),
         "logits": logits.astype(np.float32),
@@ -163,13 +163,13 @@ def test_ticks_of_the_steps_are_round():
 
 
 def test_first_layer_shows_each_unit_from_left_to_right():
-    kernel = np.random.default_rng(0).normal(size=(784, 7))
-    figure = figures.first_layer(kernel, "")
+    weights = np.random.default_rng(0).normal(size=(7, 28, 28))
+    figure = figures.first_layer(weights, "")
     sheet = figure.axes[0].images[0].get_array()
     for unit in range(7):
         top, left = 29 * (unit // 5), 29 * (unit % 5)
-        image = kernel[:, unit].reshape(28, 28)
-        np.testing.assert_array_equal(sheet[top : top + 28, left : left + 28], image)
+        image = sheet[top : top + 28, left : left + 28]
+        np.testing.assert_array_equal(image, weights[unit])
 
 
 def test_expected_calibration_error_is_its_formula():

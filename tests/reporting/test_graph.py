@@ -18,7 +18,7 @@ from tensorboard.compat.proto.node_def_pb2 import NodeDef
 
 from mnist_jax import train_loop
 from mnist_jax.reporting import graph, reporter
-from mnist_jax.train_step import create_train_state
+from tests.states import create_state
 
 # --- Models other than the trainer's.
 
@@ -139,11 +139,11 @@ def reads(nodes: dict[str, NodeDef], name: str, *, wanted: str) -> bool:
 
 @pytest.fixture(scope="module")
 def mlp_graphs() -> dict[str, dict[str, NodeDef]]:
-    from configs import default
+    from mnist_jax.configs import default
 
     config = default.get_config()
-    state = jax.eval_shape(lambda: create_train_state(config, 10))
-    graphs = reporter.graphs(state, config.batch_size)
+    state = jax.eval_shape(lambda: create_state(config))
+    graphs = reporter.graphs(state, config.batch_size, (28, 28))
     return {tag: convert(function, *args) for tag, (function, *args) in graphs.items()}
 
 
@@ -177,8 +177,8 @@ def test_training_step_has_the_tutorials_boxes(mlp_graphs):
 
 def test_optimizer_has_a_box(fake_config: ConfigDict):
     fake_config.optimizer = "adam"
-    state = jax.eval_shape(lambda: create_train_state(fake_config, 10))
-    function, *args = reporter.graphs(state, 5)["train_step"]
+    state = jax.eval_shape(lambda: create_state(fake_config))
+    function, *args = reporter.graphs(state, 5, (28, 28))["train_step"]
     nodes = convert(function, *args)
     assert "optimizer" in scopes_of(nodes)
     # The moments are neither parameters nor in the layers' boxes.

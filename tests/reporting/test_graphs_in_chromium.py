@@ -10,9 +10,9 @@ from pathlib import Path
 import jax
 import pytest
 
-from configs import default
+from mnist_jax.configs import default
 from mnist_jax.reporting import graph, reporter
-from mnist_jax.train_step import create_train_state
+from tests.states import create_state
 
 CHROMIUM, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
 pytestmark = pytest.mark.skipif(
@@ -82,7 +82,7 @@ class Tab:
 def tensorboard_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     logdir = tmp_path_factory.mktemp("logdir")
     config = default.get_config()
-    state = jax.eval_shape(lambda: create_train_state(config, 10))
+    state = jax.eval_shape(lambda: create_state(config))
     for tag, (function, *args) in reporter.graphs(state, config.batch_size).items():
         graph.write_graph(logdir, function, *args, tag=tag)
     # With a module `notf`, TensorBoard does not import TensorFlow, which takes seconds.

@@ -11,7 +11,8 @@ from tensorboard.backend.event_processing.event_file_loader import EventFileLoad
 
 from mnist_jax import input_pipeline, train_loop
 from mnist_jax.data.load import load_dataset
-from mnist_jax.train_step import create_train_state, loss_fn, train_step
+from mnist_jax.train_step import loss_fn, train_step
+from tests.states import create_state
 
 
 def read_histograms(logdir: Path) -> dict[tuple[str, int], np.ndarray]:
@@ -36,7 +37,7 @@ def journal(workdir: Path) -> list[dict]:
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory: pytest.TempPathFactory):
     """The same run without and with histograms: folder and last state of each."""
-    from configs import default
+    from mnist_jax.configs import default
 
     config = default.get_config()
     config.update(
@@ -82,16 +83,15 @@ def test_on_writes_parameters_and_gradients_of_the_log_steps(runs):
 
     # The gradient of step 10 is that which made step 10: redone here by hand.
     dataset = load_dataset(config)
-    state = create_train_state(config, dataset.num_classes)
+    state = create_state(config)
     for rows in input_pipeline.batch_indices(config.seed, range(1, 11), 30, 2000):
-        old_params = state.params
+        old_state = state
         batch = {
             "image": jnp.asarray(dataset.splits["train"].image[rows]),
             "label": jnp.asarray(dataset.splits["train"].label[rows]),
         }
         state, _ = train_step(state, batch)
-    grad_fn = jax.jit(jax.grad(loss_fn), static_argnames="apply_fn")
-    grads = grad_fn(old_params, apply_fn=state.apply_fn, batch=batch)
+    grads, _ = jax.jit(jax.grad(loss_fn, has_aux=True))(old_state.params, old_state, batch)
     line = next(line for line in journal(workdir) if line["step"] == 10)
     assert line["train/grad_norm"] == pytest.approx(float(optax.tree.norm(grads)), rel=1e-5)
     kernel = np.asarray(grads["hidden1"]["kernel"])

@@ -13,7 +13,10 @@ from tests.conftest import ROOT
 from tests.faults import processes
 
 DEFAULT = str(ROOT / "configs" / "default.py")
-_HEAD = "from configs import default\ndef get_config():\n  config = default.get_config()\n"
+_HEAD = """from mnist_jax.configs import default
+def get_config():
+  config = default.get_config()
+"""
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,7 @@ import re
 
 import pytest
 
-from configs import default
+from mnist_jax.configs import default
 from mnist_jax.runtime import config as config_lib
 from mnist_jax.runtime.errors import UserError
 from tests.conftest import ROOT
@@ -151,7 +151,10 @@ def test_resuming_must_not_change_what_decides_the_parameters():
     changes = {
         "seed": 1,
         "dataset": "fake",
+        "model": "cnn",
         "hidden_sizes": (17,),
+        "dtype": "bfloat16",
+        "augmentation": "random_shift",
         "optimizer": "adam",
         "learning_rate": 0.5,
         "schedule": "cosine",
@@ -176,7 +179,7 @@ def test_resuming_must_not_change_what_decides_the_parameters():
     }
     saved = default.get_config()
     assert sorted(changes) == sorted(saved)
-    fixed = list(changes)[:11]
+    fixed = list(changes)[:14]
     for name, value in changes.items():
         config = default.get_config()
         config[name] = value
@@ -193,7 +196,9 @@ def test_hyperparameters_are_what_decides_the_results():
     assert list(hyperparameters) == [
         "seed",
         "dataset",
+        "model",
         "hidden_sizes",
+        "dtype",
         "optimizer",
         "learning_rate",
         "schedule",
@@ -201,6 +206,7 @@ def test_hyperparameters_are_what_decides_the_results():
         "momentum",
         "weight_decay",
         "grad_clip_norm",
+        "augmentation",
         "batch_size",
         "num_train_steps",
     ]

@@ -3,7 +3,7 @@ import os
 
 import pytest
 
-from configs import default
+from mnist_jax.configs import default
 from mnist_jax.runtime import manifest as manifest_lib
 from mnist_jax.runtime.errors import UserError
 from mnist_jax.runtime.manifest import Manifest

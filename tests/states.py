@@ -1,0 +1,11 @@
+from ml_collections import ConfigDict
+
+from mnist_jax.models import create_model
+from mnist_jax.train_step import TrainState, create_train_state
+
+
+def create_state(
+    config: ConfigDict, num_classes: int = 10, image_shape: tuple[int, ...] = (28, 28)
+) -> TrainState:
+    """The state at step 0 of the model that the config names."""
+    return create_train_state(config, create_model(config, num_classes), image_shape)
