@@ -203,7 +203,7 @@ class _Builder:
         def read(atom: Any) -> _Value:
             return _Constant(atom.aval, atom.val) if isinstance(atom, Literal) else values[atom]
 
-        for eqn in jaxpr.eqns:
+        for eqn in _used_equations(jaxpr):
             outputs = self._add_equation(eqn, [read(atom) for atom in eqn.invars], place)
             values |= zip(eqn.outvars, outputs, strict=True)
         return [read(atom) for atom in jaxpr.outvars]
@@ -301,6 +301,16 @@ def _name_inputs(
         op = _VARIABLE_OPS[path[start - 1]] if start else "Placeholder"
         inputs.append((path[start:], op))
     return inputs
+
+
+def _used_equations(jaxpr: Jaxpr) -> list[JaxprEqn]:
+    """Returns the equations that the outputs depend on: XLA deletes the others."""
+    used, equations = set(map(id, jaxpr.outvars)), []
+    for eqn in reversed(jaxpr.eqns):
+        if eqn.effects or used.intersection(map(id, eqn.outvars)):
+            used.update(map(id, eqn.invars))
+            equations.append(eqn)
+    return equations[::-1]
 
 
 def _name_stack(eqn: JaxprEqn) -> Scope:

@@ -49,8 +49,12 @@ def graphs(
     state = jax.eval_shape(lambda: state)
     images = jax.ShapeDtypeStruct((batch_size, *image_shape), np.uint8)
     labels = jax.ShapeDtypeStruct((batch_size,), np.int32)
+
+    def forward(variables: Variables, images: jax.Array) -> jax.Array:
+        return state.apply_fn(variables, images, train=False)
+
     return {
-        "forward": (state.apply_fn, state.variables, images),
+        "forward": (forward, state.variables, images),
         "train_step": (train_step, state, {"image": images, "label": labels}),
     }
 

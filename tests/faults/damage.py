@@ -93,7 +93,7 @@ def _restore(workdir: Path, target) -> list[bytes]:
             except DamagedCheckpointError:
                 raise
             raise AssertionError("only one way detected the damage") from None
-    params = restoring.restore(workdir).params
+    params = restoring.restore(workdir).variables
     leaves = jax.tree.leaves((state.step, state.params, state.opt_state, params))
     return [np.asarray(leaf).tobytes() for leaf in leaves]
 

@@ -83,7 +83,7 @@ def tensorboard_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     logdir = tmp_path_factory.mktemp("logdir")
     config = default.get_config()
     state = jax.eval_shape(lambda: create_state(config))
-    for tag, (function, *args) in reporter.graphs(state, config.batch_size).items():
+    for tag, (function, *args) in reporter.graphs(state, config.batch_size, (28, 28)).items():
         graph.write_graph(logdir, function, *args, tag=tag)
     # With a module `notf`, TensorBoard does not import TensorFlow, which takes seconds.
     code = (

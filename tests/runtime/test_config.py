@@ -193,21 +193,23 @@ def test_resuming_must_not_change_what_decides_the_parameters():
 
 def test_hyperparameters_are_what_decides_the_results():
     hyperparameters = config_lib.hyperparameters(default.get_config())
-    assert list(hyperparameters) == [
-        "seed",
-        "dataset",
-        "model",
-        "hidden_sizes",
-        "dtype",
-        "optimizer",
-        "learning_rate",
-        "schedule",
-        "warmup_steps",
-        "momentum",
-        "weight_decay",
-        "grad_clip_norm",
-        "augmentation",
-        "batch_size",
-        "num_train_steps",
-    ]
+    assert sorted(hyperparameters) == sorted(
+        [
+            "seed",
+            "dataset",
+            "model",
+            "hidden_sizes",
+            "dtype",
+            "optimizer",
+            "learning_rate",
+            "schedule",
+            "warmup_steps",
+            "momentum",
+            "weight_decay",
+            "grad_clip_norm",
+            "augmentation",
+            "batch_size",
+            "num_train_steps",
+        ]
+    )
     assert hyperparameters["hidden_sizes"] == "(128, 32)"
