@@ -6,8 +6,10 @@ from pathlib import Path
 
 import numpy as np
 
-from mnist_jax.data.datasets import IMAGE_SHAPE, Dataset, Split
+from mnist_jax.data.datasets import Dataset, Split
 from mnist_jax.runtime.errors import UserError
+
+_IMAGE_SHAPE = (28, 28)  # MNIST's.
 
 
 def load_mnist_5k() -> Dataset:
@@ -33,21 +35,21 @@ def load_mnist_5k() -> Dataset:
 
     def split(start: int, stop: int) -> Split:
         rows = by_class[:, start:stop].reshape(-1, 785)
-        return Split(rows[:, :-1].reshape(-1, *IMAGE_SHAPE), rows[:, -1].astype(np.int32))
+        return Split(rows[:, :-1].reshape(-1, *_IMAGE_SHAPE), rows[:, -1].astype(np.int32))
 
     splits = {"train": split(0, 400), "validation": split(400, 450), "test": split(450, 500)}
-    return Dataset.from_splits("mnist_5k", 10, splits)
+    return Dataset.from_splits("mnist_5k", map(str, range(10)), splits)
 
 
 def make_fake(seed: int) -> Dataset:
     """Makes a dataset of ten random patterns with noise, a function of the seed alone."""
     rng = np.random.Generator(np.random.Philox(key=np.array([seed, 0], np.uint64)))
-    patterns = 255 * rng.integers(0, 2, (10, *IMAGE_SHAPE))
+    patterns = 255 * rng.integers(0, 2, (10, *_IMAGE_SHAPE))
 
     def split(num_examples: int) -> Split:
         label = (np.arange(num_examples) % 10).astype(np.int32)
-        noise = rng.integers(0, 256, (num_examples, *IMAGE_SHAPE))
+        noise = rng.integers(0, 256, (num_examples, *_IMAGE_SHAPE))
         return Split(((patterns[label] + noise) // 2).astype(np.uint8), label)
 
     splits = {"train": split(2000), "validation": split(500), "test": split(500)}
-    return Dataset.from_splits("fake", 10, splits)
+    return Dataset.from_splits("fake", map(str, range(10)), splits)

@@ -15,11 +15,11 @@ import numpy as np
 import tensorflow_datasets as tfds  # It imports TensorFlow when it prepares or reads.
 from tensorflow_datasets.core import DatasetBuilder
 
-from mnist_jax.data.datasets import IMAGE_SHAPE, SPLITS, Dataset, Split
+from mnist_jax.data.datasets import SPLITS, Dataset, Split
 from mnist_jax.runtime.errors import DatasetUnavailableError, UserError, first_line
 
 _NETWORK_TIMEOUT = 5.0  # Seconds; tensorflow-datasets itself retries for 200.
-_SUITABLE = "choose a classification dataset of 28x28 grey images"
+_SUITABLE = "choose a classification dataset whose images have one size"
 
 
 def load(name: str, data_dir: Path, manual_dir: Path) -> Dataset:
@@ -37,7 +37,7 @@ def load(name: str, data_dir: Path, manual_dir: Path) -> Dataset:
       DatasetUnavailableError: It is not prepared, and there are no archives and no network.
     """
     builder = _create_builder(name, data_dir)
-    num_classes = _check_features(name, builder)
+    _check_features(name, builder)
     if not _is_prepared(builder):
         download_config = _find_archives(name, builder, data_dir, manual_dir)
         source = download_config.manual_dir or "the network"
@@ -47,12 +47,17 @@ def load(name: str, data_dir: Path, manual_dir: Path) -> Dataset:
         builder = tfds.builder(name, data_dir=data_dir)  # Another process may have prepared it.
     _import_tensorflow()
     try:
-        return _decode(name, builder, num_classes)
+        splits = {part: _read(builder, part) for part in SPLITS if part in builder.info.splits}
     except Exception as error:  # A damaged file raises errors of any type.
         raise UserError(
             f"{builder.data_dir}: the prepared dataset can't be read ({first_line(error)}); "
             "delete that folder, and the next start prepares it again"
         ) from error
+    try:
+        # Some datasets know the names of their classes only when they are prepared.
+        return Dataset.from_splits(name, builder.info.features["label"].names, splits)
+    except ValueError as error:
+        raise UserError(f"dataset: {name!r}: {error}; {_SUITABLE}") from error
 
 
 def _import_tensorflow() -> None:
@@ -80,18 +85,18 @@ def _create_builder(name: str, data_dir: Path) -> DatasetBuilder:
     return tfds.builder(name, data_dir=data_dir)
 
 
-def _check_features(name: str, builder: DatasetBuilder) -> int:
-    """Returns the number of classes; the dataset need not be prepared."""
+def _check_features(name: str, builder: DatasetBuilder) -> None:
+    """Raises UserError if the dataset, which need not be prepared, is unsuitable."""
     features = builder.info.features
     try:
-        image, num_classes = features["image"], features["label"].num_classes
-        shape, dtype = tuple(image.shape), image.np_dtype
-    except (KeyError, TypeError, AttributeError) as error:
-        problem = f"{name!r} has no image with one class label"
-        raise UserError(f"dataset: {problem}; {_SUITABLE}") from error
-    if shape != (*IMAGE_SHAPE, 1) or dtype != np.uint8 or not num_classes:
-        raise UserError(f"dataset: the images of {name!r} are {dtype}{shape}; {_SUITABLE}")
-    return int(num_classes)
+        image, label = features["image"], features["label"]
+        suits = image.np_dtype == np.uint8 and label.shape == () and bool(label.names)
+    except (KeyError, TypeError, AttributeError):
+        suits = False
+    if not suits:
+        raise UserError(f"dataset: {name!r} has no image with one class label; {_SUITABLE}")
+    if None in image.shape:
+        raise UserError(f"dataset: the images of {name!r} differ in size; {_SUITABLE}")
 
 
 def _is_prepared(builder: DatasetBuilder) -> bool:
@@ -175,16 +180,6 @@ def _prepare(
             raise DatasetUnavailableError(f"dataset: {problem}") from error
 
 
-def _decode(name: str, builder: DatasetBuilder, num_classes: int) -> Dataset:
-    splits = {split: _read(builder, split) for split in SPLITS if split in builder.info.splits}
-    if "validation" not in splits:
-        image, label = splits["train"]
-        size = max(1, len(label) // 12)  # The tutorial's 5,000 of 60,000.
-        splits["validation"] = Split(image[:size], label[:size])
-        splits["train"] = Split(image[size:], label[size:])
-    return Dataset.from_splits(name, num_classes, splits)
-
-
 def _read(builder: DatasetBuilder, split: str) -> Split:
     if builder.info.file_format == tfds.core.FileFormat.ARRAY_RECORD:
         examples = list(builder.as_data_source(split=split))
@@ -193,8 +188,8 @@ def _read(builder: DatasetBuilder, split: str) -> Split:
         # One shard after the other: by default they are interleaved.
         read_config = tfds.ReadConfig(interleave_cycle_length=1)
         batch = builder.as_dataset(split=split, batch_size=-1, read_config=read_config)
-    image = np.asarray(batch["image"]).reshape(-1, *IMAGE_SHAPE)
-    label = np.asarray(batch["label"], np.int32)
+    image = np.asarray(batch["image"])
+    label = np.asarray(batch["label"])
     if not builder.info.disable_shuffling:
         order = _original_order(split, len(label))
         image, label = image[order], label[order]

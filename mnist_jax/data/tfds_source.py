@@ -17,7 +17,7 @@ from mnist_jax.runtime import terminal
 from mnist_jax.runtime.errors import first_line
 
 # To be increased when the decoding or the file changes: files of other versions are not read.
-_CACHE_VERSION = 2
+_CACHE_VERSION = 3
 
 
 def data_dir(config: ConfigDict) -> Path:
@@ -64,7 +64,8 @@ def _read_cache(path: Path, name: str) -> Dataset:
     with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
         sizes = dict(zip(SPLITS, arrays["sizes"].tolist(), strict=True))
         examples = Split(arrays["image"], arrays["label"])
-        return Dataset(name, int(arrays["num_classes"]), examples, sizes)
+        class_names = tuple(arrays["class_names"].tolist())
+        return Dataset(name, class_names, examples, sizes, arrays["digest"].item())
 
 
 def _write_cache(path: Path, dataset: Dataset) -> None:
@@ -79,7 +80,8 @@ def _write_cache(path: Path, dataset: Dataset) -> None:
                 image=dataset.examples.image,
                 label=dataset.examples.label,
                 sizes=list(dataset.sizes.values()),
-                num_classes=dataset.num_classes,
+                class_names=dataset.class_names,
+                digest=dataset.digest,
             )
         temporary.replace(path)
     except OSError as error:

@@ -14,12 +14,14 @@ def prepare_small(name: str, data_dir: Path, file_format: str = "tfrecord") -> l
       The training examples, in the order of the original files.
     """
     builder = tfds.builder(name, data_dir=data_dir, file_format=file_format)
-    num_classes = builder.info.features["label"].num_classes
+    features = builder.info.features
+    num_classes, shape = features["label"].num_classes, features["image"].shape
     rng = np.random.default_rng(0)
 
     def examples(per_class: int) -> list[dict]:
         return [
-            {"image": rng.integers(0, 256, (28, 28, 1), np.uint8), "label": i % num_classes}
+            {"image": rng.integers(0, 256, shape, np.uint8), "label": i % num_classes}
+            | {key: str(i) for key in features if key == "id"}
             for i in range(per_class * num_classes)
         ]
 

@@ -71,14 +71,14 @@ def test_a_pickle_in_the_place_of_any_file_of_a_checkpoint(run: Path, trace: Pat
 def test_a_pickle_in_the_cache_of_a_dataset(trace: Path, tmp_path: Path, monkeypatch):
     config = processes.short_config()
     config.update(dataset="mnist", data_dir=str(tmp_path / "data"))
-    cache = tmp_path / "data" / "mnist" / "mnist_jax_examples_v2.npz"
+    cache = tmp_path / "data" / "mnist" / "mnist_jax_examples_v3.npz"
     cache.parent.mkdir(parents=True)
     prepared = []
     monkeypatch.setattr(tfds_preparation, "load", lambda *args: prepared.append(args) or 1 / 0)
     array = np.array([Malicious(trace)] * 3, dtype=object)
-    good = {"num_classes": 10, "sizes": [1, 1, 1], "label": np.zeros(3, np.int32)}
+    good = {"class_names": ["a"], "digest": "", "sizes": [1, 1, 1], "label": [0, 0, 0]}
     for save in (
-        lambda: np.savez(cache, allow_pickle=True, num_classes=array),
+        lambda: np.savez(cache, allow_pickle=True, class_names=array),
         lambda: np.savez(cache, allow_pickle=True, image=array, **good),
         lambda: cache.write_bytes(pickle.dumps(Malicious(trace))),
     ):
