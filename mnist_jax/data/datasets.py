@@ -101,11 +101,6 @@ class Dataset:
         return self.examples.image.shape[1:]
 
     @property
-    def image_shape(self) -> tuple[int, ...]:
-        """The shape of one image."""
-        return self.examples.image.shape[1:]
-
-    @property
     def splits(self) -> dict[str, Split]:
         """The splits by name, as views of `examples`, in the order of `SPLITS`."""
         splits, start = {}, 0
