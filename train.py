@@ -1,6 +1,6 @@
 """Trains a network that reads digits and evaluates it; resumes an interrupted run.
 
-    python train.py --config FILE [--workdir DIR] [--config.FIELD=VALUE ...]
+    python train.py [--config FILE] [--workdir DIR] [--config.FIELD=VALUE ...]
 
 Examples:
     python train.py --config configs/default.py
@@ -17,9 +17,12 @@ from ml_collections import config_flags
 from mnist_jax.runtime import command
 from mnist_jax.runtime.errors import UserError
 
+_DEFAULT_CONFIG = Path(__file__).parent / "configs" / "default.py"
+
 config_flags.DEFINE_config_file(
     "config",
-    help_string="A config file, like those in configs/.",
+    str(_DEFAULT_CONFIG),
+    help_string="A config file, like those in configs/. Default: configs/default.py.",
     lock_config=False,
     accept_new_attributes=True,  # `read_config` reports those that are no fields.
 )
@@ -56,4 +59,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    command.run(main, config_file=Path(__file__).parent / "configs" / "default.py")
+    command.run(main, config_file=_DEFAULT_CONFIG)

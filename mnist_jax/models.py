@@ -112,7 +112,7 @@ class CNN(nn.Module):
         """Computes the logits; see the head of this file."""
         x = images.reshape(*images.shape[:3], -1).astype(self.dtype) / 255.0
         for features in (16, 32):
-            x = nn.Conv(features, (5, 5), use_bias=False, dtype=self.dtype)(x)
+            x = nn.Conv(features, (3, 3), use_bias=False, dtype=self.dtype)(x)
             x = nn.BatchNorm(use_running_average=not train, momentum=0.95, dtype=self.dtype)(x)
             x = nn.max_pool(nn.relu(x), (2, 2), strides=(2, 2))
         x = nn.relu(nn.Dense(128, dtype=self.dtype)(x.reshape(x.shape[0], -1)))

@@ -19,7 +19,7 @@ from mnist_jax.data.load import load_dataset
 from mnist_jax.models import create_model
 from mnist_jax.parallel import job, sharding
 from mnist_jax.runtime import config as config_lib
-from mnist_jax.runtime import run_folder
+from mnist_jax.runtime import environment, run_folder
 from mnist_jax.runtime.manifest import Manifest
 from mnist_jax.runtime.signals import SignalWatch
 
@@ -56,6 +56,7 @@ class Run:
             num_classes=self.dataset.num_classes,
             image_shape=self.dataset.image_shape,
             validation_accuracy=validation_accuracy,
+            environment=environment.describe(),
         )
 
 

@@ -23,7 +23,7 @@ from mnist_jax.reporting.profiling import Profiler
 from mnist_jax.reporting.tensorboard import EventWriter
 from mnist_jax.run import Run
 from mnist_jax.runtime import config as config_lib
-from mnist_jax.runtime import terminal
+from mnist_jax.runtime import environment, terminal
 from mnist_jax.runtime.errors import TrainingDivergedError, WriteError, first_line, writing_to
 from mnist_jax.runtime.signals import PreemptedError
 from mnist_jax.train_step import Metrics, TrainState, Variables, train_step
@@ -72,6 +72,11 @@ def first_layer_images(
     except Exception as error:  # Of any type: it must not end the training.
         terminal.print_warning(f"WARNING: no figure of the first layer: {first_line(error)}")
         return None
+
+
+def _table(values: Mapping[str, Any]) -> str:
+    rows = "\n".join(f"| {name} | `{value!r}` |" for name, value in values.items())
+    return f"| name | value |\n|---|---|\n{rows}"
 
 
 class Reporter:
@@ -132,10 +137,10 @@ class Reporter:
         """Writes what the HParams, Text and Graphs tabs show of the run."""
         config = self._run.config
         parameters = get_parameter_overview(state.params, include_stats=False)
-        rows = "\n".join(f"| {name} | `{value!r}` |" for name, value in config.items())
         texts = {
             "parameters": f"```\n{parameters}\n```",
-            "config": f"| field | value |\n|---|---|\n{rows}",
+            "config": _table(config),
+            "environment": _table(environment.describe()),
         }
         functions = graphs(state, config.batch_size, self._run.dataset.image_shape)
         self._events.call("write_hparams", config_lib.hyperparameters(config))

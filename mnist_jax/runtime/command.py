@@ -73,8 +73,6 @@ def parse_flags(argv: Sequence[str], positional: str | None = None) -> Sequence[
 def read_config() -> tuple[ConfigDict, str]:
     """Returns the config of `--config`, locked, and its file's name, or raises UserError."""
     flag = flags.FLAGS["config"]
-    if not flag.present:
-        raise UserError("config: missing; give --config configs/default.py")
     file = Path(config_flags.get_config_filename(flag))
     if not file.is_file():
         raise UserError(f"config: {file}: no such file")

@@ -15,7 +15,8 @@ def create(config_file: Path | None) -> str:
     """Returns the page of the command that runs, with the fields of a config file, if any."""
     rows = []
     for flag in flags.FLAGS.get_flags_for_module(sys.argv[0]):
-        default = f" Default: {flag.default}." if flag.default else ""
+        has_default = flag.default and flag.name != "config"  # Its help names the file.
+        default = f" Default: {flag.default}." if has_default else ""
         rows.append((f"--{flag.name}", f"{flag.help}{default}"))
     docstring = sys.modules["__main__"].__doc__ or ""
     sections = [docstring.strip(), f"Flags:\n{_table(rows)}"]

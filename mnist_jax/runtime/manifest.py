@@ -27,6 +27,7 @@ class Manifest(NamedTuple):
       num_classes: Number of classes of that dataset.
       image_shape: Shape of one of its images.
       validation_accuracy: At this step; None where it was not evaluated.
+      environment: What it was made with; see `environment`.
       digests: SHA-256 of every file by its path inside the folder; set by `write`.
     """
 
@@ -35,6 +36,7 @@ class Manifest(NamedTuple):
     num_classes: int
     validation_accuracy: float | None
     image_shape: Sequence[int] = (28, 28)  # In version 0.1 all had this one.
+    environment: Mapping[str, str] = MappingProxyType({})
     digests: Mapping[str, str] = MappingProxyType({})
 
 

@@ -76,7 +76,6 @@ def test_the_config_is_locked_and_has_the_overrides(parse):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ([], "config: missing; give --config configs/default.py\n"),
         (
             ["--config=bad.py"],
             "config: bad.py: its get_config() fails or returns no ConfigDict\n",
