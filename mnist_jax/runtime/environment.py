@@ -21,7 +21,7 @@ def describe() -> dict[str, str]:
     environment["devices"] = f"{jax.device_count()} x {jax.devices()[0].device_kind}"
     checkout = Path(mnist_jax.__file__).parent.parent
     if (checkout / ".git").exists():
-        command = ["git", "-C", checkout, "describe", "--always", "--dirty", "--abbrev=40"]
+        command = ["git", "-C", str(checkout), "describe", "--always", "--dirty", "--abbrev=40"]
         try:
             # Without tags: a tag's name would stand in the commit's place.
             ended = subprocess.run([*command, "--exclude=*"], capture_output=True, text=True)

@@ -42,8 +42,11 @@ class Manifest(NamedTuple):
 
 def write(folder: Path, manifest: Manifest) -> None:
     """Writes the manifest of a folder, with the digests of its files."""
-    config = manifest.config.to_dict()
-    content = manifest._asdict() | {"config": config, "digests": _digest_files(folder)}
+    content = manifest._asdict() | {
+        "config": manifest.config.to_dict(),
+        "environment": dict(manifest.environment),
+        "digests": _digest_files(folder),
+    }
     sealed = {"content": content, "sha256": _digest_json(content)}
     (folder / _NAME).write_text(json.dumps(sealed, indent=1))
 
