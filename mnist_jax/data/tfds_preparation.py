@@ -23,8 +23,8 @@ from mnist_jax.runtime.errors import DatasetUnavailableError, UserError, first_l
 _NETWORK_TIMEOUT = 5.0  # Seconds; tensorflow-datasets itself retries for 200.
 # `Dataset.digest` of those whose archives are also distributed in another compression.
 _DIGESTS = {
-    "mnist": "34bc3aa448b4fb6e997dccb5ce79cb9cf6de27926f3ef6cc6b173cd7e6298e17",
-    "fashion_mnist": "2cfbdc6b25123d99784129612b98cdb50435ec15832b52c6ca942a8cf841b516",
+    "mnist": "4bca2d9cd005b292a93aecfdcfbbd94d2f8808671dcc1560f40219f9625c5813",
+    "fashion_mnist": "ee7b32e9c7e33f644d9e05375fb7d42a64281498d9527bb2d2c63d6bad998a65",
 }
 _SUITABLE = "choose a classification dataset whose images have one size"
 

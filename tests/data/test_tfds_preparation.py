@@ -108,6 +108,11 @@ def test_archives_that_were_packed_anew_are_known_by_their_content(
     assert dataset.sizes == {"train": 55_000, "validation": 5_000, "test": 10_000}
 
 
+@pytest.mark.mnist
+def test_the_digest_of_mnist_is_the_one_of_its_archives(mnist_config):
+    assert load_dataset(mnist_config).digest == tfds_preparation._DIGESTS["mnist"]
+
+
 @pytest.mark.parametrize(
     ("name", "message"),
     [
