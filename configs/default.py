@@ -16,10 +16,13 @@ def get_config() -> ml_collections.ConfigDict:
     # Determines initial parameters and the order of the examples.
     config.seed = 0
 
-    # Data: mnist, or another 28x28 grey dataset of tensorflow-datasets (fashion_mnist,
-    # kmnist, emnist/balanced); mnist_5k (5,000 embedded digits); fake (random patterns).
+    # Data: mnist, or another image dataset of tensorflow-datasets (fashion_mnist, cifar10);
+    # mnist_5k (5,000 embedded digits); fake (random patterns); or your own .npz file or
+    # folder, as a path that begins with /, . or ~ or ends with .npz.
     config.dataset = "mnist"
-    # Used, with a warning, if `dataset` is unavailable; '': none.
+    # Your own folder of images: height and width to resize them to; (): as they are.
+    config.image_size = ()
+    # Used, with a warning, if mnist is unavailable; '': none.
     config.fallback_dataset = "mnist_5k"
     # Prepared datasets; '': $TFDS_DATA_DIR or ~/tensorflow_datasets.
     config.data_dir = ""

@@ -37,7 +37,7 @@ def main() -> None:
     from mnist_jax.reporting.reporter import first_layer_images, format_result
 
     model = restoring.restore(_WORKDIR.value, _STEP.value)
-    dataset = restoring.load_run_dataset(model.config)
+    dataset = restoring.load_run_dataset(model)
     indices = eval_indices(dataset.sizes, model.config.eval_batch_size)
     results, logits = evaluate(model.variables, model.model.apply, dataset.examples, indices)
     if _FIGURES.value:

@@ -1,6 +1,7 @@
 """A trained model from a workdir alone: its parameters, its config and its data."""
 
 import functools
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -19,13 +20,18 @@ from mnist_jax.train_step import ApplyFn, Variables
 
 
 class TrainedModel(NamedTuple):
-    """A model as of one checkpoint: `step` completed updates, variables on the device."""
+    """A model as of one checkpoint: `step` completed updates, variables on the device.
+
+    `class_names` and `data_digest` are those of the dataset that it was trained on.
+    """
 
     workdir: Path
     step: int
     config: ConfigDict
     model: nn.Module
     variables: Variables
+    class_names: Sequence[str]
+    data_digest: str
 
     def predict(self, images: np.ndarray) -> np.ndarray:
         """Returns the probability of each class.
@@ -72,7 +78,7 @@ def restore(
         if number is None:
             raise UserError(f"step: {workdir} has no checkpoint {step!r}; {choices}")
         manifest = checkpoints.manifest(number)
-        model = model or create_model(manifest.config, manifest.num_classes)
+        model = model or create_model(manifest.config, len(manifest.class_names))
         images = jax.ShapeDtypeStruct((1, *manifest.image_shape), np.uint8)
         collections = jax.eval_shape(model.init, jax.random.key(0), images)
         target = {"params": collections.pop("params"), "collections": collections}
@@ -80,17 +86,20 @@ def restore(
     except DamagedCheckpointError as error:
         raise DamagedCheckpointError(f"{error}; {choices}") from error
     variables = {"params": restored["params"], **restored["collections"]}
-    return TrainedModel(workdir, number, manifest.config, model, variables)
+    names, digest = manifest.class_names, manifest.data_digest
+    return TrainedModel(workdir, number, manifest.config, model, variables, names, digest)
 
 
-def load_run_dataset(config: ConfigDict) -> Dataset:
-    """Loads the dataset that the run used, and no other one.
+def load_run_dataset(model: TrainedModel) -> Dataset:
+    """Loads the dataset that the model was trained on, and no other one.
 
     Raises:
-      UserError: It is not available.
+      UserError: It is not available, or has changed.
     """
-    config = ConfigDict(config).unlock()
+    config = ConfigDict(model.config).unlock()
     for field in ("data_dir", "manual_dir"):
         if not Path(config[field]).is_dir():
             config[field] = ""  # The run was made on another machine: use this one's default.
-    return load_dataset(config.lock(), may_fall_back=False)
+    dataset = load_dataset(config.lock(), may_fall_back=False)
+    dataset.check_digest(model.data_digest)
+    return dataset

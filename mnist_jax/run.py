@@ -53,7 +53,8 @@ class Run:
         return Manifest(
             step=step,
             config=self.config,
-            num_classes=self.dataset.num_classes,
+            class_names=self.dataset.class_names,
+            data_digest=self.dataset.digest,
             image_shape=self.dataset.image_shape,
             validation_accuracy=validation_accuracy,
             environment=environment.describe(),
@@ -91,12 +92,15 @@ def open_run(
     # What the run really uses, for whoever reads the config later.
     config.data_dir = str(tfds_source.data_dir(config))
     config.manual_dir = str(tfds_source.manual_dir(config))
+    config.dataset = str(config_lib.own_path(config.dataset) or config.dataset)
     workdir = None if workdir is None else run_folder.locate(workdir)
     saved = _newest_manifest(workdir)
-    if not dataset and saved and saved.config.dataset == config.fallback_dataset:
+    names = config.dataset, saved and saved.config.dataset
+    if not dataset and names == ("mnist", config.fallback_dataset):
         config.dataset = config.fallback_dataset  # The run fell back when it began.
     _check_resumable(config, saved, workdir)
     dataset = dataset or _load_dataset(config, may_fall_back=saved is None)
+    dataset.check_digest(saved.data_digest if saved else "")
     config_lib.check_batch_size(config, dataset.sizes["train"])
     _assert_same(config, workdir, saved, dataset)
     model = model or create_model(config, dataset.num_classes)

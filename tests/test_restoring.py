@@ -24,7 +24,7 @@ def test_the_newest_the_best_or_any_step_can_be_restored(workdir):
 
 def test_probabilities_of_each_image_sum_to_one(workdir):
     model = restoring.restore(workdir)
-    dataset = restoring.load_run_dataset(model.config)
+    dataset = restoring.load_run_dataset(model)
     probabilities = model.predict(dataset.splits["test"].image)
     assert probabilities.shape == (500, 10)
     np.testing.assert_allclose(probabilities.sum(axis=1), 1, rtol=1e-5)
@@ -33,10 +33,10 @@ def test_probabilities_of_each_image_sum_to_one(workdir):
 
 
 def test_a_dataset_prepared_elsewhere_is_searched_here(workdir):
-    config = restoring.restore(workdir).config
-    with config.unlocked():
-        config.data_dir = config.manual_dir = "/nowhere"
-    assert restoring.load_run_dataset(config).name == "fake"
+    model = restoring.restore(workdir)
+    with model.config.unlocked():
+        model.config.data_dir = model.config.manual_dir = "/nowhere"
+    assert restoring.load_run_dataset(model).name == "fake"
 
 
 @pytest.mark.parametrize("step", ["60", "-20", "newest", "2e1", "²"])

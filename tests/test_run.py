@@ -62,7 +62,7 @@ def test_a_run_that_another_process_began_meanwhile_is_not_mixed_with_this_one(
         other = ConfigDict(fake_config.to_dict() | {"dataset": "mnist_5k"})
         with Checkpoints(workdir, keep=1) as checkpoints:
             state = create_state(other)
-            checkpoints.save(state, Manifest(20, other, 10, None))
+            checkpoints.save(state, Manifest(20, other, "0123456789", None))
         return real_claim(workdir)
 
     monkeypatch.setattr(run_folder, "claim", claim)

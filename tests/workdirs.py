@@ -50,4 +50,4 @@ def save_trained_checkpoint(folder: Path) -> None:
     indices = input_pipeline.batch_indices(0, range(1, 201), 100, len(labels))
     state, _ = train_steps(state, images, labels, indices)
     with Checkpoints(folder, keep=1) as checkpoints:
-        checkpoints.save(state, Manifest(200, config, dataset.num_classes, None))
+        checkpoints.save(state, Manifest(200, config, dataset.class_names, None))

@@ -1,1 +1,1 @@
-"""Datasets by name: arrays in memory, tensorflow-datasets, and a cache of decoded arrays."""
+"""Datasets by name or path: tensorflow-datasets and a cache of it, own files, embedded ones."""

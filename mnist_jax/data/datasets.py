@@ -7,6 +7,8 @@ from typing import NamedTuple, Self
 
 import numpy as np
 
+from mnist_jax.runtime.errors import UserError
+
 SPLITS = ("train", "validation", "test")
 
 
@@ -36,7 +38,7 @@ class Dataset:
       digest: SHA-256 of the examples, which reveals that a dataset changed; "": unknown.
 
     Raises:
-      ValueError: A split is empty, or the arrays are not as described.
+      ValueError: A split is missing or empty, or the arrays are not as described.
     """
 
     name: str
@@ -61,13 +63,8 @@ class Dataset:
     ) -> Self:
         """Creates a dataset from its splits by name, whose arrays are copied.
 
-        Where `validation` or `test` is missing, a twelfth of `train` becomes that split.
-
-        Args:
-          name: The dataset's name.
-          class_names: Of each label from 0.
-          splits: Labels may be integers of any type. A single channel of the images, as in
-            `uint8[num_examples, height, width, 1]`, is dropped.
+        Labels may be integers of any type, and images may have an axis of one channel. If
+        `validation` or `test` is missing, a twelfth of `train` is used instead.
 
         Raises:
           ValueError: A split is unknown or empty, or an array is not as described.
@@ -79,16 +76,23 @@ class Dataset:
         for part in SPLITS[1:]:
             if part not in parts:
                 parts[part], parts["train"] = _cut(parts["train"])
-        sizes = {part: len(parts[part].label) for part in SPLITS}
-        shapes = {part: parts[part].image.shape[1:] for part in SPLITS}
-        if len(set(shapes.values())) > 1:
+        shapes = {part: parts[part].image.shape for part in SPLITS}
+        if len({shape[1:] for shape in shapes.values()}) > 1:
             raise ValueError(f"images of different shapes: {shapes}")
         arrays = zip(*(parts[part] for part in SPLITS), strict=True)
         examples = Split(*map(np.concatenate, arrays))
-        sha256 = hashlib.sha256(repr((shapes["train"], len(class_names), sizes)).encode())
+        sizes = {part: shapes[part][0] for part in SPLITS}
+        form = shapes["train"][1:], len(class_names), sizes
+        sha256 = hashlib.sha256(repr(form).encode())
         for array in examples:
             sha256.update(array.data)
         return cls(name, class_names, examples, sizes, sha256.hexdigest())
+
+    def check_digest(self, digest: str) -> None:
+        """Raises UserError if these are not the examples of a run with this digest."""
+        if "" not in (digest, self.digest) and digest != self.digest:
+            problem = "its examples have changed since the run began"
+            raise UserError(f"dataset: {self.name}: {problem}; restore them or start a new run")
 
     @property
     def num_classes(self) -> int:
@@ -113,31 +117,28 @@ class Dataset:
 def _check(name: str, split: Split, num_classes: int) -> Split:
     """Returns the arrays in the form of `Split`, or raises a ValueError that names them."""
     image, label = map(np.asarray, split)
-    if image.ndim == 4 and image.shape[3] == 1:
-        image = image[..., 0]
+    image = image[..., 0] if image.ndim == 4 and image.shape[3] == 1 else image
+    label = label[:, 0] if label.shape[1:] == (1,) else label  # As those of Keras' cifar10.
+    problem = None
     if image.dtype != np.uint8 or image.ndim not in (3, 4):
         expected = "uint8[n, height, width] or uint8[n, height, width, channels]"
-        raise ValueError(f"{name}: images are {image.dtype}{image.shape}, expected {expected}")
-    if label.dtype.kind not in "iu" or label.shape != image.shape[:1]:
-        expected = f"integers of shape ({len(image)},), one for each image"
-        raise ValueError(f"{name}: labels are {label.dtype}{label.shape}, expected {expected}")
-    if not image.size:
-        raise ValueError(f"{name}: no images")
-    if label.min() < 0 or label.max() >= num_classes:
-        found = f"labels from {label.min()} to {label.max()}"
-        raise ValueError(f"{name}: {found}, but {num_classes} classes; labels begin with 0")
+        problem = f"images are {image.dtype}{image.shape}, expected {expected}"
+    elif not image.size:
+        problem = "no images"
+    elif label.dtype.kind not in "iu" or label.shape != (len(image),):
+        problem = f"labels are {label.dtype}{label.shape}, expected integers ({len(image)},)"
+    elif label.min() < 0 or label.max() >= num_classes:
+        problem = f"labels from {label.min()} to {label.max()}, expected 0 to {num_classes - 1}"
+    if problem:
+        raise ValueError(f"{name}: {problem}")
     return Split(image, label.astype(np.int32, copy=False))
 
 
 def _cut(train: Split) -> tuple[Split, Split]:
     """Divides the training split into a twelfth of its examples, and the others."""
-    num_examples = len(train.label)
-    chosen = np.arange(num_examples)[: max(1, num_examples // 12)]  # MNIST: the first 5,000.
-    if len(np.unique(train.label[chosen])) < len(np.unique(train.label)):
-        # As where they are sorted by class: some of every class instead.
-        chosen = np.argsort(train.label, kind="stable")[::12]
-    is_chosen = np.isin(np.arange(num_examples), chosen)
-    return (
-        Split(train.image[is_chosen], train.label[is_chosen]),
-        Split(train.image[~is_chosen], train.label[~is_chosen]),
-    )
+    image, label = train
+    chosen = np.arange(len(label)) < max(1, len(label) // 12)  # MNIST: the first 5,000.
+    if len(np.unique(label[chosen])) < len(np.unique(label)):
+        # They may be sorted by class: some of each class instead.
+        chosen = np.isin(np.arange(len(label)), np.argsort(label, kind="stable")[::12])
+    return Split(image[chosen], label[chosen]), Split(image[~chosen], label[~chosen])

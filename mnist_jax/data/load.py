@@ -1,9 +1,10 @@
-"""Loads a dataset by its name, or the fallback dataset where it is not available."""
+"""Loads a dataset by its name or path, or the fallback where MNIST is not available."""
 
 from ml_collections import ConfigDict
 
-from mnist_jax.data import builtin, tfds_source
+from mnist_jax.data import builtin, own_files, tfds_source
 from mnist_jax.data.datasets import Dataset
+from mnist_jax.runtime import config as config_lib
 from mnist_jax.runtime import terminal
 from mnist_jax.runtime.errors import DatasetUnavailableError
 
@@ -11,9 +12,10 @@ _RULE = "!" * 78
 
 
 def load_dataset(config: ConfigDict, *, may_fall_back: bool = True) -> Dataset:
-    """Loads `config.dataset`, or `config.fallback_dataset` where the former is unavailable.
+    """Loads `config.dataset`, or `config.fallback_dataset` where MNIST is unavailable.
 
-    A run that is resumed may not fall back: it needs the dataset that it began with.
+    The fallback stands in for MNIST alone. A run that is resumed may not fall back: it needs
+    the dataset that it began with.
 
     Raises:
       UserError: The dataset does not exist or is unsuitable, or one of its files is damaged.
@@ -23,7 +25,7 @@ def load_dataset(config: ConfigDict, *, may_fall_back: bool = True) -> Dataset:
     try:
         return _load(wanted, config)
     except DatasetUnavailableError as error:
-        if not may_fall_back or fallback in ("", wanted):
+        if not (may_fall_back and wanted == "mnist" and fallback):
             raise
         terminal.print_warning(
             f"{_RULE}\n"
@@ -36,6 +38,8 @@ def load_dataset(config: ConfigDict, *, may_fall_back: bool = True) -> Dataset:
 
 
 def _load(name: str, config: ConfigDict) -> Dataset:
+    if path := config_lib.own_path(name):
+        return own_files.load(path, config.image_size)
     if name == "mnist_5k":
         return builtin.load_mnist_5k()
     if name == "fake":

@@ -73,6 +73,7 @@ def _write_cache(path: Path, dataset: Dataset) -> None:
     # Created here, since files of `tempfile` are readable by their owner only.
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         with temporary.open("xb") as file:  # A new file, never one behind a link.
             np.savez(
                 file,

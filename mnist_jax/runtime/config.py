@@ -1,6 +1,7 @@
 """Validation of configs, and which fields may change when a run is resumed."""
 
 import difflib
+import os
 import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -70,11 +71,30 @@ def _is_folder(value: str) -> bool:
         return False
 
 
+def own_path(dataset: str) -> Path | None:
+    """Returns the absolute path of a user's own dataset, or None if `dataset` is a name.
+
+    A path begins with `/`, `.` or `~`, or ends with `.npz`, which no name does.
+    """
+    if dataset.startswith(("/", ".", "~")) or dataset.endswith(".npz"):
+        return Path(os.path.normpath(Path(dataset).expanduser().absolute()))
+    return None
+
+
+def _is_dataset(value: str) -> object:
+    is_path = value.isprintable() and _is_folder(value) and own_path(value)
+    return is_path or _DATASET_NAME.fullmatch(value)
+
+
 _FOLDER = _Constraint(_is_folder, "a folder, or ''")
 _FRACTION = _Constraint(lambda v: 0 <= v < 1, "a number from 0 to below 1")
 _CONSTRAINTS = {
     "seed": _integer(0, 2**32 - 1),
-    "dataset": _Constraint(_DATASET_NAME.fullmatch, "a dataset's name, like 'mnist'"),
+    "dataset": _Constraint(_is_dataset, "a dataset's name, like 'mnist', or path: './mine'"),
+    "image_size": _Constraint(
+        lambda v: len(v) in (0, 2) and _are_integers(v, _MAX_WIDTH),
+        "a height and a width in pixels, like (32, 32), or ()",
+    ),
     "fallback_dataset": _choice("", "mnist_5k", "fake"),
     "data_dir": _FOLDER,
     "manual_dir": _FOLDER,
@@ -131,6 +151,8 @@ def validate(config: ConfigDict) -> None:
         raise _error(config, "profile_steps", f"{problem}; lower it")
     if config.momentum and config.optimizer != "sgd":
         raise _error(config, "momentum", "is SGD's; set it to 0 or use --config.optimizer=sgd")
+    if config.image_size and not own_path(config.dataset):
+        raise _error(config, "image_size", "applies to your own folder of images; set it to ()")
     if config.weight_decay and config.optimizer == "adam":
         raise _error(
             config, "weight_decay", "has no effect on adam; use --config.optimizer=adamw"
@@ -174,6 +196,7 @@ def hyperparameters(config: ConfigDict) -> dict[str, Any]:
 def from_json(fields: Mapping[str, Any]) -> ConfigDict:
     """Returns the locked config of a JSON object; raises UserError if it is not valid."""
     values = {k: tuple(v) if isinstance(v, list) else v for k, v in fields.items()}
-    config = ConfigDict(values).lock()
+    # Older configs lack newer fields, whose defaults change nothing.
+    config = ConfigDict(_DEFAULTS.to_dict() | values).lock()
     validate(config)
     return config

@@ -24,18 +24,20 @@ class Manifest(NamedTuple):
     Attributes:
       step: Completed updates.
       config: The run's config, with the dataset that was really used.
-      num_classes: Number of classes of that dataset.
+      class_names: Of that dataset, by label.
       image_shape: Shape of one of its images.
       validation_accuracy: At this step; None where it was not evaluated.
+      data_digest: SHA-256 of that dataset's examples; "": unknown.
       environment: What it was made with; see `environment`.
       digests: SHA-256 of every file by its path inside the folder; set by `write`.
     """
 
     step: int
     config: ConfigDict
-    num_classes: int
+    class_names: Sequence[str]
     validation_accuracy: float | None
     image_shape: Sequence[int] = (28, 28)  # In version 0.1 all had this one.
+    data_digest: str = ""
     environment: Mapping[str, str] = MappingProxyType({})
     digests: Mapping[str, str] = MappingProxyType({})
 
@@ -66,6 +68,8 @@ def read(folder: Path) -> Manifest:
     content: dict[str, Any] = sealed["content"]
     if _digest_json(content) != sealed["sha256"]:
         raise ValueError(f"{_NAME} is not what was written")
+    if "num_classes" in content:  # Version 0.1 did not name the classes.
+        content["class_names"] = [str(i) for i in range(content.pop("num_classes"))]
     return Manifest(**content | {"config": config_lib.from_json(content["config"])})
 
 

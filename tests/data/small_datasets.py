@@ -1,10 +1,17 @@
 """Small datasets that tensorflow-datasets prepares from generated examples."""
 
+import gzip
 from pathlib import Path
 
 import numpy as np
 import pytest
 import tensorflow_datasets as tfds
+
+
+def write_idx(path: Path, array: np.ndarray) -> None:
+    """Writes an array of bytes in MNIST's own format."""
+    header = bytes([0, 0, 8, array.ndim]) + b"".join(n.to_bytes(4, "big") for n in array.shape)
+    path.write_bytes(gzip.compress(header + array.tobytes()))
 
 
 def prepare_small(name: str, data_dir: Path, file_format: str = "tfrecord") -> list[dict]:

@@ -53,6 +53,13 @@ def test_a_run_that_exists_does_not_fall_back(unavailable, capsys):
     assert capsys.readouterr().err == ""
 
 
+def test_the_fallback_stands_in_for_mnist_alone(unavailable, capsys):
+    unavailable.dataset = "fashion_mnist"
+    with pytest.raises(DatasetUnavailableError, match="fashion_mnist is not prepared"):
+        load_dataset(unavailable)
+    assert capsys.readouterr().err == ""
+
+
 def test_a_misspelt_name_does_not_fall_back(unavailable):
     unavailable.dataset = "mnits"
     with pytest.raises(UserError, match="did you mean mnist") as error:

@@ -11,7 +11,7 @@ import pytest
 from mnist_jax.data import tfds_preparation
 from mnist_jax.data.load import load_dataset
 from mnist_jax.runtime.errors import UserError
-from tests.data.small_datasets import prepare_small
+from tests.data.small_datasets import prepare_small, write_idx
 
 
 @pytest.mark.mnist
@@ -74,12 +74,6 @@ def test_a_damaged_preparation_is_an_error_that_names_its_folder(tmp_path):
         tfds_preparation.load("mnist", tmp_path, tmp_path / "nothing")
 
 
-def write_idx(path: Path, array: np.ndarray) -> None:
-    """Writes an array of bytes in MNIST's own format."""
-    header = bytes([0, 0, 8, array.ndim]) + b"".join(n.to_bytes(4, "big") for n in array.shape)
-    path.write_bytes(gzip.compress(header + array.tobytes()))
-
-
 def test_archives_of_another_content_are_refused(tmp_path):
     for part in ("t10k", "train"):
         write_idx(tmp_path / f"{part}-images-idx3-ubyte.gz", np.zeros((2, 28, 28), np.uint8))
@@ -89,6 +83,34 @@ def test_archives_of_another_content_are_refused(tmp_path):
     ):
         tfds_preparation.load("mnist", tmp_path / "data", tmp_path)
     assert not (tmp_path / "data").exists()
+
+
+@pytest.mark.mnist
+@pytest.mark.parametrize(
+    ("name", "folder", "class_name"),
+    [
+        ("mnist", os.environ.get("MNIST_JAX_MANUAL_DIR", "/nothing"), "0"),
+        # Of Debian's package dataset-fashion-mnist.
+        ("fashion_mnist", "/usr/share/datasets/fashion-mnist", "T-shirt/top"),
+    ],
+)
+def test_archives_that_were_packed_anew_are_known_by_their_content(
+    name, folder, class_name, tmp_path
+):
+    archives = list(Path(folder).glob("*-ubyte.gz"))
+    if len(archives) != 4:
+        pytest.skip(f"needs the files of {name}")
+    for path in archives:
+        content = gzip.decompress(path.read_bytes())
+        (tmp_path / path.name).write_bytes(gzip.compress(content, compresslevel=1))
+    dataset = tfds_preparation.load(name, tmp_path / "data", tmp_path)
+    assert (dataset.name, dataset.class_names[0]) == (name, class_name)
+    assert dataset.sizes == {"train": 55_000, "validation": 5_000, "test": 10_000}
+
+
+@pytest.mark.mnist
+def test_the_digest_of_mnist_is_the_one_of_its_archives(mnist_config):
+    assert load_dataset(mnist_config).digest == tfds_preparation._DIGESTS["mnist"]
 
 
 @pytest.mark.parametrize(

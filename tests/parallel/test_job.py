@@ -56,7 +56,7 @@ def test_a_checkpoint_of_four_devices_is_evaluated_on_one(of_two_by_two):
     workdir, _ = of_two_by_two
     assert jax.device_count() == 1
     model = restoring.restore(workdir)
-    dataset = restoring.load_run_dataset(model.config)
+    dataset = restoring.load_run_dataset(model)
     indices = input_pipeline.eval_indices(dataset.sizes, model.config.eval_batch_size)
     results, _ = evaluate(model.variables, model.model.apply, dataset.examples, indices)
     last = journal(workdir)[-1]

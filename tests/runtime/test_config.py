@@ -65,9 +65,15 @@ WRONG_FIELDS = [
     ("schedule=linear", "config.schedule: 'linear' is not one of"),
     ("fallback_dataset=mnist", "config.fallback_dataset: 'mnist' is not one of"),
     ("dataset=", "config.dataset: '' is not a dataset's name"),
-    ("dataset=../mnist", "config.dataset: '../mnist' is not"),
     ("dataset=mnist/../..", "config.dataset: 'mnist/../..' is not"),
-    ("dataset=/etc/passwd", "config.dataset: '/etc/passwd' is not"),
+    (
+        "dataset=./a\nb",
+        r"config.dataset: './a\nb' is not a dataset's name, like 'mnist', or path",
+    ),
+    ("dataset=./a\0b", r"config.dataset: './a\x00b' is not"),
+    ("dataset=~nobody_of_this_name/a", "config.dataset: '~nobody_of_this_name/a' is not"),
+    ("image_size=(32,)", "config.image_size: (32,) is not a height and a width in pixels"),
+    ("image_size=(32, 0)", "config.image_size: (32, 0) is not"),
     ("data_dir=~nobody_of_this_name/data", "config.data_dir"),
     ("manual_dir=~nobody_of_this_name/data", "config.manual_dir"),
     # Combinations.
@@ -75,6 +81,7 @@ WRONG_FIELDS = [
     ("weight_decay=0.1 optimizer=adam", "--config.optimizer=adamw"),
     ("schedule=cosine warmup_steps=2000", "config.warmup_steps: 2000 leaves nothing"),
     ("steps_per_call=1000000 batch_size=1000", "config.steps_per_call: 1000000 steps of 1000"),
+    ("image_size=(8, 8)", "config.image_size: (8, 8) applies to your own folder of images"),
     ("profile_steps=(1, 2001)", "config.profile_steps: (1, 2001) ends after the 2000"),
     # Unknown fields.
     ("learning_rat=0.1", "did you mean config.learning_rate?"),
@@ -151,6 +158,7 @@ def test_resuming_must_not_change_what_decides_the_parameters():
     changes = {
         "seed": 1,
         "dataset": "fake",
+        "image_size": (8, 8),
         "model": "cnn",
         "hidden_sizes": (17,),
         "dtype": "bfloat16",
@@ -179,7 +187,7 @@ def test_resuming_must_not_change_what_decides_the_parameters():
     }
     saved = default.get_config()
     assert sorted(changes) == sorted(saved)
-    fixed = list(changes)[:14]
+    fixed = list(changes)[:15]
     for name, value in changes.items():
         config = default.get_config()
         config[name] = value
@@ -197,6 +205,7 @@ def test_hyperparameters_are_what_decides_the_results():
         [
             "seed",
             "dataset",
+            "image_size",
             "model",
             "hidden_sizes",
             "dtype",

@@ -8,13 +8,15 @@ from mnist_jax.runtime import manifest as manifest_lib
 from mnist_jax.runtime.errors import UserError
 from mnist_jax.runtime.manifest import Manifest
 
+CLASS_NAMES = list("0123456789")
+
 
 @pytest.fixture
 def folder(tmp_path):
     folder = tmp_path / "20" / "default"
     (folder / "d").mkdir(parents=True)
     (folder / "d" / "array").write_bytes(b"numbers")
-    manifest_lib.write(folder, Manifest(20, default.get_config(), 10, 0.5))
+    manifest_lib.write(folder, Manifest(20, default.get_config(), CLASS_NAMES, 0.5))
     (folder / "commit_success.txt").write_text("written by orbax afterwards")
     return folder
 
@@ -23,9 +25,24 @@ def test_a_manifest_is_read_as_it_was_written(folder):
     manifest = manifest_lib.read(folder)
     assert manifest[0] == 20
     assert manifest.config.to_dict() == default.get_config().to_dict()
-    assert manifest[2:4] == (10, 0.5)
+    assert manifest[2:4] == (CLASS_NAMES, 0.5)
     assert list(manifest.digests) == ["d/array"]
     manifest_lib.verify_files(folder, manifest)
+
+
+def test_a_manifest_of_version_0_1_can_be_read(folder):
+    """It has the number of classes, no digest of the data, and a config of fewer fields."""
+    path = folder / "manifest.json"
+    content = json.loads(path.read_text())["content"]
+    for newer in ("class_names", "data_digest", "image_shape"):
+        del content[newer]
+    del content["config"]["image_size"]
+    content["num_classes"] = 3
+    sealed = {"content": content, "sha256": manifest_lib._digest_json(content)}
+    path.write_text(json.dumps(sealed))
+    manifest = manifest_lib.read(folder)
+    assert (manifest.class_names, manifest.data_digest) == (["0", "1", "2"], "")
+    assert manifest.config.image_size == ()
 
 
 @pytest.mark.parametrize("name", ["d/array", "d/more"])

@@ -1,0 +1,230 @@
+"""A user's own dataset: .npz, IDX files, a folder of images."""
+
+import gzip
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from mnist_jax import restoring
+from mnist_jax.configs import default
+from mnist_jax.data import own_files
+from mnist_jax.data.load import load_dataset
+from mnist_jax.runtime.errors import UserError
+from mnist_jax.train_loop import train_and_evaluate
+from tests.data.small_datasets import write_idx
+from tests.workdirs import contents
+
+RNG = np.random.default_rng(0)
+GREY = RNG.integers(0, 256, (24, 8, 6), np.uint8)
+COLOUR = RNG.integers(0, 256, (24, 8, 6, 3), np.uint8)
+LABEL = np.arange(24) % 2
+IDX = ("train-images-idx3-ubyte", "train-labels-idx1-ubyte")
+
+
+def write_npz(path: Path, **arrays: Any) -> Path:
+    good = {"x_train": COLOUR, "y_train": LABEL, "x_test": COLOUR[:4], "y_test": LABEL[:4]}
+    chosen = {name: array for name, array in (good | arrays).items() if array is not None}
+    np.savez(path, **chosen)
+    return path
+
+
+def write_idx_folder(folder: Path) -> Path:
+    folder.mkdir()
+    write_idx(folder / f"{IDX[0]}.gz", GREY)
+    write_idx(folder / f"{IDX[1]}.gz", LABEL.astype(np.uint8))
+    return folder
+
+
+def write_images(folder: Path, images: np.ndarray = GREY, split: str = "train") -> Path:
+    for i, image in enumerate(images):
+        path = folder / split / ("cat", "dog")[LABEL[i]] / f"{i:02}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(image).save(path)
+    return folder
+
+
+def test_an_npz_file_in_keras_form(tmp_path):
+    path = write_npz(tmp_path / "own.npz", y_train=LABEL[:, np.newaxis], class_names=["a", "b"])
+    dataset = own_files.load(path)
+    assert (dataset.name, dataset.class_names) == (str(path), ("a", "b"))
+    assert dataset.sizes == {"train": 22, "validation": 2, "test": 4}
+    np.testing.assert_array_equal(dataset.examples.image[:22], COLOUR[2:])
+    np.testing.assert_array_equal(dataset.splits["validation"].label, LABEL[:2])
+    np.testing.assert_array_equal(dataset.splits["test"].image, COLOUR[:4])
+    write_npz(path, x_val=COLOUR[:5], y_val=LABEL[:5])
+    dataset = own_files.load(path)
+    assert dataset.sizes == {"train": 24, "validation": 5, "test": 4}
+    assert dataset.class_names == ("0", "1")
+
+
+@pytest.mark.parametrize("packed", [True, False])
+def test_a_folder_of_idx_files(packed, tmp_path):
+    folder = write_idx_folder(tmp_path / "own")
+    for path in () if packed else list(folder.iterdir()):
+        path.with_suffix("").write_bytes(gzip.decompress(path.read_bytes()))
+        path.unlink()
+    dataset = own_files.load(folder)
+    assert dataset.sizes == {"train": 20, "validation": 2, "test": 2}
+    assert (dataset.image_shape, dataset.class_names) == ((8, 6), ("0", "1"))
+    write_idx(folder / "t10k-images-idx3-ubyte.gz", GREY[:3])
+    write_idx(folder / "t10k-labels-idx1-ubyte.gz", LABEL[:3].astype(np.uint8))
+    dataset = own_files.load(folder)
+    assert dataset.sizes == {"train": 22, "validation": 2, "test": 3}
+    np.testing.assert_array_equal(dataset.splits["train"].image, GREY[2:])
+    np.testing.assert_array_equal(dataset.splits["test"].label, LABEL[:3])
+
+
+def test_a_folder_of_images(tmp_path):
+    folder = write_images(tmp_path / "own")
+    write_images(folder, GREY[:4], "val")
+    (folder / "train" / "empty").mkdir()
+    (folder / "train" / "dog" / "notes.txt").write_text("no image")
+    (folder / "train" / "dog" / "._00.png").write_text("of macOS")
+    dataset = own_files.load(folder)
+    assert dataset.class_names == ("cat", "dog", "empty")
+    assert dataset.sizes == {"train": 22, "validation": 4, "test": 2}
+    assert (dataset.splits["test"].label.tolist(), dataset.image_shape) == ([0, 1], (8, 6))
+    cat = dataset.splits["validation"].image[:2]
+    np.testing.assert_array_equal(cat, GREY[:4:2])
+    Image.fromarray(COLOUR[1]).save(folder / "val" / "dog" / "01.png")
+    dataset = own_files.load(folder)  # Grey ones among those in colour.
+    np.testing.assert_array_equal(dataset.splits["validation"].image[2], COLOUR[1])
+    np.testing.assert_array_equal(dataset.splits["validation"].image[0, :, :, 2], GREY[0])
+
+
+def test_images_of_a_folder_are_resized_to_image_size(tmp_path):
+    folder = write_images(tmp_path / "own")
+    other = folder / "train" / "cat" / "00.png"
+    Image.fromarray(GREY[0].T).save(other)
+    config = default.get_config()
+    config.dataset = str(folder)
+    with pytest.raises(UserError) as error:
+        load_dataset(config)
+    expected = f"02.png: 8x6 pixels, but {other} has 6x8; set config.image_size"
+    assert str(error.value).endswith(expected)
+    config.image_size = (5, 7)
+    assert load_dataset(config).image_shape == (5, 7)
+
+
+def break_npz(**arrays: Any) -> Callable[[Path], Path]:
+    return lambda folder: write_npz(folder / "own.npz", **arrays)
+
+
+def write_text(name: str) -> Callable[[Path], Path]:
+    def write(folder: Path) -> Path:
+        (folder / name).write_text("nothing of the kind")
+        return folder / name
+
+    return write
+
+
+def break_idx(name: str, content: bytes | None) -> Callable[[Path], Path]:
+    def write(folder: Path) -> Path:
+        own = write_idx_folder(folder / "own")
+        (own / name).unlink() if content is None else (own / name).write_bytes(content)
+        return own
+
+    return write
+
+
+def break_images(name: str, content: bytes) -> Callable[[Path], Path]:
+    def write(folder: Path) -> Path:
+        own = write_images(folder / "own")
+        path = own / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content)
+        return own
+
+    return write
+
+
+def make_folders(*names: str) -> Callable[[Path], Path]:
+    def make(folder: Path) -> Path:
+        for name in ("", *names):
+            (folder / "own" / name).mkdir(parents=True)
+        return folder / "own"
+
+    return make
+
+
+def write_deep_image(folder: Path) -> Path:
+    own = write_images(folder / "own")
+    Image.fromarray(np.zeros((8, 6), np.uint16)).save(own / "train" / "cat" / "00.png")
+    return own
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (break_npz(y_train=LABEL - 1), "own.npz: train: labels from -1 to 0, expected 0 to 1"),
+        (break_npz(class_names=["a"]), "own.npz: train: labels from 0 to 1, expected 0 to 0"),
+        (break_npz(y_train=LABEL + 10**12), "own.npz: train: labels from 1000000000000 to"),
+        (break_npz(y_train=LABEL / 1), "own.npz: train: labels are float64(24,), expected int"),
+        (break_npz(x_test=COLOUR[:4] / 255), "own.npz: test: images are float64(4, 8, 6, 3), "),
+        (break_npz(x_test=COLOUR[:3]), "own.npz: test: labels are int64(4,), expected"),
+        (break_npz(x_test=COLOUR[:0], y_test=LABEL[:0]), "own.npz: test: no images"),
+        (break_npz(x_test=GREY[:4]), "own.npz: images of different shapes: "),
+        (break_npz(x_train=None), "own.npz: 'x_train is not a file in the archive'"),
+        (break_npz(y_test=None), "own.npz: 'y_test is not a file in the archive'"),
+        (break_npz(y_train=np.array([{}] * 24)), "own.npz: Object arrays cannot be loaded"),
+        (write_text("own.npz"), "own.npz: not an .npz file"),
+        (lambda folder: folder / "nothing.npz", "nothing.npz: No such file or directory"),
+        (break_idx(f"{IDX[0]}.gz", b"no gzip"), f"{IDX[0]}.gz: Not a gzipped file"),
+        (break_idx(IDX[0], b"no IDX"), f"{IDX[0]}: not an IDX file of bytes"),
+        (
+            break_idx(IDX[0], b"\0\0\x08\1\0\0\0\2\0"),
+            f"{IDX[0]}: cannot reshape array of size 1",
+        ),
+        (break_idx(f"{IDX[1]}.gz", None), f"{IDX[1]}.gz: No such file or directory"),
+        (make_folders(), "own: contains neither train/CLASS/ nor train-images-idx3-ubyte.gz"),
+        (make_folders("train/cat"), "own: no images (.bmp, "),
+        (break_images("train/cat/x.png", b"no PNG"), "train/cat/x.png: cannot identify image"),
+        (break_images("test/cat/x.txt", b""), "own: test: no images"),
+        (write_deep_image, "train/cat/00.png: has 16 or 32 bits for each channel"),
+    ],
+)
+def test_a_mistake_is_one_line_that_names_the_file(make, message, tmp_path):
+    path = make(tmp_path)
+    with pytest.raises(UserError) as error:
+        own_files.load(path)
+    text = str(error.value)
+    assert text.startswith(f"dataset: {tmp_path}/")
+    assert message in text
+    assert "\n" not in text
+
+
+def test_image_size_is_refused_for_other_files(tmp_path, fake_config):
+    fake_config.update(image_size=(5, 7), dataset=str(write_npz(tmp_path / "own.npz")))
+    with pytest.raises(UserError, match="not a folder of images"):
+        load_dataset(fake_config)
+
+
+def test_a_run_on_own_data_is_resumed_and_evaluated_until_they_change(
+    fake_config, tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    names = np.array(["cat", "dog"])
+    write_npz(Path("own.npz"), class_names=names)
+    fake_config.update(dataset="own.npz", batch_size=8, num_train_steps=20)
+    train_and_evaluate(fake_config, "run")
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    model = restoring.restore(tmp_path / "run")
+    assert list(model.class_names) == ["cat", "dog"]
+    assert restoring.load_run_dataset(model).image_shape == (8, 6, 3)
+    fake_config.update(dataset="../own.npz", num_train_steps=40)
+    shutil.copytree(tmp_path / "run", tmp_path / "resumed")
+    assert train_and_evaluate(fake_config, tmp_path / "resumed").step == 40
+    write_npz(tmp_path / "own.npz", class_names=names, y_train=1 - LABEL)
+    before = contents(tmp_path)
+    message = r"own\.npz: its examples have changed since the run began"
+    with pytest.raises(UserError, match=message):
+        train_and_evaluate(fake_config, tmp_path / "run")
+    with pytest.raises(UserError, match=message):
+        restoring.load_run_dataset(model)
+    assert contents(tmp_path) == before
