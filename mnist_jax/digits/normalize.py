@@ -59,7 +59,8 @@ def read_image(path: str | Path) -> np.ndarray:
                 # A phone's JPEG may be an MPO, which also contains a preview.
                 if getattr(image, "n_frames", 1) > 1 and image.format != "MPO":
                     raise UnreadableImageError("contains several images; save the one to read")
-                return _to_array(ImageOps.exif_transpose(image))
+                ImageOps.exif_transpose(image, in_place=True)
+                return _to_array(image)
     except UnreadableImageError:
         raise
     except UnidentifiedImageError as error:
@@ -74,16 +75,17 @@ def read_image(path: str | Path) -> np.ndarray:
 
 
 def _to_array(image: Image.Image) -> np.ndarray:
+    # An integer factor first: it is cheap, and the arrays remain small.
+    factor = max(1, max(image.size) // _WORKING_SIZE)
     if image.mode[0] in "IF":  # 16 and 32 bits: Pillow would clip them at 255.
-        pixels = np.asarray(image, np.float32)
+        pixels = np.asarray(image.convert("F").reduce(factor))
         top = float(pixels.max())  # The value of white is unknown: a scanner's may be 4095.
         pixels = np.clip(np.nan_to_num(pixels / (top or 1)), 0, 1)
         return _reduce(pixels[:, :, np.newaxis])
     has_alpha = image.has_transparency_data
-    image = image.convert("RGBA" if has_alpha else "L" if image.mode in ("1", "L") else "RGB")
-    # An integer factor first: it is cheap, and needs no floats.
-    image = image.reduce(max(1, max(image.size) // _WORKING_SIZE))
-    pixels = _reduce(np.atleast_3d(np.asarray(image, np.float32) / 255))
+    mode = "RGBA" if has_alpha else "L" if image.mode in ("1", "L") else "RGB"
+    image = image if image.mode == mode else image.convert(mode)  # `convert` always copies.
+    pixels = _reduce(np.atleast_3d(np.asarray(image.reduce(factor), np.float32) / 255))
     if not has_alpha:
         return pixels
     colour, alpha = pixels[:, :, :3], pixels[:, :, 3:]

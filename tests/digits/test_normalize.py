@@ -1,6 +1,7 @@
 """Images of digits of any kind are converted to MNIST's form; others are refused."""
 
 import io
+import tracemalloc
 import zlib
 from pathlib import Path
 
@@ -170,6 +171,18 @@ class TestFiles:
         image = read_image(tmp_path / "seven.png")
         assert image.shape == (256, 256, 3)
         assert 0 <= image.min() <= image.max() <= 1  # Resampling overshoots at edges.
+        assert difference(normalize(image), SEVEN) < 0.02
+
+    @pytest.mark.parametrize("dtype", ["uint16", ">u2", "int32", "float32"])
+    def test_large_ones_of_many_bits_are_reduced_before_the_arithmetic(self, tmp_path, dtype):
+        grey = np.asarray(draw_seven(2000).convert("L"), np.uint16) * 16
+        Image.fromarray(grey.astype(dtype)).save(tmp_path / "seven.tiff")
+        tracemalloc.start()
+        image = read_image(tmp_path / "seven.tiff")
+        _, peak = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+        assert peak < grey.nbytes / 4
+        assert image.shape == (256, 256, 1)
         assert difference(normalize(image), SEVEN) < 0.02
 
     @pytest.mark.parametrize(
