@@ -5,6 +5,7 @@ import dataclasses
 import functools
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -19,9 +20,11 @@ from mnist_jax.data.load import load_dataset
 from mnist_jax.models import create_model
 from mnist_jax.parallel import job, sharding
 from mnist_jax.runtime import config as config_lib
-from mnist_jax.runtime import environment, run_folder
+from mnist_jax.runtime import environment, memory, run_folder
+from mnist_jax.runtime.errors import UserError
 from mnist_jax.runtime.manifest import Manifest
 from mnist_jax.runtime.signals import SignalWatch
+from mnist_jax.train_step import create_train_state
 
 
 @dataclasses.dataclass(frozen=True)
@@ -102,6 +105,7 @@ def open_run(
     dataset = dataset or _load_dataset(config, may_fall_back=saved is None)
     dataset.check_digest(saved.data_digest if saved else "")
     config_lib.check_batch_size(config, dataset.sizes["train"])
+    job.broadcast_from_first(lambda: _check_memory(config, dataset))
     _assert_same(config, workdir, saved, dataset)
     model = model or create_model(config, dataset.num_classes)
     if workdir is None:
@@ -141,6 +145,38 @@ def _load_dataset(config: ConfigDict, *, may_fall_back: bool) -> Dataset:
     load = functools.cache(lambda: load_dataset(config, may_fall_back=may_fall_back))
     config.dataset = job.broadcast_from_first(lambda: load().name)
     return load()
+
+
+def _check_memory(config: ConfigDict, dataset: Dataset) -> None:
+    """Raises UserError where the run can't fit, from a lower bound of what it allocates."""
+    state = jax.eval_shape(lambda: create_train_state(config, dataset.num_classes))
+    image = jax.ShapeDtypeStruct((1, *dataset.examples.image.shape[1:]), np.uint8)
+    outputs = functools.partial(
+        state.apply_fn, mutable=["intermediates"], capture_intermediates=True
+    )
+    _, layers = jax.eval_shape(outputs, {"params": state.params}, image)
+    layer_bytes = [_num_bytes(layer) for layer in jax.tree.leaves(layers)]
+    num_devices = jax.device_count()
+    needs = {
+        "hidden_sizes": _num_bytes(state) + _num_bytes(state.params),  # As many gradients.
+        "dataset": sum(array.nbytes for array in dataset.examples),
+        # The gradients need the output of every layer, an evaluation one at a time.
+        "batch_size": sum(layer_bytes) * config.batch_size // num_devices,
+        "eval_batch_size": max(layer_bytes) * config.eval_batch_size // num_devices,
+    }
+    need = sum(needs.values()) - min(needs["batch_size"], needs["eval_batch_size"])
+    limit = memory.device_limit()
+    if need > limit:
+        shares = ", ".join(f"{name} {size / 1e9:.1f} GB" for name, size in needs.items())
+        raise UserError(
+            f"config.{max(needs, key=needs.__getitem__)}: the run needs at least "
+            f"{need / 1e9:.1f} GB of memory ({shares}), and each device has "
+            f"{limit / 1e9:.1f} GB; lower it"
+        )
+
+
+def _num_bytes(tree: Any) -> int:
+    return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
 
 
 def _assert_same(

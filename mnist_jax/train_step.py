@@ -77,7 +77,9 @@ def create_train_state(
         # A strongly typed counter: a weakly typed one would compile every function twice.
         return state.replace(step=jnp.zeros((), jnp.int32))
 
-    return init(jnp.uint32(config.seed))  # An argument: one compilation for all seeds.
+    state = init(jnp.uint32(config.seed))  # An argument: one compilation for all seeds.
+    # Raises where an array does not fit; reading one of the others would wait for ever.
+    return jax.block_until_ready(state)
 
 
 def loss_fn(params: Variables, state: TrainState, batch: Batch) -> tuple[jax.Array, Variables]:

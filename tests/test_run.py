@@ -10,7 +10,7 @@ from ml_collections import ConfigDict
 from mnist_jax.checkpointing import Checkpoints
 from mnist_jax.data import builtin
 from mnist_jax.run import open_run
-from mnist_jax.runtime import run_folder
+from mnist_jax.runtime import memory, run_folder
 from mnist_jax.runtime.errors import DatasetUnavailableError, UserError
 from mnist_jax.runtime.manifest import Manifest
 from mnist_jax.train_loop import train_and_evaluate
@@ -73,6 +73,28 @@ def test_a_run_that_another_process_began_meanwhile_is_not_mixed_with_this_one(
 def test_a_batch_larger_than_the_split_is_refused(fake_config, tmp_path):
     fake_config.batch_size = 2001
     with pytest.raises(UserError, match=r"config\.batch_size: 2001 is more than the 2000"):
+        train_and_evaluate(fake_config, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("fields", "name"),
+    [
+        ({}, "hidden_sizes"),
+        ({"optimizer": "adam", "batch_size": 1000}, "hidden_sizes"),
+        ({"batch_size": 2000}, "batch_size"),
+        ({"eval_batch_size": 10_000}, "eval_batch_size"),
+        ({"hidden_sizes": ()}, "dataset"),
+    ],
+)
+def test_what_does_not_fit_into_memory_is_refused(
+    fake_config, tmp_path, monkeypatch, fields, name
+):
+    monkeypatch.setattr(memory, "host_limit", lambda: 2_000_000)
+    fake_config.update({"hidden_sizes": (2000,), **fields})
+    with pytest.raises(
+        UserError, match=rf"^config\.{name}: the run needs at least .*lower it$"
+    ):
         train_and_evaluate(fake_config, tmp_path / "run")
     assert not (tmp_path / "run").exists()
 

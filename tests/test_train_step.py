@@ -1,6 +1,10 @@
+import resource
+from pathlib import Path
+
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from mnist_jax.train_step import loss_fn, train_step, train_steps
 from tests.states import create_state
@@ -74,3 +78,16 @@ def test_the_learning_rate_of_each_step_is_among_its_metrics(fake_config):
     warmup = 0.01 * np.arange(4) / 4
     cosine = 0.01 * (1 + np.cos(np.pi * np.arange(4) / 4)) / 2
     np.testing.assert_allclose(metrics["learning_rate"], [*warmup, *cosine], rtol=1e-6)
+
+
+def test_a_state_that_does_not_fit_into_memory_is_an_error(fake_config):
+    """And is not returned: its step could be waited for, for ever."""
+    fake_config.hidden_sizes = (2**14, 2**14)  # A gigabyte.
+    limits = resource.getrlimit(resource.RLIMIT_AS)
+    used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+    resource.setrlimit(resource.RLIMIT_AS, (used + 2**30, limits[1]))
+    try:
+        with pytest.raises(jax.errors.JaxRuntimeError, match="RESOURCE_EXHAUSTED"):
+            create_train_state(fake_config, 10)
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, limits)

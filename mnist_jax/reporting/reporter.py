@@ -193,6 +193,7 @@ class Reporter:
         if self._unread is None:
             return
         (steps, metrics), self._unread = self._unread, None
+        jax.block_until_ready(metrics)  # Raises where one of them did not fit into memory.
         step, losses = steps[-1], np.asarray(metrics["loss"])
         for index in np.flatnonzero(~np.isfinite(losses)):
             self._check_finite("the loss", losses[index], steps[index])

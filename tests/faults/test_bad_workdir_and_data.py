@@ -172,3 +172,11 @@ def test_real_mistakes_of_all_kinds_by_command(run: Path, tmp_path: Path, archiv
     command = processes.train_command(tmp_path / "run", short | data | {"dataset": "mnits"})
     processes.check_refused(tmp_path, command, "did you mean mnist?")
     assert not os.path.lexists(tmp_path / "run")
+
+
+def test_a_network_beyond_ulimit_is_refused_at_once(tmp_path: Path):
+    """It once waited for ever, deaf to signals, for an array that could not be allocated."""
+    fields = {"dataset": "fake", "hidden_sizes": (65536, 65536)}
+    train = processes.train_command("run", fields)
+    limited = ["bash", "-c", 'ulimit -v 14000000; exec "$@"', "bash", *train]
+    processes.check_refused(tmp_path, limited, "config.hidden_sizes: the run needs at least 35")
