@@ -105,9 +105,9 @@ def open_run(
     dataset = dataset or _load_dataset(config, may_fall_back=saved is None)
     dataset.check_digest(saved.data_digest if saved else "")
     config_lib.check_batch_size(config, dataset.sizes["train"])
-    job.broadcast_from_first(lambda: _check_memory(config, dataset))
     _assert_same(config, workdir, saved, dataset)
     model = model or create_model(config, dataset.num_classes)
+    job.broadcast_from_first(functools.partial(_check_memory, config, dataset, model))
     if workdir is None:
         parent = Path("runs", name)
         workdir = Path(job.broadcast_from_first(lambda: str(run_folder.create_new(parent))))
@@ -147,18 +147,19 @@ def _load_dataset(config: ConfigDict, *, may_fall_back: bool) -> Dataset:
     return load()
 
 
-def _check_memory(config: ConfigDict, dataset: Dataset) -> None:
-    """Raises UserError where the run can't fit, from a lower bound of what it allocates."""
-    state = jax.eval_shape(lambda: create_train_state(config, dataset.num_classes))
-    image = jax.ShapeDtypeStruct((1, *dataset.examples.image.shape[1:]), np.uint8)
-    outputs = functools.partial(
-        state.apply_fn, mutable=["intermediates"], capture_intermediates=True
+def _check_memory(config: ConfigDict, dataset: Dataset, model: nn.Module) -> None:
+    """Raises UserError if the run can't fit, by a lower bound of what it allocates."""
+    state = jax.eval_shape(lambda: create_train_state(config, model, dataset.image_shape))
+    image = jax.ShapeDtypeStruct((1, *dataset.image_shape), np.uint8)
+    apply = functools.partial(
+        model.apply, mutable=["intermediates"], capture_intermediates=True
     )
-    _, layers = jax.eval_shape(outputs, {"params": state.params}, image)
-    layer_bytes = [_num_bytes(layer) for layer in jax.tree.leaves(layers)]
+    _, outputs = jax.eval_shape(apply, state.variables, image)
+    layer_bytes = [_num_bytes(output) for output in jax.tree.leaves(outputs)]
     num_devices = jax.device_count()
+    size = "hidden_sizes" if config.model == "mlp" else "model"
     needs = {
-        "hidden_sizes": _num_bytes(state) + _num_bytes(state.params),  # As many gradients.
+        size: _num_bytes((state, state.params)),  # The gradients are as large as params.
         "dataset": sum(array.nbytes for array in dataset.examples),
         # The gradients need the output of every layer, an evaluation one at a time.
         "batch_size": sum(layer_bytes) * config.batch_size // num_devices,
@@ -171,7 +172,7 @@ def _check_memory(config: ConfigDict, dataset: Dataset) -> None:
         raise UserError(
             f"config.{max(needs, key=needs.__getitem__)}: the run needs at least "
             f"{need / 1e9:.1f} GB of memory ({shares}), and each device has "
-            f"{limit / 1e9:.1f} GB; lower it"
+            f"{limit / 1e9:.1f} GB; reduce it"
         )
 
 

@@ -85,6 +85,8 @@ def test_a_batch_larger_than_the_split_is_refused(fake_config, tmp_path):
         ({"batch_size": 2000}, "batch_size"),
         ({"eval_batch_size": 10_000}, "eval_batch_size"),
         ({"hidden_sizes": ()}, "dataset"),
+        ({"model": "cnn"}, "eval_batch_size"),
+        ({"model": "cnn", "batch_size": 100}, "batch_size"),
     ],
 )
 def test_what_does_not_fit_into_memory_is_refused(
@@ -93,7 +95,7 @@ def test_what_does_not_fit_into_memory_is_refused(
     monkeypatch.setattr(memory, "host_limit", lambda: 2_000_000)
     fake_config.update({"hidden_sizes": (2000,), **fields})
     with pytest.raises(
-        UserError, match=rf"^config\.{name}: the run needs at least .*lower it$"
+        UserError, match=rf"^config\.{name}: the run needs at least .*reduce it$"
     ):
         train_and_evaluate(fake_config, tmp_path / "run")
     assert not (tmp_path / "run").exists()
