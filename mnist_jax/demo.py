@@ -1,35 +1,46 @@
 """Serves a page to draw a digit on, which shows the network's input and its prediction.
 
-    python -m mnist_jax.demo --workdir DIR [--step latest|best|N] [--port N]
+    python -m mnist_jax.demo --workdir DIR [--step latest|best|N] [--host ADDRESS] [--port N]
 
 Examples:
     python -m mnist_jax.demo --workdir runs/mine
     python -m mnist_jax.demo --workdir runs/mine --step best --port 8123
+    python -m mnist_jax.demo --workdir runs/mine --host 192.168.1.20
 """
 
 import contextlib
+import ipaddress
 import json
+import secrets
 import signal
+import socket
 import sys
+import threading
 from collections.abc import Callable
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from importlib import resources
+from typing import Any
 
 import numpy as np
 from absl import flags
 
 from mnist_jax.runtime import command
-from mnist_jax.runtime.errors import UserError
+from mnist_jax.runtime.errors import UserError, first_line
 
 _WORKDIR = flags.DEFINE_string("workdir", None, "The run's folder.", required=True)
 _STEP = flags.DEFINE_string("step", "latest", "latest, best (by validation), or a number.")
+_HOST = flags.DEFINE_string(
+    "host", "127.0.0.1", "An address of this machine: that in its network, for a phone there."
+)
 _PORT = flags.DEFINE_integer(
     "port", 8000, "The page's port; 0: any free one.", lower_bound=0, upper_bound=65535
 )
 
 _SIDE = 280  # Pixels of the canvas, which the page sends as one byte of grey each.
 _NUM_BYTES = _SIDE * _SIDE
+_DEADLINE = 10  # Seconds for a whole request.
+_MAX_THREADS = 64
 
 
 def main() -> None:
@@ -38,14 +49,16 @@ def main() -> None:
     from mnist_jax.digits.normalize import UnreadableImageError, normalize
 
     model = restoring.restore(_WORKDIR.value, _STEP.value)
+    class_names = tuple(map(str, range(10)))
 
     def predict(grey: np.ndarray) -> dict[str, object]:
         try:
             image = normalize(grey[:, :, np.newaxis] / 255)
         except UnreadableImageError:  # Nothing is drawn.
-            return {"digit": None}
+            return {"classes": class_names, "digit": None}
         (probabilities,) = model.predict(image[np.newaxis])
         return {
+            "classes": class_names,
             "digit": int(probabilities.argmax()),
             "image": image.ravel().tolist(),
             "probabilities": probabilities.tolist(),
@@ -54,9 +67,9 @@ def main() -> None:
     stroke = np.zeros((_SIDE, _SIDE), np.uint8)
     stroke[70:210, 130:150] = 255
     predict(stroke)  # Compiles before the first request.
-    with _Server(predict, _PORT.value) as server:
+    with _Server(predict, _HOST.value, _PORT.value) as server:
         print(f"Step {model.step} of {model.workdir}")
-        print(f"Draw at http://127.0.0.1:{server.server_port}/ (stop with Ctrl-C)", flush=True)
+        print(f"Draw at {server.url} (stop with Ctrl-C)", flush=True)
         # Here Ctrl-C is the normal end, not an error.
         signal.signal(signal.SIGINT, signal.default_int_handler)
         with contextlib.suppress(KeyboardInterrupt):
@@ -64,33 +77,69 @@ def main() -> None:
 
 
 class _Server(ThreadingHTTPServer):
-    """Answers two requests, on loopback only; reads no file for them.
+    """Answers two requests, reads no file for them, and no other site may send them.
 
     `GET /` returns the page. `POST /predict` accepts 280x280 bytes of grey, row by row, and
-    returns JSON.
+    returns JSON. Other machines must know the token, which precedes these paths.
     """
 
     daemon_threads = True  # Ctrl-C does not wait for open connections of a browser.
+    request_queue_size = 128  # Connections that wait for one of the threads.
 
-    def __init__(self, predict: Callable[[np.ndarray], dict[str, object]], port: int):
+    def __init__(
+        self, predict: Callable[[np.ndarray], dict[str, object]], host: str, port: int
+    ):
         """Opens the port; `predict` is called with `uint8[280, 280]`, in several threads."""
         self.predict = predict
         self.page = resources.files("mnist_jax").joinpath("demo.html").read_bytes()
+        self._free_threads = threading.Semaphore(_MAX_THREADS)
         try:
-            super().__init__(("127.0.0.1", port), _Handler)
-        except OSError as error:
-            raise UserError(f"port: {port}: {error.strerror}; choose another --port") from error
+            super().__init__((host, port), _Handler)
+        except (OSError, ValueError) as error:  # A ValueError: the host is no name.
+            problem = f"{host}:{port}: {first_line(error)}"
+            raise UserError(f"port: {problem}; choose another --port or --host") from error
+        self.address = str(self.server_address[0])
+        self.is_local = ipaddress.ip_address(self.address).is_loopback
+        self.root = "/" if self.is_local else f"/{secrets.token_urlsafe(16)}/"
+        self.url = f"http://{host}:{self.server_port}{self.root}"
+
+    def process_request(self, request: Any, client_address: Any) -> None:
+        self._free_threads.acquire()
+        super().process_request(request, client_address)
+
+    def process_request_thread(self, request: Any, client_address: Any) -> None:
+        def end() -> None:
+            with contextlib.suppress(OSError):  # It has ended just now.
+                request.shutdown(socket.SHUT_RDWR)
+
+        deadline = threading.Timer(_DEADLINE, end)
+        deadline.daemon = True
+        deadline.start()
+        super().process_request_thread(request, client_address)
+        deadline.cancel()
+        self._free_threads.release()
 
     def handle_error(self, request: object, client_address: object) -> None:
-        """Reports bugs, but not that a browser closed a connection."""
-        if not isinstance(sys.exception(), ConnectionError | TimeoutError):
+        """Reports bugs, but not that a connection was closed."""
+        if not isinstance(sys.exception(), ConnectionError):
             super().handle_error(request, client_address)  # type: ignore[arg-type]
 
 
 class _Handler(BaseHTTPRequestHandler):
     server: _Server
-    protocol_version = "HTTP/1.1"
-    timeout = 30  # Seconds without data after which a connection is closed.
+
+    def parse_request(self) -> bool:
+        """Refuses what another site's page sends, also one whose name leads to this machine."""
+        if not super().parse_request():
+            return False
+        server, path, host = self.server, self.path, self.headers.get("Host", "")
+        is_named = not server.is_local or host.split(":")[0] in (server.address, "localhost")
+        is_own = is_named and self.headers.get("Origin") in (None, f"http://{host}")
+        if not (is_own and path.startswith(server.root)):
+            self.send_error(HTTPStatus.FORBIDDEN, "Open the address that the command printed")
+            return False
+        self.path = f"/{path.removeprefix(server.root)}"
+        return True
 
     def do_GET(self) -> None:
         if self.path == "/":
@@ -102,7 +151,7 @@ class _Handler(BaseHTTPRequestHandler):
         length = self.headers.get("Content-Length", "")
         if self.path != "/predict":
             self.send_error(HTTPStatus.NOT_FOUND)
-        elif length.isdecimal() and int(length) > _NUM_BYTES:
+        elif length.isdecimal() and (len(length) > 9 or int(length) > _NUM_BYTES):
             self.send_error(HTTPStatus.REQUEST_ENTITY_TOO_LARGE)
         elif length != str(_NUM_BYTES) or len(body := self.rfile.read(_NUM_BYTES)) < _NUM_BYTES:
             self.send_error(HTTPStatus.BAD_REQUEST)

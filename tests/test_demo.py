@@ -1,5 +1,6 @@
 """The command `python -m mnist_jax.demo`, over HTTP and in a browser."""
 
+import concurrent.futures
 import contextlib
 import http.client
 import json
@@ -9,6 +10,7 @@ import signal
 import socket
 import subprocess
 import sys
+import urllib.parse
 
 import numpy as np
 import pytest
@@ -33,6 +35,35 @@ def demo(*args):
             process.stdout.readline()
             line = process.stdout.readline()
             yield process, int(line.split("127.0.0.1:")[1].split("/")[0])
+        finally:
+            process.kill()
+
+
+SERVER = """
+import sys, threading
+from mnist_jax import demo
+demo._DEADLINE, demo._MAX_THREADS = 1, int(sys.argv[2])
+names = ["Bag", "Ankle boot", "<b>" + 40 * "x"]
+def predict(grey):
+    return {"classes": names, "digit": 1, "probabilities": [0, 1, 0], "image": [0] * 784,
+            "threads": threading.active_count()}
+with demo._Server(predict, sys.argv[1], 0) as server:
+    print(server.url, flush=True)
+    server.serve_forever()
+"""
+
+
+@contextlib.contextmanager
+def server(host="127.0.0.1", max_threads=64):
+    """Runs the server with a deadline of a second and without a model; yields its address."""
+    with subprocess.Popen(
+        [sys.executable, "-c", SERVER, host, str(max_threads)],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as process:
+        try:
+            yield urllib.parse.urlsplit(process.stdout.readline().strip())
         finally:
             process.kill()
 
@@ -78,6 +109,7 @@ def test_answers_an_empty_sheet(port):
         ("POST", "/predict", b"", {"Content-Length": "-1"}, 400),
         ("POST", "/predict", b"", {"Content-Length": "many"}, 400),
         ("POST", "/predict", b"", {"Content-Length": "9" * 30}, 413),
+        ("POST", "/predict", b"", {"Content-Length": "9" * 5000}, 413),
         ("DELETE", "/", None, {}, 405),
         ("PUT", "/predict", b"x", {}, 405),
     ],
@@ -85,6 +117,84 @@ def test_answers_an_empty_sheet(port):
 def test_refuses_everything_else(port, method, path, body, headers, status):
     assert ask(port, method, path, body, headers)[0] == status
     assert ask(port, "GET", "/")[0] == 200
+
+
+@pytest.mark.parametrize("method", ["GET", "POST", "DELETE"])
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"Host": "evil.example"},
+        {"Host": "evil.example:{port}", "Origin": "http://evil.example:{port}"},
+        {"Host": ""},
+        {"Origin": "http://evil.example"},
+        {"Origin": "http://127.0.0.1:1"},
+        {"Origin": "null"},
+    ],
+    ids=str,
+)
+def test_refuses_what_another_site_sends(port, method, headers):
+    headers = {name: value.format(port=port) for name, value in headers.items()}
+    status, body = ask(port, method, "/", headers=headers)
+    assert status == 403
+    assert b"Open the address that the command printed" in body
+
+
+@pytest.mark.parametrize("name", ["127.0.0.1", "localhost"])
+def test_answers_its_own_page(port, name):
+    headers = {"Host": f"{name}:{port}", "Origin": f"http://{name}:{port}"}
+    assert ask(port, "POST", "/predict", bytes(280 * 280), headers)[0] == 200
+
+
+def test_another_address_than_loopback_needs_the_token():
+    with server("0.0.0.0") as url:
+        assert len(url.path) > 20
+        headers = {"Host": "this-machine"}
+        for path in ("/", "/predict", url.path[:-2], f"/x{url.path}"):
+            assert ask(url.port, "GET", path, headers=headers)[0] == 403
+        assert ask(url.port, "POST", "/predict", bytes(280 * 280), headers)[0] == 403
+        assert ask(url.port, "GET", url.path, headers=headers)[0] == 200
+        prediction = ask(url.port, "POST", f"{url.path}predict", bytes(280 * 280), headers)
+        assert prediction[0] == 200
+        foreign = headers | {"Origin": "http://evil.example"}
+        assert ask(url.port, "GET", url.path, headers=foreign)[0] == 403
+
+
+def test_two_hundred_requests_of_fifty_clients_at_once(port):
+    with concurrent.futures.ThreadPoolExecutor(50) as clients:
+        drawing = bytes(280 * 280)
+        asked = [clients.submit(ask, port, "POST", "/predict", drawing) for _ in range(200)]
+    assert [answer.result()[0] for answer in asked] == [200] * 200
+
+
+@pytest.mark.parametrize(
+    "start",
+    [
+        "GET / HTTP/1.1\r\nX: ",
+        "POST /predict HTTP/1.1\r\nHost: localhost\r\nContent-Length: 78400\r\n\r\n",
+    ],
+)
+def test_a_byte_now_and_then_does_not_keep_a_connection(start):
+    with server() as url, socket.create_connection((url.hostname, url.port)) as connection:
+        connection.settimeout(0.1)
+        connection.sendall(start.encode())
+        for _ in range(200):
+            try:
+                assert connection.recv(1) == b""
+                return
+            except TimeoutError:
+                with contextlib.suppress(ConnectionError):
+                    connection.sendall(b"x")
+            except ConnectionError:
+                return
+    pytest.fail("the connection is still open")
+
+
+def test_the_number_of_threads_is_bounded():
+    with server(max_threads=2) as url, contextlib.ExitStack() as stack:
+        for _ in range(4):
+            stack.enter_context(socket.create_connection((url.hostname, url.port)))
+        _, body = ask(url.port, "POST", "/predict", bytes(280 * 280))
+    assert json.loads(body)["threads"] <= 1 + 2 * 2  # Each has a timer.
 
 
 def test_the_page_requests_nothing_from_other_servers(port):
@@ -117,7 +227,9 @@ def test_ctrl_c_stops_it_and_a_port_in_use_is_an_error(trained_workdir):
             text=True,
         )
         assert second.returncode == 2
-        assert second.stderr == f"port: {port}: Address already in use; choose another --port\n"
+        assert second.stderr == (
+            f"port: 127.0.0.1:{port}: Address already in use; choose another --port or --host\n"
+        )
         process.send_signal(signal.SIGINT)
         assert process.wait(30) == 0
         assert process.stderr.read() == ""
@@ -148,26 +260,36 @@ def browser(tmp_path_factory):
     driver.quit()
 
 
-@pytest.mark.parametrize("kind", ["mouse", "touch", "pen"])
-def test_a_drawing_is_recognised_in_chromium(port, browser, kind):
-    from selenium.webdriver.common.action_chains import ActionBuilder
-    from selenium.webdriver.common.actions.pointer_input import PointerInput
-    from selenium.webdriver.common.by import By
-    from selenium.webdriver.support.wait import WebDriverWait
+class Page:
+    """The page in a browser."""
 
-    def answer() -> str:
-        return browser.find_element(By.ID, "answer").text
+    def __init__(self, browser, address: str):
+        self.browser = browser
+        browser.get(address)
+        self.wait(lambda: self.element("body").get_dom_attribute("data-answered"))
 
-    def shares() -> list[float]:
-        rows = browser.find_elements(By.CSS_SELECTOR, "#bars li")
-        return [float(row.text.split("\n")[-1].rstrip("%")) for row in rows]
+    def element(self, selector: str):
+        return self.browser.find_element("css selector", selector)
 
-    def wait(condition) -> None:
-        WebDriverWait(browser, 20).until(lambda _: condition())
+    def answer(self) -> str:
+        return self.element("#answer").text
 
-    def stroke(*points: tuple[int, int]) -> None:
+    def shares(self) -> list[float]:
+        rows = self.browser.find_elements("css selector", "#bars li span:last-child")
+        return [float(row.text.rstrip("%")) for row in rows]
+
+    def wait(self, condition) -> None:
+        from selenium.webdriver.support.wait import WebDriverWait
+
+        WebDriverWait(self.browser, 20).until(lambda _: condition())
+
+    def stroke(self, kind: str, *points: tuple[int, int]) -> None:
         """Draws a line through points relative to the centre of the paper."""
-        actions = ActionBuilder(browser, mouse=PointerInput(kind, kind))
+        from selenium.webdriver.common.action_chains import ActionBuilder
+        from selenium.webdriver.common.actions.pointer_input import PointerInput
+
+        paper = self.element("#paper")
+        actions = ActionBuilder(self.browser, mouse=PointerInput(kind, kind))
         pointer = actions.pointer_action
         pointer.move_to(paper, *points[0]).pointer_down()
         for x, y in points[1:]:
@@ -175,27 +297,102 @@ def test_a_drawing_is_recognised_in_chromium(port, browser, kind):
         pointer.pointer_up()
         actions.perform()
 
-    browser.get(f"http://127.0.0.1:{port}/")
-    paper = browser.find_element(By.ID, "paper")
-    wait(lambda: browser.find_element(By.TAG_NAME, "body").get_dom_attribute("data-answered"))
-    assert answer() == ""
+    def press(self, *keys: str) -> None:
+        self.element("body").send_keys("".join(keys))
 
-    stroke((-60, -80), (0, -80), (60, -80))
-    wait(lambda: answer() != "")
-    first = shares()
-    stroke((60, -80), (30, 0), (0, 90))
-    wait(lambda: answer() == "7" and shares() != first)
-    assert len(shares()) == 10
-    assert np.argmax(shares()) == 7
+    def overflows(self) -> list[str]:
+        """The elements whose content is wider than they are, or than the window."""
+        script = """
+            const wide = [...document.querySelectorAll("body *")].filter(e =>
+                e.getBoundingClientRect().right > innerWidth || e.clientWidth
+                && getComputedStyle(e).overflow === "visible"
+                && e.scrollWidth > e.clientWidth + 1);
+            return wide.map(e => e.outerHTML)"""
+        return self.browser.execute_script(script)
+
+    def screenshot(self, name: str) -> None:
+        if folder := os.environ.get("MNIST_JAX_SCREENSHOTS"):
+            self.browser.save_screenshot(f"{folder}/{name}.png")
+
+
+@pytest.fixture
+def phone(browser):
+    """The browser with the window of a small phone."""
+    metrics = {"width": 375, "height": 667, "deviceScaleFactor": 2, "mobile": True}
+    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
+    yield browser
+    browser.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+
+
+@pytest.mark.parametrize("kind", ["mouse", "touch", "pen"])
+def test_a_drawing_is_recognised_in_chromium(port, browser, kind):
+    page = Page(browser, f"http://127.0.0.1:{port}/")
+    assert page.answer() == ""
+    assert len(browser.find_elements("css selector", "#bars li")) == 10
+
+    page.stroke(kind, (-60, -80), (0, -80), (60, -80))
+    page.wait(lambda: page.answer() != "")
+    first = page.shares()
+    page.stroke(kind, (60, -80), (30, 0), (0, 90))
+    page.wait(lambda: page.answer() == "7" and page.shares() != first)
+    assert len(page.shares()) == 10
+    assert np.argmax(page.shares()) == 7
 
     ink = browser.execute_script(
         "return [...seen.getImageData(0, 0, 28, 28).data].filter((v, i) => i % 4 == 0)"
     )
     assert len(ink) == 784
     assert max(ink) == 255
-    if folder := os.environ.get("MNIST_JAX_SCREENSHOTS"):
-        browser.save_screenshot(f"{folder}/demo.png")
+    page.screenshot("demo")
 
-    browser.find_element(By.ID, "clear").click()
-    wait(lambda: answer() == "")
-    assert not browser.find_element(By.ID, "problem").text
+    page.element("#clear").click()
+    page.wait(lambda: page.answer() == "")
+    assert not page.element("#problem").text
+
+
+def test_undo_and_clear_by_button_and_key_in_chromium(port, browser):
+    from selenium.webdriver.common.keys import Keys
+
+    page = Page(browser, f"http://127.0.0.1:{port}/")
+
+    def paper() -> str:
+        return browser.execute_script("return paper.toDataURL()")
+
+    papers = [paper()]
+    assert not page.element("#undo").is_enabled()
+    for x in (-60, 0, 60):
+        page.stroke("mouse", (x, -60), (x, 60))
+        papers.append(paper())
+    page.press(Keys.ESCAPE)
+    assert paper() == papers[0]
+    page.press(Keys.CONTROL, "z")
+    assert paper() == papers[3]
+    page.press(Keys.TAB, Keys.NULL)
+    page.element("#undo").send_keys(Keys.SPACE)
+    assert paper() == papers[2]
+    page.press(Keys.CONTROL, "zz")
+    assert paper() == papers[0]
+    assert not page.element("#undo").is_enabled()
+    page.press(Keys.CONTROL, "z")
+    assert paper() == papers[0]
+
+
+def test_a_phone_shows_all_without_scrolling(port, phone):
+    page = Page(phone, f"http://127.0.0.1:{port}/")
+    page.stroke("touch", (0, -80), (0, 80))
+    page.wait(lambda: page.answer() == "1")
+    assert page.overflows() == []
+    bottom = phone.execute_script("return bars.getBoundingClientRect().bottom")
+    assert bottom < 553  # What a browser's own bars leave of 667 pixels.
+    page.screenshot("demo_phone")
+
+
+def test_names_of_classes_are_shown_in_chromium(phone):
+    with server() as url:
+        page = Page(phone, url.geturl())
+        assert page.answer() == "Ankle boot"
+        names = phone.find_elements("css selector", "#bars li span:first-child")
+        assert [name.text for name in names] == ["Bag", "Ankle boot", "<b>" + 40 * "x"]
+        assert page.shares() == [0, 100, 0]
+        assert page.overflows() == []
+        page.screenshot("demo_names")

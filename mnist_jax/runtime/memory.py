@@ -1,12 +1,13 @@
-"""How much memory a process may use: what the machine has, and what it is allowed."""
+"""How much memory a run may use."""
 
+import contextlib
 import os
 import resource
 from pathlib import Path
 
 import jax
 
-_CONTROL_GROUPS = Path("/sys/fs/cgroup")
+_CONTROL_GROUP = Path("/sys/fs/cgroup/memory.max")  # As a container sees its own (version 2).
 
 
 def device_limit() -> int:
@@ -17,19 +18,10 @@ def device_limit() -> int:
 
 
 def host_limit() -> int:
-    """Returns the bytes of the host, or what `ulimit -v` or the control group (v2) allows."""
+    """Returns the bytes of the host, or what `ulimit -v` or the control group allows."""
     limits = [os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")]
     soft, _ = resource.getrlimit(resource.RLIMIT_AS)
-    if soft != resource.RLIM_INFINITY:
-        limits.append(soft)
-    try:
-        group = Path("/proc/self/cgroup").read_text().rpartition("0::/")[2].strip()
-    except OSError:  # Not on Linux.
-        group = ""
-    folder = _CONTROL_GROUPS / group
-    for path in (folder, *folder.parents):
-        try:
-            limits.append(int((path / "memory.max").read_text()))
-        except (OSError, ValueError):  # There is none, or it is "max".
-            continue
+    limits += [soft] if soft != resource.RLIM_INFINITY else []
+    with contextlib.suppress(OSError, ValueError):  # There is none, or it is "max".
+        limits.append(int(_CONTROL_GROUP.read_text()))
     return min(limits)
