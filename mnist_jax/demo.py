@@ -49,16 +49,15 @@ def main() -> None:
     from mnist_jax.digits.normalize import UnreadableImageError, normalize
 
     model = restoring.restore(_WORKDIR.value, _STEP.value)
-    class_names = tuple(map(str, range(10)))
 
     def predict(grey: np.ndarray) -> dict[str, object]:
         try:
             image = normalize(grey[:, :, np.newaxis] / 255)
         except UnreadableImageError:  # Nothing is drawn.
-            return {"classes": class_names, "digit": None}
+            return {"classes": model.class_names, "digit": None}
         (probabilities,) = model.predict(image[np.newaxis])
         return {
-            "classes": class_names,
+            "classes": model.class_names,
             "digit": int(probabilities.argmax()),
             "image": image.ravel().tolist(),
             "probabilities": probabilities.tolist(),
