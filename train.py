@@ -19,13 +19,14 @@ from mnist_jax.runtime.errors import UserError
 
 _DEFAULT_CONFIG = Path(__file__).parent / "configs" / "default.py"
 
-config_flags.DEFINE_config_file(
-    "config",
-    str(_DEFAULT_CONFIG),
-    help_string="A config file, like those in configs/. Default: configs/default.py.",
-    lock_config=False,
-    accept_new_attributes=True,  # `read_config` reports those that are no fields.
-)
+with command.errors_in_one_line():  # ml_collections reads a --flagfile here already.
+    config_flags.DEFINE_config_file(
+        "config",
+        str(_DEFAULT_CONFIG),
+        help_string="A config file, like those in configs/. Default: configs/default.py.",
+        lock_config=False,
+        accept_new_attributes=True,  # `read_config` reports those that are no fields.
+    )
 _WORKDIR = flags.DEFINE_string(
     "workdir",
     None,

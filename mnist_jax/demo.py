@@ -28,7 +28,7 @@ from absl import flags
 from mnist_jax.runtime import command
 from mnist_jax.runtime.errors import UserError, first_line
 
-_WORKDIR = flags.DEFINE_string("workdir", None, "The run's folder.", required=True)
+_WORKDIR = flags.DEFINE_string("workdir", "", "The run's folder.")
 _STEP = flags.DEFINE_string("step", "latest", "latest, best (by validation), or a number.")
 _HOST = flags.DEFINE_string(
     "host", "127.0.0.1", "An address of this machine: that in its network, for a phone there."

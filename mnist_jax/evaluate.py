@@ -10,14 +10,13 @@ Examples:
 """
 
 import json
-from pathlib import Path
 
 from absl import flags
 
-from mnist_jax.runtime import command
+from mnist_jax.runtime import command, run_folder
 from mnist_jax.runtime.errors import UserError
 
-_WORKDIR = flags.DEFINE_string("workdir", None, "The run's folder.", required=True)
+_WORKDIR = flags.DEFINE_string("workdir", "", "The run's folder.")
 _STEP = flags.DEFINE_string("step", "latest", "latest, best (by validation), or a number.")
 _SPLIT = flags.DEFINE_enum(
     "split", "all", ["all", "train", "validation", "test"], "The split to evaluate."
@@ -36,11 +35,12 @@ def main() -> None:
     from mnist_jax.reporting.journal import read_journal
     from mnist_jax.reporting.reporter import first_layer_images, format_result
 
+    folder = run_folder.resolve("figures", _FIGURES.value) if _FIGURES.value else None
     model = restoring.restore(_WORKDIR.value, _STEP.value)
     dataset = restoring.load_run_dataset(model)
     indices = eval_indices(dataset.sizes, model.config.eval_batch_size)
     results, logits = evaluate(model.variables, model.model.apply, dataset.examples, indices)
-    if _FIGURES.value:
+    if folder:
         from mnist_jax.reporting import figures
 
         split = "test" if _SPLIT.value == "all" else _SPLIT.value
@@ -57,9 +57,9 @@ def main() -> None:
             logits=logits[split],
         )
         try:
-            figures.save(Path(_FIGURES.value).expanduser(), drawn)
+            figures.save(folder, drawn)
         except OSError as error:
-            message = f"figures: {_FIGURES.value}: {error.strerror}; choose another folder"
+            message = f"figures: {folder}: {error.strerror}; choose another folder"
             raise UserError(message) from error
     if _SPLIT.value != "all":
         results = {_SPLIT.value: results[_SPLIT.value]}

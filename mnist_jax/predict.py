@@ -19,7 +19,7 @@ from absl import flags
 from mnist_jax.runtime import command, terminal
 from mnist_jax.runtime.errors import UserError
 
-_WORKDIR = flags.DEFINE_string("workdir", None, "The run's folder.", required=True)
+_WORKDIR = flags.DEFINE_string("workdir", "", "The run's folder.")
 _STEP = flags.DEFINE_string("step", "latest", "latest, best (by validation), or a number.")
 _JSON = flags.DEFINE_bool("json", False, "Print one JSON object and nothing else.")
 _SHOW = flags.DEFINE_bool(

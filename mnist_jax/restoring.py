@@ -68,7 +68,10 @@ def restore(
     checkpoints = Checkpoints(workdir)
     steps = checkpoints.steps()
     if not steps:
-        raise UserError(f"workdir: {workdir} contains no checkpoints")
+        levels = ("*/checkpoints", "*/*/checkpoints")  # runs/mine, runs/<config>/<time>
+        runs = sorted(str(path.parent) for level in levels for path in workdir.glob(level))
+        hint = f"choose one of {', '.join(runs[-5:])}" if runs else "choose another"
+        raise UserError(f"workdir: {workdir} contains no checkpoints; {hint}")
     choices = f"choose latest, best or one of {', '.join(map(str, steps))}"
     try:
         if step == "best":

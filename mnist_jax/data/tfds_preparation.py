@@ -84,7 +84,7 @@ def _import_tensorflow() -> None:
 
 def _create_builder(name: str, data_dir: Path) -> DatasetBuilder:
     # `tfds.builder` looks for an unknown name in the cloud, so the name is checked before.
-    if not (data_dir / name).is_dir():
+    if not any((data_dir / name).glob("*/dataset_info.json")):
         base = name.partition("/")[0]
         known = tfds.list_builders(with_community_datasets=False)
         if base in known:
@@ -94,7 +94,12 @@ def _create_builder(name: str, data_dir: Path) -> DatasetBuilder:
             near = difflib.get_close_matches(name, ["mnist_5k", "fake", *known], n=1)
             hint = f"did you mean {near[0]}?" if near else "see tensorflow.org/datasets/catalog"
             raise UserError(f"dataset: there is no {name!r}; {hint}")
-    return tfds.builder(name, data_dir=data_dir)
+    try:
+        return tfds.builder(name, data_dir=data_dir)
+    except Exception as error:  # Of any type: the folder may contain anything.
+        problem = f"the prepared dataset can't be opened ({first_line(error)})"
+        advice = "delete that folder, and the next start prepares it again"
+        raise UserError(f"{data_dir / name}: {problem}; {advice}") from error
 
 
 def _check_features(name: str, builder: DatasetBuilder) -> None:

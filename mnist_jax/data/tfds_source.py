@@ -15,6 +15,7 @@ from ml_collections import ConfigDict
 from mnist_jax.data.datasets import SPLITS, Dataset, Split
 from mnist_jax.runtime import terminal
 from mnist_jax.runtime.errors import first_line
+from mnist_jax.runtime.run_folder import resolve
 
 # To be increased when the decoding or the file changes: files of other versions are not read.
 _CACHE_VERSION = 3
@@ -22,15 +23,17 @@ _CACHE_VERSION = 3
 
 def data_dir(config: ConfigDict) -> Path:
     """Returns the folder of prepared datasets: `config.data_dir`, by default that of TFDS."""
-    path = config.data_dir or os.getenv("TFDS_DATA_DIR") or "~/tensorflow_datasets"
-    return Path(path).expanduser().absolute()
+    if config.data_dir:
+        return resolve("config.data_dir", config.data_dir)
+    return resolve("TFDS_DATA_DIR", os.getenv("TFDS_DATA_DIR") or "~/tensorflow_datasets")
 
 
 def manual_dir(config: ConfigDict) -> Path:
     """Returns the folder of original archives: `config.manual_dir`, by default that of TFDS."""
+    if config.manual_dir:
+        return resolve("config.manual_dir", config.manual_dir)
     default = data_dir(config) / "downloads" / "manual"
-    path = config.manual_dir or os.getenv("MNIST_JAX_MANUAL_DIR") or default
-    return Path(path).expanduser().absolute()
+    return resolve("MNIST_JAX_MANUAL_DIR", os.getenv("MNIST_JAX_MANUAL_DIR") or default)
 
 
 def load(name: str, config: ConfigDict) -> Dataset:
@@ -43,7 +46,8 @@ def load(name: str, config: ConfigDict) -> Dataset:
     Raises:
       UserError, DatasetUnavailableError: As `tfds_preparation.load`.
     """
-    cache = data_dir(config) / name / f"mnist_jax_examples_v{_CACHE_VERSION}.npz"
+    folder = resolve("dataset", data_dir(config) / name)
+    cache = folder / f"mnist_jax_examples_v{_CACHE_VERSION}.npz"
     if cache.exists():
         try:
             return _read_cache(cache, name)

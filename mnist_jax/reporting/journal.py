@@ -66,7 +66,7 @@ def _read(path: Path, last_step: int) -> tuple[list[dict[str, Any]], int]:
                 line = json.loads(text)
                 if line["step"] > last_step:
                     break
-            except (ValueError, KeyError, TypeError) as error:
+            except (ValueError, KeyError, TypeError, RecursionError) as error:
                 message = f"{path}: line {number} is damaged; delete it, or move the file away"
                 raise UserError(message) from error
             size += len(text)

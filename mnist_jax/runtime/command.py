@@ -1,19 +1,40 @@
 """Runs a command: parses its flags, calls `main`, and converts errors into exit codes."""
 
 import atexit
+import contextlib
 import gc
 import itertools
+import os
+import resource
 import signal
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from absl import app, flags, logging
 from ml_collections import ConfigDict, config_flags
+from ml_collections.config_flags.tuple_parser import TupleParser
 
 from mnist_jax.runtime import compile_cache, config, help_page, signals, terminal
-from mnist_jax.runtime.errors import CommandError, UserError, writing_to
+from mnist_jax.runtime.errors import CommandError, UserError, first_line, writing_to
+
+# Errors of the user, the files and the machine; all others are bugs, and keep their tracebacks.
+_NO_BUGS = (CommandError, flags.Error, OSError, MemoryError, UnicodeError, RecursionError)
+_NO_BUGS_OF_JAX = ("RESOURCE_EXHAUSTED", "Unable to initialize backend")  # RuntimeErrors.
+_MIN_OPEN_FILES = 64  # A run needs 24; with fewer, orbax fails at the first save, or hangs.
+
+
+class _TupleParser(TupleParser):
+    """Refuses dicts and sets, of which ml_collections makes tuples: `{}` would be `()`."""
+
+    def parse(self, argument: Any) -> tuple[Any, ...]:
+        if "{" in str(argument):
+            raise ValueError(f"{argument} is no tuple, like (128, 32)")
+        return super().parse(argument)
+
+
+config_flags.register_flag_parser_for_type(tuple, _TupleParser())
 
 
 def run(
@@ -39,18 +60,37 @@ def run(
         with writing_to("stdout"):
             print(end="", flush=True)
 
-    try:
+    with errors_in_one_line():
         if {"-h", "-help", "--help"}.intersection(itertools.takewhile("--".__ne__, sys.argv)):
             signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # For `--help | head`.
             with writing_to("stdout"):
                 print(help_page.create(config_file), flush=True)
         else:
+            files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+            if files < _MIN_OPEN_FILES and files != resource.RLIM_INFINITY:
+                message = f"ulimit -n: {files} open files are too few"
+                raise UserError(f"{message}; allow {_MIN_OPEN_FILES} or more")
             app.run(call, flags_parser=lambda argv: parse_flags(argv, positional))
-    except CommandError as error:
+
+
+@contextlib.contextmanager
+def errors_in_one_line() -> Iterator[None]:
+    """Ends the process with one line on stderr at an error that is not a bug."""
+    terminal.make_streams_safe()
+    try:
+        yield
+    except Exception as error:
+        if not (isinstance(error, _NO_BUGS) or str(error).startswith(_NO_BUGS_OF_JAX)):
+            raise
         try:
             print(end="", flush=True)
         except OSError:
             sys.stdout = None  # The interpreter would flush it again, and print a traceback.
+        if isinstance(error, flags.Error):  # Before the flags are parsed: a --flagfile.
+            error = UserError(_describe(error))
+        elif not isinstance(error, CommandError):
+            place = getattr(error, "filename", None) or type(error).__name__
+            error = CommandError(f"{place}: {first_line(error)}; what is saved is intact")
         terminal.print_error(error)
         sys.exit(error.exit_code)
 
@@ -60,7 +100,12 @@ def parse_flags(argv: Sequence[str], positional: str | None = None) -> Sequence[
     try:
         # absl logs INFO by default, all of orbax's messages; errors are raised in any case.
         arguments = flags.FLAGS([argv[0], f"--verbosity={logging.FATAL}", *argv[1:]])[1:]
-    except Exception as error:  # Of any type: ml_collections runs the config file here.
+    # Of any type: ml_collections runs the config file here.
+    except (Exception, SystemExit) as error:
+        if isinstance(error, SystemExit) and any(
+            arg.startswith(("--help", "-?")) for arg in argv
+        ):
+            raise  # absl's own pages.
         raise UserError(_describe(error)) from error
     if arguments and not positional:
         hint = f"; did you mean --{arguments[0]}?" if "=" in arguments[0] else ""
@@ -74,10 +119,10 @@ def read_config() -> tuple[ConfigDict, str]:
     """Returns the config of `--config`, locked, and its file's name, or raises UserError."""
     flag = flags.FLAGS["config"]
     file = Path(config_flags.get_config_filename(flag))
-    if not file.is_file():
-        raise UserError(f"config: {file}: no such file")
     if not isinstance(flag.value, ConfigDict):
-        raise UserError(f"config: {file}: its get_config() fails or returns no ConfigDict")
+        exists = os.path.isfile(file)  # noqa: PTH113 - `Path.is_file` raises at a long name.
+        problem = "its get_config() fails or returns no ConfigDict"
+        raise UserError(f"config: {file}: {problem if exists else 'no such file'}")
     config.validate(flag.value)
     return flag.value.lock(), file.stem
 

@@ -31,6 +31,8 @@ def enabled() -> Iterator[None]:
 def _use_folder(stack: contextlib.ExitStack) -> None:
     cache = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     root = Path(cache, "mnist_jax", "jit")
+    if not root.is_absolute():  # XDG's rule for such a variable: ignore it.
+        return
     root.mkdir(mode=0o700, parents=True, exist_ok=True)
     status = root.lstat()
     if status.st_uid != os.getuid() or status.st_mode & 0o022:

@@ -86,7 +86,6 @@ def _is_dataset(value: str) -> object:
     return is_path or _DATASET_NAME.fullmatch(value)
 
 
-_FOLDER = _Constraint(_is_folder, "a folder, or ''")
 _FRACTION = _Constraint(lambda v: 0 <= v < 1, "a number from 0 to below 1")
 _CONSTRAINTS = {
     "seed": _integer(0, 2**32 - 1),
@@ -96,8 +95,6 @@ _CONSTRAINTS = {
         "a height and a width in pixels, like (32, 32), or ()",
     ),
     "fallback_dataset": _choice("", "mnist_5k", "fake"),
-    "data_dir": _FOLDER,
-    "manual_dir": _FOLDER,
     "hidden_sizes": _Constraint(
         lambda v: _are_integers(v, _MAX_WIDTH),
         f"a tuple of integers from 1 to {_MAX_WIDTH}, like (128, 32)",

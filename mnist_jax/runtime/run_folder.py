@@ -1,10 +1,11 @@
-"""A run's folder: its path, its creation, and its lock."""
+"""The folders that a user names; a run's folder: its path, its creation, and its lock."""
 
 import contextlib
 import fcntl
 import itertools
 import os
 import socket
+import stat
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,20 +13,39 @@ from pathlib import Path
 from mnist_jax.runtime.errors import UserError, writing_to
 
 # Orbax and TensorStore expand these in the paths of a checkpoint, and can't restore it.
-_UNSAFE_CHARACTERS = frozenset("*?[\\\0")
+_UNSAFE_CHARACTERS = frozenset("*?[\\")
+_MAX_NAME = 255  # Bytes; `mkdir` would create the folders above before it refuses the name.
+
+
+def resolve(name: str, folder: str | Path) -> Path:
+    """Returns the absolute path of a folder, which need not exist.
+
+    Raises:
+      UserError: It can't be used; the message begins with `name`, the flag, field or variable.
+    """
+    with _refusing(name, folder):
+        if "://" in str(folder):
+            raise ValueError("is a URL; mount the bucket and name a folder of it")
+        path = Path(folder).expanduser().absolute()
+        str(path).encode()  # Raises ValueError if the path is not UTF-8.
+        if any(len(part.encode()) > _MAX_NAME for part in path.parts):
+            raise ValueError("File name too long")
+        with contextlib.suppress(FileNotFoundError):
+            if not stat.S_ISDIR(path.stat().st_mode):
+                raise ValueError("Not a directory")
+    return path
 
 
 def locate(workdir: str | Path) -> Path:
-    """Returns the absolute path of a folder that need not exist.
+    """Returns the absolute path of a run's folder, which need not exist.
 
     Raises:
       UserError: It can't be a run's folder, or contains a symbolic link, which could lead out.
     """
     if not str(workdir):
-        raise UserError("workdir: empty; name a folder")
-    with _refusing(workdir):
-        path = Path(workdir).expanduser().absolute()
-        str(path).encode()  # Raises ValueError if the path is not UTF-8.
+        raise UserError("workdir: missing; give --workdir FOLDER")
+    path = resolve("workdir", workdir)
+    with _refusing("workdir", workdir):
         for character in _UNSAFE_CHARACTERS.intersection(str(path)):
             raise ValueError(f"a checkpoint's path can't contain {character!r}")
         for entry in path.iterdir() if path.exists() else ():
@@ -44,7 +64,7 @@ def claim(workdir: Path) -> Iterator[None]:
       UserError: Another process holds the lock, or the folder can't be written.
     """
     with contextlib.ExitStack() as stack:
-        with _refusing(workdir):
+        with _refusing("workdir", workdir):
             workdir.mkdir(parents=True, exist_ok=True)
             lock = stack.enter_context((workdir / ".lock").open("ab+", buffering=0))
             try:
@@ -63,19 +83,19 @@ def create_new(parent: Path) -> Path:
     """Creates `<parent>/<YYYYMMDD-HHMMSS>`, or raises UserError; returns its absolute path."""
     while True:
         workdir = locate(parent / time.strftime("%Y%m%d-%H%M%S"))
-        with _refusing(workdir), contextlib.suppress(FileExistsError):
+        with _refusing("workdir", workdir), contextlib.suppress(FileExistsError):
             workdir.mkdir(parents=True)
             return workdir
         time.sleep(0.1)  # Another run started within this second.
 
 
 @contextlib.contextmanager
-def _refusing(workdir: str | Path) -> Iterator[None]:
+def _refusing(name: str, folder: str | Path) -> Iterator[None]:
     try:
         yield
     except (OSError, RuntimeError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error  # An OSError's, without its path.
-        raise UserError(f"workdir: {workdir}: {reason}; choose another") from error
+        raise UserError(f"{name}: {folder}: {reason}; choose another") from error
 
 
 def move_into(folder: Path, parent: Path) -> Path:

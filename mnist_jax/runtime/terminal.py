@@ -3,13 +3,26 @@
 `NO_COLOR` in the environment (https://no-color.org) switches the colours off.
 """
 
+import io
 import os
 import sys
 
 
+def make_streams_safe() -> None:
+    """Lets stdout take any text, and replaces a closed stdin, stdout or stderr by /dev/null."""
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            # It gets the lowest free descriptor, the closed one. Otherwise a file of the run
+            # would get it, and what libraries written in C print.
+            setattr(sys, name, open(os.devnull, mode))  # noqa: PTH123, SIM115
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # As stderr's: for paths.
+
+
 def print_error(text: object) -> None:
-    """Prints the text in red."""
-    _print(text, "\33[31m")
+    """Prints one line in red; a newline, or what else can't be printed, is escaped."""
+    line = "".join(c if c.isprintable() else repr(c)[1:-1] for c in str(text))
+    _print(line, "\33[31m")
 
 
 def print_warning(text: object) -> None:
@@ -19,4 +32,7 @@ def print_warning(text: object) -> None:
 
 def _print(text: object, colour: str) -> None:
     is_plain = os.getenv("NO_COLOR") or os.getenv("TERM") == "dumb" or not sys.stderr.isatty()
-    print(text if is_plain else f"{colour}{text}\33[m", file=sys.stderr, flush=True)
+    try:
+        print(text if is_plain else f"{colour}{text}\33[m", file=sys.stderr, flush=True)
+    except OSError:  # The interpreter would try again at its end, and change the exit code.
+        sys.stderr = open(os.devnull, "w")  # noqa: PTH123, SIM115

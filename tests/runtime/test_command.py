@@ -6,8 +6,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+import jax
 import pytest
+from absl import flags
 
+from mnist_jax.runtime import command
 from mnist_jax.runtime.errors import UserError
 from tests.conftest import ROOT
 from tests.faults import processes
@@ -141,3 +144,35 @@ def test_a_full_stdout_is_one_line():
     assert ended.returncode == 1
     assert ended.stderr.startswith("stdout: can't be written to (No space left on device)")
     assert ended.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("error", "line"),
+    [
+        (UserError("workdir: a\nb"), "workdir: a\\nb"),
+        (flags.Error("no such flag"), "no such flag"),
+        (FileNotFoundError(2, "No such file", "/a/b"), "/a/b: No such file; what is saved"),
+        (BrokenPipeError(32, "Broken pipe"), "BrokenPipeError: Broken pipe; what is saved"),
+        (MemoryError(), "MemoryError: "),
+        (RecursionError("too deep"), "RecursionError: too deep"),
+        (
+            UnicodeEncodeError("utf-8", "\udc80", 0, 1, "odd"),
+            "UnicodeEncodeError: 'utf-8' codec",
+        ),
+        (jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: 9 bytes"), "RESOURCE_EXHAUSTED: 9"),
+        (RuntimeError("Unable to initialize backend 'x'"), "RuntimeError: Unable to init"),
+    ],
+)
+def test_an_error_that_is_no_bug_is_one_line(error: Exception, line: str, capsys):
+    with pytest.raises(SystemExit) as end, command.errors_in_one_line():
+        raise error
+    assert end.value.code == (2 if isinstance(error, UserError | flags.Error) else 1)
+    printed = capsys.readouterr().err
+    assert line in printed
+    assert printed.count("\n") == 1
+
+
+@pytest.mark.parametrize("error", [KeyError("a"), ValueError("a"), RuntimeError("a")])
+def test_a_bug_keeps_its_traceback(error: Exception):
+    with pytest.raises(type(error)), command.errors_in_one_line():
+        raise error
