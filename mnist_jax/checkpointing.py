@@ -51,9 +51,11 @@ class Checkpoints:
         """
         self._folder, self._keep = workdir / "checkpoints", keep
         self._manager: ocp.CheckpointManager | None = None
+        self._run_id = run_folder.read_id(workdir)
         if keep is not None:
             with self._writing():
                 self._folder.mkdir(parents=True, exist_ok=True)
+            self._run_id = job.broadcast_from_first(self._identify_run)
 
     def __enter__(self) -> Self:
         return self
@@ -77,7 +79,7 @@ class Checkpoints:
 
         Raises:
           DamagedCheckpointError: A file is not what was written.
-          UserError: This version of the code can't use the checkpoint.
+          UserError: The checkpoint is of another run, or this code can't use it.
         """
         folder = self._folder / str(step)
         try:
@@ -92,6 +94,9 @@ class Checkpoints:
             raise DamagedCheckpointError(
                 f"{folder}: the checkpoint of step {step} is damaged ({first_line(error)})"
             ) from error
+        if self._run_id and manifest.run_id not in (None, self._run_id):
+            problem = f"the checkpoint of step {step} is not of this run, as run_id says"
+            raise UserError(f"{folder}: {problem}; move it back to its own --workdir")
         return manifest
 
     def intact_manifests(self) -> Iterator[Manifest]:
@@ -105,7 +110,7 @@ class Checkpoints:
 
         Args:
           state: All of its leaves are saved; they are addressable or replicated.
-          manifest: Without digests.
+          manifest: Without digests and the run's id.
 
         Raises:
           TrainingDivergedError: A leaf of the state is not finite.
@@ -114,12 +119,13 @@ class Checkpoints:
         saved = jax.device_get(state)
         for path, leaf in jax.tree_util.tree_leaves_with_path(saved):
             if not np.isfinite(leaf).all():
-                name = jax.tree_util.keystr(path, simple=True, separator="/")
+                name = _name(path)
                 raise TrainingDivergedError(name, "not finite", manifest.step, self.steps())
         with self._writing():
             if self._manager is None:
                 self._manager = ocp.CheckpointManager(self._folder, options=_OPTIONS)
             self._delete_superseded()
+            manifest = manifest._replace(run_id=self._run_id)
             args = _SaveArgs(state, saved=saved, manifest=manifest)
             self._manager.save(manifest.step, args=args, force=True)
 
@@ -166,6 +172,12 @@ class Checkpoints:
 
         step = job.broadcast_from_first(find_intact)
         return state if step is None else restore(step)
+
+    def _identify_run(self) -> str:
+        """Returns the run's id; writes one if there is none: that of the newest checkpoint."""
+        run_ids = (manifest.run_id for manifest in self.intact_manifests())
+        with self._writing():
+            return self._run_id or run_folder.write_id(self._folder.parent, next(run_ids, None))
 
     def _delete_superseded(self) -> None:
         """Deletes all but the newest `keep` checkpoints and the best one."""
@@ -237,10 +249,20 @@ def _read(handler: ocp.PyTreeCheckpointHandler, folder: Path, target: Any) -> An
 
     def check(path: Any, wanted: Any, found: Any) -> None:
         # Where a leaf is missing, orbax returns the target's own.
-        is_array = isinstance(found, np.ndarray)
-        if not is_array or (found.shape, found.dtype) != (wanted.shape, wanted.dtype):
-            name = jax.tree_util.keystr(path, simple=True, separator="/")
-            raise ValueError(f"{name} is missing, or has another shape or dtype")
+        if not isinstance(found, np.ndarray):
+            raise ValueError(f"{_name(path)} is missing")
+        kinds = [f"{x.dtype}{list(x.shape)}" for x in (found, wanted)]
+        if kinds[0] != kinds[1]:
+            raise ValueError(f"{_name(path)} is {kinds[0]}, here {kinds[1]}")
 
     jax.tree.map_with_path(check, target, restored)
+    if isinstance(target, TrainState):  # Not a part of one: nothing may be left out.
+        leaves = jax.tree_util.tree_leaves_with_path
+        names = {_name(path) for path, _ in leaves(target)}
+        if other := names ^ {_name(path) for path, _ in leaves(handler.metadata(folder).tree)}:
+            raise ValueError(f"{min(other)} is only in one of checkpoint and state")
     return restored
+
+
+def _name(path: Any) -> str:
+    return jax.tree_util.keystr(path, simple=True, separator="/")

@@ -15,7 +15,7 @@ from mnist_jax.data.datasets import Dataset
 from mnist_jax.data.load import load_dataset
 from mnist_jax.models import create_model
 from mnist_jax.runtime import run_folder
-from mnist_jax.runtime.errors import DamagedCheckpointError, UserError
+from mnist_jax.runtime.errors import CommandError, DamagedCheckpointError, UserError
 from mnist_jax.train_step import ApplyFn, Variables
 
 
@@ -86,8 +86,12 @@ def restore(
         collections = jax.eval_shape(model.init, jax.random.key(0), images)
         target = {"params": collections.pop("params"), "collections": collections}
         restored = checkpoints.restore(number, target)
-    except DamagedCheckpointError as error:
-        raise DamagedCheckpointError(f"{error}; {choices}") from error
+    except CommandError as error:
+        if checkpoints.steps() != steps:  # A training run deleted one meanwhile.
+            return restore(workdir, step, model=model)
+        if isinstance(error, DamagedCheckpointError):
+            raise DamagedCheckpointError(f"{error}; {choices}") from error
+        raise
     variables = {"params": restored["params"], **restored["collections"]}
     names, digest = manifest.class_names, manifest.data_digest
     return TrainedModel(workdir, number, manifest.config, model, variables, names, digest)

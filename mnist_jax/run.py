@@ -51,7 +51,9 @@ class Run:
     checkpoints: Checkpoints
     signals: SignalWatch
 
-    def manifest(self, step: int, validation_accuracy: float | None) -> Manifest:
+    def manifest(
+        self, step: int, validation_accuracy: float | None, journal_sha256: str | None
+    ) -> Manifest:
         """Returns what a checkpoint of the run records, besides its files."""
         return Manifest(
             step=step,
@@ -61,6 +63,7 @@ class Run:
             image_shape=self.dataset.image_shape,
             validation_accuracy=validation_accuracy,
             environment=environment.describe(),
+            journal_sha256=journal_sha256,
         )
 
 
@@ -132,7 +135,9 @@ def open_run(
 
 
 def _newest_manifest(workdir: Path | None) -> Manifest | None:
-    return next(Checkpoints(workdir).intact_manifests(), None) if workdir else None
+    # Reads them all: each must be of this run, and fit this code.
+    manifests = list(Checkpoints(workdir).intact_manifests()) if workdir else []
+    return manifests[0] if manifests else None
 
 
 def _check_resumable(config: ConfigDict, saved: Manifest | None, workdir: Path | None) -> None:

@@ -77,8 +77,8 @@ def train_and_evaluate(
                     reporter.evaluation(state, results, logits)
                     validation_accuracy = results["validation"]["accuracy"]
                 if save_is_due:
-                    reporter.flush()
-                    run.checkpoints.save(state, run.manifest(step, validation_accuracy))
+                    manifest = run.manifest(step, validation_accuracy, reporter.flush())
+                    run.checkpoints.save(state, manifest)
                 reporter.restart_clock(step)
                 if stop and not is_last:
                     raise PreemptedError(

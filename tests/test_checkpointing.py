@@ -1,4 +1,7 @@
+import shutil
+
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -6,7 +9,12 @@ from mnist_jax import checkpointing
 from mnist_jax.checkpointing import Checkpoints, best_step
 from mnist_jax.data.builtin import make_fake
 from mnist_jax.input_pipeline import batch_indices
-from mnist_jax.runtime.errors import DamagedCheckpointError, UserError, WriteError
+from mnist_jax.runtime.errors import (
+    DamagedCheckpointError,
+    TrainingDivergedError,
+    UserError,
+    WriteError,
+)
 from mnist_jax.runtime.manifest import Manifest
 from mnist_jax.train_step import train_steps
 from tests.states import create_state
@@ -84,9 +92,18 @@ def test_a_state_of_another_shape_is_refused_and_left_alone(state, fake_config, 
     fake_config.hidden_sizes = (17,)
     wider = create_state(fake_config)
     more = state.replace(params=state.params | {"more": state.params["hidden1"]})
+    fewer = state.replace(params={"hidden1": state.params["hidden1"]})
+    halves = state.replace(
+        params=jax.tree.map(lambda p: p.astype(jnp.bfloat16), state.params),
+    )
     with Checkpoints(tmp_path, keep=1) as checkpoints:
-        for target in (wider, more):
-            with pytest.raises(UserError, match=r"step 7 is intact, but does not fit"):
+        for target, difference in (
+            (wider, r"hidden1/bias is float32\[16\], here float32\[17\]"),
+            (more, "params/more/bias is missing"),
+            (fewer, r"params/\w+/bias is only in one of checkpoint and state"),
+            (halves, r"hidden1/bias is float32\[16\], here bfloat16\[16\]"),
+        ):
+            with pytest.raises(UserError, match=rf"does not fit .*{difference}"):
                 checkpoints.restore_newest(target)
     assert contents(tmp_path) == before
 
@@ -149,3 +166,46 @@ def test_the_best_step_is_the_newest_of_the_highest_accuracy_even_if_that_is_zer
     manifests = [Manifest(step, fake_config, CLASS_NAMES, x) for step, x in accuracies.items()]
     assert best_step(manifests) == 30
     assert best_step([manifests[0], manifests[3]]) is None
+
+
+def test_every_leaf_of_a_state_is_saved_restored_and_checked(state, fake_config, tmp_path):
+    """Because it is a leaf: no list names the collections."""
+    averages = {"batch_stats": {"mean": jnp.arange(3.0)}}
+    state = state.replace(collections=averages)
+    with Checkpoints(tmp_path, keep=1) as checkpoints:
+        checkpoints.save(state, Manifest(7, fake_config, CLASS_NAMES, None))
+        zeros = jax.tree.map(jnp.zeros_like, state)
+        restored = checkpoints.restore(checkpoints.steps()[0], zeros)
+        jax.tree.map(np.testing.assert_array_equal, restored, state)
+        with pytest.raises(UserError, match=r"does not fit .*collections"):
+            checkpoints.restore(7, create_state(fake_config))
+        averages["batch_stats"]["mean"] = jnp.array([1.0, jnp.inf])
+        with pytest.raises(TrainingDivergedError, match="batch_stats/mean is not finite"):
+            checkpoints.save(state, Manifest(8, fake_config, CLASS_NAMES, None))
+
+
+def test_a_checkpoint_of_another_run_is_refused_and_left_alone(state, fake_config, tmp_path):
+    for name, step in (("a", 7), ("b", 6)):
+        with Checkpoints(tmp_path / name, keep=2) as checkpoints:
+            checkpoints.save(state, Manifest(step, fake_config, CLASS_NAMES, None))
+    shutil.copytree(tmp_path / "a/checkpoints/7", tmp_path / "b/checkpoints/7")
+    before = contents(tmp_path)
+    with Checkpoints(tmp_path / "b", keep=2) as checkpoints:
+        assert checkpoints.manifest(6).run_id is not None
+        for use in (lambda: checkpoints.manifest(7), lambda: checkpoints.restore_newest(state)):
+            with pytest.raises(UserError, match="step 7 is not of this run"):
+                use()
+    assert contents(tmp_path) == before
+
+
+def test_a_copied_workdir_is_of_the_same_run_also_without_its_id(state, fake_config, tmp_path):
+    with Checkpoints(tmp_path / "a", keep=2) as checkpoints:
+        checkpoints.save(state, Manifest(6, fake_config, CLASS_NAMES, None))
+    shutil.copytree(tmp_path / "a", tmp_path / "b")
+    (tmp_path / "b/run_id").unlink()
+    with Checkpoints(tmp_path / "b", keep=2) as checkpoints:
+        assert_equal(checkpoints.restore_newest(state), state)
+        checkpoints.save(state, Manifest(7, fake_config, CLASS_NAMES, None))
+    assert (tmp_path / "b/run_id").read_text() == (tmp_path / "a/run_id").read_text()
+    shutil.copytree(tmp_path / "b/checkpoints/7", tmp_path / "a/checkpoints/7")
+    assert_equal(Checkpoints(tmp_path / "a").restore(7, state), state)

@@ -1,12 +1,16 @@
 """A trained model from its workdir alone."""
 
+import shutil
+
 import numpy as np
 import pytest
 
 from mnist_jax import restoring
+from mnist_jax.runtime import manifest as manifest_lib
 from mnist_jax.runtime.errors import UserError
 from mnist_jax.train_loop import train_and_evaluate
 from tests.conftest import create_fake_config
+from tests.workdirs import contents, edit_manifest
 
 
 @pytest.fixture(scope="module")
@@ -48,3 +52,56 @@ def test_a_step_that_does_not_exist_is_refused(workdir, step):
 def test_a_folder_without_checkpoints_is_refused(tmp_path):
     with pytest.raises(UserError, match="contains no checkpoints"):
         restoring.restore(tmp_path)
+
+
+def test_a_checkpoint_that_training_deletes_meanwhile_is_not_damaged(
+    workdir, tmp_path, monkeypatch
+):
+    """It is renamed after the steps were listed, or while its files are read."""
+    for function in (manifest_lib.read, manifest_lib.verify_files):
+        for step in ("latest", "best"):
+            run = shutil.copytree(workdir, tmp_path / f"{function.__name__}-{step}")
+            edit_manifest(
+                run / "checkpoints/40/default",
+                lambda content: content.update(validation_accuracy=1.0),
+            )
+
+            def delete_first(folder, *args, run=run, function=function):
+                if folder.parent.name == "40" and folder.exists():
+                    shutil.rmtree(run / "checkpoints/40")
+                return function(folder, *args)
+
+            monkeypatch.setattr(manifest_lib, function.__name__, delete_first)
+            assert restoring.restore(run, step).step == 20
+            monkeypatch.undo()
+
+
+def test_a_step_that_training_deletes_meanwhile_is_no_longer_there(
+    workdir, tmp_path, monkeypatch
+):
+    run = shutil.copytree(workdir, tmp_path / "run")
+    read = manifest_lib.read
+
+    def delete_first(folder):
+        shutil.rmtree(run / "checkpoints/20", ignore_errors=True)
+        return read(folder)
+
+    monkeypatch.setattr(manifest_lib, "read", delete_first)
+    with pytest.raises(
+        UserError, match=r"no checkpoint '20'; choose latest, best or one of 40$"
+    ):
+        restoring.restore(run, "20")
+
+
+def test_a_checkpoint_of_another_run_is_refused(workdir, tmp_path):
+    train_and_evaluate(create_fake_config(), tmp_path / "other")
+    shutil.copytree(workdir / "checkpoints/40", tmp_path / "other/checkpoints/60")
+    edit_manifest(
+        tmp_path / "other/checkpoints/60/default", lambda content: content.update(step=60)
+    )
+    before = contents(tmp_path)
+    for step in ("latest", "best", "60"):
+        with pytest.raises(UserError, match="step 60 is not of this run"):
+            restoring.restore(tmp_path / "other", step)
+    assert restoring.restore(tmp_path / "other", "40").step == 40
+    assert contents(tmp_path) == before

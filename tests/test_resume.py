@@ -1,16 +1,18 @@
 """A resumed run has the bits of the uninterrupted one."""
 
 import functools
+import shutil
 import signal
 
 import jax
 import numpy as np
 import pytest
 
+from mnist_jax import restoring
 from mnist_jax.runtime.errors import UserError
 from mnist_jax.runtime.signals import PreemptedError
 from mnist_jax.train_loop import train_and_evaluate
-from tests.workdirs import curves, journal
+from tests.workdirs import contents, curves, edit_manifest, journal
 
 
 def without_speed(lines: list[dict]) -> list[dict]:
@@ -93,3 +95,45 @@ def test_resuming_with_another_config_is_refused(fake_config, tmp_path):
     assert "config.seed: 1 here, 0 there" in str(error.value)
     assert "config.hidden_sizes: (8,) here, (16,) there" in str(error.value)
     assert "log_every_steps" not in str(error.value)
+
+
+def test_a_run_of_an_earlier_version_is_resumed(fake_config, tmp_path):
+    """Its manifests lack what this version added, and its config lacks a field."""
+
+    def age(content):
+        del content["run_id"], content["journal_sha256"], content["config"]["grad_clip_norm"]
+
+    train_and_evaluate(fake_config, tmp_path / "resumed")
+    for step in (20, 40):
+        edit_manifest(tmp_path / f"resumed/checkpoints/{step}/default", age)
+    (tmp_path / "resumed/run_id").unlink()
+    assert restoring.restore(tmp_path / "resumed").config.grad_clip_norm == 0.0
+    fake_config.num_train_steps = 60
+    state = train_and_evaluate(fake_config, tmp_path / "resumed")
+    expected = train_and_evaluate(fake_config, tmp_path / "whole")
+    assert_same_run(state, tmp_path / "resumed", expected, tmp_path / "whole")
+
+
+def test_a_checkpoint_that_does_not_belong_here_is_refused(fake_config, tmp_path):
+    """Also if it is not the newest; and nothing is moved, cut or written."""
+    train_and_evaluate(fake_config, tmp_path / "run")
+    fake_config.num_train_steps = 20
+    train_and_evaluate(fake_config, tmp_path / "other")
+    own, aside = tmp_path / "run/checkpoints/20", tmp_path / "aside"
+    own.rename(aside)
+    for source, edit, message in (
+        (tmp_path / "other/checkpoints/20", lambda content: None, "is not of this run"),
+        (aside, lambda content: content["config"].update(dropout=0.5), "config.dropout: there"),
+        (aside, lambda content: content.update(shards=4), "shards"),
+    ):
+        edit_manifest(shutil.copytree(source, own) / "default", edit)
+        before = contents(tmp_path)
+        for num_train_steps in (40, 60):
+            fake_config.num_train_steps = num_train_steps
+            with pytest.raises(UserError, match=rf"checkpoint of step 20 .*{message}") as error:
+                train_and_evaluate(fake_config, tmp_path / "run")
+            assert "\n" not in str(error.value)
+        with pytest.raises(UserError, match=message):
+            restoring.restore(tmp_path / "run", "20")
+        assert contents(tmp_path) == before
+        shutil.rmtree(own)

@@ -1,6 +1,8 @@
 """Reads back what a run wrote; makes a workdir without running one."""
 
+import hashlib
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +40,15 @@ def contents(folder: Path) -> dict[str, bytes | None]:
         str(path.relative_to(folder)): path.read_bytes() if path.is_file() else None
         for path in sorted(folder.rglob("*"))
     }
+
+
+def edit_manifest(folder: Path, edit: Callable[[dict[str, Any]], object]) -> None:
+    """Changes a manifest's content, with a matching digest: as another version wrote it."""
+    content = json.loads((folder / "manifest.json").read_text())["content"]
+    edit(content)
+    canonical = json.dumps(content, sort_keys=True, separators=(",", ":"))
+    sealed = {"content": content, "sha256": hashlib.sha256(canonical.encode()).hexdigest()}
+    (folder / "manifest.json").write_text(json.dumps(sealed))
 
 
 def save_trained_checkpoint(folder: Path) -> None:

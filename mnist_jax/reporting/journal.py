@@ -1,5 +1,6 @@
 """`metrics.jsonl`: one JSON line per report, with every number of a run."""
 
+import hashlib
 import json
 import os
 from collections.abc import Mapping
@@ -12,15 +13,19 @@ from mnist_jax.runtime.errors import UserError, writing_to
 class Journal:
     """The journal of a run; `lines` are all so far: `step`, `dataset`, and numbers by tag."""
 
-    def __init__(self, workdir: Path, first_step: int):
+    def __init__(self, workdir: Path, first_step: int, sha256: str | None = None):
         """Opens the journal, and removes the lines after `first_step`.
 
+        `sha256` is what `flush` returned at that step, if it is known.
+
         Raises:
-          UserError: A line is damaged.
+          UserError: The file is not what the run wrote; nothing was removed.
           WriteError: The file can't be written; also from every other method.
         """
         self._path = workdir / "metrics.jsonl"
-        self.lines, size = _read(self._path, first_step)
+        self.lines, size, self._digest = _read(self._path, first_step)
+        if sha256 not in (None, self._digest.hexdigest()):
+            raise _error(self._path, f"lines up to step {first_step} are missing or changed")
         with writing_to(self._path):
             self._file = self._path.open("a")
             os.truncate(self._path, size)
@@ -29,13 +34,17 @@ class Journal:
         """Appends a line."""
         line = {"step": step, "dataset": dataset, **scalars}
         self.lines.append(line)
+        text = json.dumps(line) + "\n"
+        self._digest.update(text.encode())
         with writing_to(self._path):
-            self._file.write(json.dumps(line) + "\n")
+            self._file.write(text)
 
-    def flush(self) -> None:
-        """Passes all lines to the operating system."""
+    def flush(self) -> str:
+        """Writes all lines to the disk, and returns their SHA-256."""
         with writing_to(self._path):
             self._file.flush()
+            os.fsync(self._file.fileno())  # After a power failure they are needed to resume.
+        return self._digest.hexdigest()
 
     def close(self) -> None:
         """Flushes and closes the file."""
@@ -47,28 +56,36 @@ def read_journal(workdir: Path, last_step: int) -> list[dict[str, Any]]:
     """Returns the lines up to `last_step`; none if there is no journal.
 
     Raises:
-      UserError: A line is damaged.
+      UserError: The file is not what the run wrote.
     """
     return _read(workdir / "metrics.jsonl", last_step)[0]
 
 
-def _read(path: Path, last_step: int) -> tuple[list[dict[str, Any]], int]:
-    """Returns the complete lines up to `last_step`, and their size in bytes."""
+def _read(path: Path, last_step: int) -> tuple[list[dict[str, Any]], int, "hashlib._Hash"]:
+    """Returns the complete lines up to `last_step`, their size in bytes and their digest."""
     lines: list[dict[str, Any]] = []
-    size = 0
+    size, digest = 0, hashlib.sha256()
     if not path.exists():
-        return lines, size
+        return lines, size, digest
     with writing_to(path), path.open("rb") as file:
+        last = 0
         for number, text in enumerate(file, start=1):
             if not text.endswith(b"\n"):  # A killed process was writing it.
                 break
             try:
                 line = json.loads(text)
-                if line["step"] > last_step:
-                    break
-            except (ValueError, KeyError, TypeError, RecursionError) as error:
-                message = f"{path}: line {number} is damaged; delete it, or move the file away"
-                raise UserError(message) from error
-            size += len(text)
-            lines.append(line)
-    return lines, size
+                previous, last = last, line["step"]
+                problem = "has an earlier step than the line before" if last < previous else ""
+            except (ValueError, KeyError, TypeError, RecursionError):
+                problem = "is damaged"
+            if problem:
+                raise _error(path, f"line {number} {problem}")
+            if last <= last_step:
+                size += len(text)
+                digest.update(text)
+                lines.append(line)
+    return lines, size, digest
+
+
+def _error(path: Path, problem: str) -> UserError:
+    return UserError(f"{path}: {problem}; restore the file, or choose another --workdir")

@@ -92,7 +92,7 @@ class Reporter:
         """Opens the files, and removes what an earlier attempt reported after `state.step`.
 
         Raises:
-          UserError: The journal is damaged.
+          UserError: The journal is not what the run wrote up to the checkpoint.
           WriteError: A file can't be written; also from every other method.
         """
         config, first_step = run.config, int(state.step)
@@ -113,8 +113,8 @@ class Reporter:
         )
         profile_steps = config.profile_steps if self._is_first else ()
         self.profiler = Profiler(run.workdir, profile_steps, self.print)
+        job.broadcast_from_first(lambda: self._open_journal(first_step))
         if self._is_first:
-            self._journal = Journal(run.workdir, first_step)
             with writing_to(run.workdir):
                 event_files.truncate(run.workdir, first_step)
             self._events = EventWriter(run.workdir)
@@ -132,6 +132,10 @@ class Reporter:
         )
         if self._is_first and config.figures:
             self._figures = FigureWorker(run.workdir)
+
+    def _open_journal(self, first_step: int) -> None:
+        saved = self._run.checkpoints.manifest(first_step) if first_step else None
+        self._journal = Journal(self._run.workdir, first_step, saved and saved.journal_sha256)
 
     def _describe(self, state: TrainState) -> None:
         """Writes what the HParams, Text and Graphs tabs show of the run."""
@@ -251,11 +255,12 @@ class Reporter:
         """Excludes the time since the last report from the next report's speed."""
         self._clock_step, self._clock = step, time.perf_counter()
 
-    def flush(self) -> None:
-        """Passes all reports to the operating system; before a save, so that none is lost."""
-        if self._is_first:
-            self._journal.flush()
-            self._events.flush()
+    def flush(self) -> str | None:
+        """Writes all reports, so that a save loses none; returns the journal's SHA-256."""
+        if not self._is_first:
+            return None
+        self._events.flush()
+        return self._journal.flush()
 
     def print(self, text: str) -> None:
         """Prints on stdout without breaking the progress bar."""

@@ -6,7 +6,6 @@ for `tf.summary` is in `sys.modules`, unless TensorFlow is loaded already.
 """
 
 import contextlib
-import itertools
 import os
 import socket
 import struct
@@ -67,7 +66,6 @@ def create_summary_writer(logdir: str) -> Any:
     return SummaryWriter(logdir)
 
 
-_file_numbers = itertools.count()
 _active_files: list["EventFile"] = []
 
 
@@ -93,8 +91,9 @@ class EventFile:
 
         if self._file is None:
             self._logdir.mkdir(parents=True, exist_ok=True)
-            unique = f"{socket.gethostname()}.{os.getpid()}.{next(_file_numbers)}"
-            name = f"events.out.tfevents.{self._prefix}{int(time.time())}.{unique}.v2"
+            # TensorBoard reads the files in the order of their names: that of their creation.
+            creator = f"{time.time():.6f}.{socket.gethostname()}.{os.getpid()}"
+            name = f"events.out.tfevents.{self._prefix}{creator}.v2"
             self._file = (self._logdir / name).open("xb")
             self.write(file_version="brain.Event:2")
         event_bytes = Event(wall_time=time.time(), **event).SerializeToString()

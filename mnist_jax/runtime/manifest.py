@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 from ml_collections import ConfigDict
 
 from mnist_jax.runtime import config as config_lib
+from mnist_jax.runtime.errors import UserError, first_line
 
 _NAME = "manifest.json"
 _EXCLUDED = (_NAME, "commit_success.txt")  # orbax writes the latter after the manifest.
@@ -30,6 +31,8 @@ class Manifest(NamedTuple):
       data_digest: SHA-256 of that dataset's examples; "": unknown.
       environment: What it was made with; see `environment`.
       digests: SHA-256 of every file by its path inside the folder; set by `write`.
+      run_id: That of `run_folder.read_id`; None if it was saved without one.
+      journal_sha256: Of the journal at this step; None if it was saved without one.
     """
 
     step: int
@@ -40,6 +43,8 @@ class Manifest(NamedTuple):
     data_digest: str = ""
     environment: Mapping[str, str] = MappingProxyType({})
     digests: Mapping[str, str] = MappingProxyType({})
+    run_id: str | None = None
+    journal_sha256: str | None = None
 
 
 def write(folder: Path, manifest: Manifest) -> None:
@@ -57,7 +62,7 @@ def read(folder: Path) -> Manifest:
     """Reads a manifest; `verify_files` checks the other files.
 
     Raises:
-      UserError: The manifest is intact, but this code can't use its config.
+      UserError: The manifest is intact, but this code can't use it.
       Exception: Of any type: the manifest is damaged.
     """
     for path in (folder.parent, *folder.parent.rglob("*")):
@@ -70,7 +75,10 @@ def read(folder: Path) -> Manifest:
         raise ValueError(f"{_NAME} is not what was written")
     if "num_classes" in content:  # Version 0.1 did not name the classes.
         content["class_names"] = [str(i) for i in range(content.pop("num_classes"))]
-    return Manifest(**content | {"config": config_lib.from_json(content["config"])})
+    try:
+        return Manifest(**content | {"config": config_lib.from_json(content["config"])})
+    except (KeyError, TypeError) as error:  # Of another version: other fields.
+        raise UserError(f"{_NAME}: {first_line(error)}") from error
 
 
 def verify_files(folder: Path, manifest: Manifest) -> None:

@@ -1,4 +1,4 @@
-"""The folders that a user names; a run's folder: its path, its creation, and its lock."""
+"""The folders that a user names; a run's folder: its path, creation, lock and id."""
 
 import contextlib
 import fcntl
@@ -7,6 +7,7 @@ import os
 import socket
 import stat
 import time
+import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -77,6 +78,22 @@ def claim(workdir: Path) -> Iterator[None]:
             lock.truncate(0)
             lock.write(f"process {os.getpid()} on {socket.gethostname()}\n".encode())
         yield
+
+
+def read_id(workdir: Path) -> str:
+    """Returns the id of the run in the folder, or '' if it has none yet."""
+    path = workdir / "run_id"
+    return path.read_text(errors="replace").strip() if path.is_file() else ""
+
+
+def write_id(workdir: Path, run_id: str | None) -> str:
+    """Writes the run's id, by default a new random one, and returns it."""
+    run_id = run_id or uuid.uuid4().hex
+    aside = workdir / f".run_id.{uuid.uuid4().hex}"
+    with aside.open("x") as file:  # Follows no link.
+        file.write(run_id + "\n")
+    aside.replace(workdir / "run_id")
+    return run_id
 
 
 def create_new(parent: Path) -> Path:

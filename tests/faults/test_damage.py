@@ -11,6 +11,7 @@ from mnist_jax import restoring
 from mnist_jax.runtime.errors import DamagedCheckpointError, UserError
 from mnist_jax.train_loop import train_and_evaluate
 from tests.faults import damage, processes
+from tests.workdirs import contents
 
 
 def test_no_fault_goes_unnoticed(tmp_path, capfd):
@@ -147,9 +148,39 @@ def test_a_damaged_journal_is_an_error_that_names_the_line(run: Path):
     lines = path.read_text().splitlines(keepends=True)
     path.write_text("".join([lines[0], lines[1].replace('"', "'"), *lines[2:]]))
     before = path.read_bytes()
-    with pytest.raises(UserError, match=r"metrics\.jsonl: line 2 is damaged; delete it"):
+    with pytest.raises(UserError, match=r"metrics\.jsonl: line 2 is damaged; restore the file"):
         train_and_evaluate(config(), run)
     assert path.read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    "harm",
+    [
+        lambda lines: None,
+        lambda lines: [],
+        lambda lines: lines[:-1],
+        lambda lines: [*lines[:-1], lines[-1][:-5]],
+        lambda lines: [lines[0].replace("0.0", "0.1", 1), *lines[1:]],
+        lambda lines: [lines[0], lines[2], *lines[1:]],
+        lambda lines: [lines[0].replace('"step": 10', '"step": 90'), *lines[1:]],
+    ],
+    ids=["deleted", "emptied", "shorter", "cut", "a digit", "a line more", "a later step"],
+)
+def test_a_journal_that_is_not_what_the_run_wrote_is_refused_and_not_cut(harm, run: Path):
+    path = run / "metrics.jsonl"
+    harmed = harm(path.read_text().splitlines(keepends=True))
+    path.unlink()
+    if harmed is not None:
+        path.write_text("".join(harmed))
+    before = contents(run)
+    longer = config()
+    longer.num_train_steps = 60
+    for settings in (config(), longer):
+        with pytest.raises(UserError, match=r"metrics\.jsonl: l.*; restore the file") as error:
+            train_and_evaluate(settings, run)
+        assert "\n" not in str(error.value)
+    assert contents(run) == before
+    restoring.restore(run)
 
 
 @pytest.mark.parametrize("share", [0.02, 0.3, 0.7, 0.99])

@@ -47,3 +47,31 @@ def test_a_damaged_line_is_named_and_nothing_is_cut(tmp_path, text):
     with pytest.raises(UserError, match=r"metrics\.jsonl: line 2 is damaged"):
         Journal(tmp_path, first_step=20)
     assert path.read_text(encoding="latin-1") == content
+
+
+def test_an_earlier_step_after_a_later_one_is_named_and_nothing_is_cut(tmp_path):
+    write(tmp_path, [10, 30, 20])
+    before = (tmp_path / "metrics.jsonl").read_bytes()
+    for first_step in (0, 20, 30):
+        with pytest.raises(UserError, match=r"metrics\.jsonl: line 3 has an earlier step"):
+            Journal(tmp_path, first_step)
+    assert (tmp_path / "metrics.jsonl").read_bytes() == before
+
+
+def test_the_lines_that_a_checkpoint_needs_are_known_by_their_digest(tmp_path):
+    journal = Journal(tmp_path, first_step=0)
+    journal.write(10, "fake", {"train/loss": 1.5})
+    sha256 = journal.flush()
+    journal.write(20, "fake", {"train/loss": 1.0})
+    journal.close()
+    path = tmp_path / "metrics.jsonl"
+    good = path.read_text()
+    for text in ("", good[:20], good.replace("1.5", "1.6"), good.splitlines()[1] + "\n"):
+        path.write_text(text)
+        with pytest.raises(UserError, match=r"lines up to step 10 are missing or changed"):
+            Journal(tmp_path, 10, sha256)
+        assert path.read_text() == text
+    path.write_text(good)
+    resumed = Journal(tmp_path, 10, sha256)
+    assert resumed.flush() == sha256
+    resumed.close()

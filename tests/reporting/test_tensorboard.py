@@ -10,7 +10,7 @@ import pytest
 from tensorboard.backend.event_processing.event_file_loader import EventFileLoader
 from tensorboard.util.tensor_util import make_ndarray
 
-from mnist_jax.reporting.tensorboard import EventWriter, create_summary_writer
+from mnist_jax.reporting.tensorboard import EventFile, EventWriter, create_summary_writer
 from mnist_jax.runtime.errors import WriteError
 from tests.conftest import ROOT
 from tests.faults import processes
@@ -98,3 +98,14 @@ def test_an_error_of_the_thread_is_raised_by_a_later_call(tmp_path):
     with pytest.raises(WriteError, match=re.escape(f"{tmp_path}: can't be written to")):
         writer.flush()
     writer.close()
+
+
+def test_the_files_of_a_second_sort_in_the_order_of_their_creation(tmp_path):
+    """TensorBoard reads them in the order of their names."""
+    created = []
+    for step in range(100):
+        file = EventFile(str(tmp_path))
+        file.write(step=step)
+        file.close()
+        created += sorted(set(tmp_path.iterdir()) - set(created))
+    assert created == sorted(created)

@@ -7,6 +7,7 @@ from mnist_jax.configs import default
 from mnist_jax.runtime import manifest as manifest_lib
 from mnist_jax.runtime.errors import UserError
 from mnist_jax.runtime.manifest import Manifest
+from tests.workdirs import edit_manifest
 
 CLASS_NAMES = list("0123456789")
 
@@ -85,3 +86,22 @@ def test_links_and_pipes_are_refused(folder, tmp_path):
             manifest_lib.read(folder)
         (folder / "more").unlink()
     assert json.loads((folder / "manifest.json").read_text())["content"]["step"] == 20
+
+
+def test_a_field_that_an_earlier_version_did_not_save_has_its_default(folder):
+    def age(content):
+        del content["run_id"], content["journal_sha256"], content["config"]["grad_clip_norm"]
+
+    edit_manifest(folder, age)
+    manifest = manifest_lib.read(folder)
+    assert (manifest.run_id, manifest.journal_sha256) == (None, None)
+    assert manifest.config.to_dict() == default.get_config().to_dict()
+
+
+def test_a_manifest_of_another_version_is_not_damaged(folder):
+    edit_manifest(folder, lambda content: content.update(shards=4))
+    with pytest.raises(UserError, match=r"manifest\.json: .*shards"):
+        manifest_lib.read(folder)
+    edit_manifest(folder, lambda content: [content.pop("shards"), content.pop("class_names")])
+    with pytest.raises(UserError, match=r"manifest\.json: .*class_names"):
+        manifest_lib.read(folder)
