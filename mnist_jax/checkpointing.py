@@ -6,7 +6,6 @@ nothing is read before its digest has been verified. Nothing is unpickled.
 """
 
 import contextlib
-import dataclasses
 import functools
 import re
 import shutil
@@ -20,7 +19,7 @@ import orbax.checkpoint as ocp
 
 from mnist_jax.parallel import job, sharding
 from mnist_jax.runtime import manifest as manifest_lib
-from mnist_jax.runtime import run_folder, terminal
+from mnist_jax.runtime import run_folder, saved_arrays, terminal
 from mnist_jax.runtime.errors import (
     DamagedCheckpointError,
     TrainingDivergedError,
@@ -117,16 +116,15 @@ class Checkpoints:
           WriteError: This save or the previous one failed.
         """
         saved = jax.device_get(state)
-        for path, leaf in jax.tree_util.tree_leaves_with_path(saved):
+        for name, leaf in saved_arrays.leaves_by_name(saved).items():
             if not np.isfinite(leaf).all():
-                name = _name(path)
                 raise TrainingDivergedError(name, "not finite", manifest.step, self.steps())
         with self._writing():
             if self._manager is None:
                 self._manager = ocp.CheckpointManager(self._folder, options=_OPTIONS)
             self._delete_superseded()
             manifest = manifest._replace(run_id=self._run_id)
-            args = _SaveArgs(state, saved=saved, manifest=manifest)
+            args = saved_arrays.SaveArgs(state, saved=saved, manifest=manifest)
             self._manager.save(manifest.step, args=args, force=True)
 
     def restore(self, step: int, target: Any) -> Any:
@@ -143,7 +141,7 @@ class Checkpoints:
         self.manifest(step, verify_files=True)
         folder = self._folder / str(step) / _ITEM
         try:
-            restored = _read(ocp.PyTreeCheckpointHandler(), folder, target)
+            restored = saved_arrays.read(folder, target, is_part=isinstance(target, dict))
         except Exception as error:  # orbax raises errors of any type.
             raise self._incompatible(step, error) from error
         return sharding.put_replicated(restored)
@@ -214,55 +212,3 @@ def best_step(manifests: Iterable[Manifest]) -> int | None:
         if manifest.validation_accuracy is not None
     ]
     return max(rated)[1] if rated else None
-
-
-class _ManifestHandler(ocp.PyTreeCheckpointHandler):
-    """Reads back what was saved and adds the manifest, before orbax commits the folder."""
-
-    async def async_save(self, directory: Any, *, args: "_SaveArgs") -> Any:
-        self._saved, self._manifest = args.saved, args.manifest
-        return await super().async_save(directory, args=args)
-
-    def finalize(self, directory: Any) -> None:
-        super().finalize(directory)
-        restored = _read(self, Path(directory), self._saved)
-        jax.tree.map(np.testing.assert_array_equal, restored, self._saved)
-        manifest_lib.write(Path(directory), self._manifest)
-
-
-@ocp.args.register_with_handler(_ManifestHandler, for_save=True, for_restore=True)
-@dataclasses.dataclass(kw_only=True)
-class _SaveArgs(ocp.args.PyTreeSave):
-    saved: Any  # The item on the host.
-    manifest: Manifest
-
-
-def _read(handler: ocp.PyTreeCheckpointHandler, folder: Path, target: Any) -> Any:
-    """Returns `target` with the saved leaves as NumPy arrays, for any number of devices.
-
-    Raises:
-      Exception: Of any type: a leaf is missing, or has another shape or dtype.
-    """
-    restore_args = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), target)
-    args = ocp.args.PyTreeRestore(target, restore_args=restore_args, partial_restore=True)
-    restored = handler.restore(folder, args=args)
-
-    def check(path: Any, wanted: Any, found: Any) -> None:
-        # Where a leaf is missing, orbax returns the target's own.
-        if not isinstance(found, np.ndarray):
-            raise ValueError(f"{_name(path)} is missing")
-        kinds = [f"{x.dtype}{list(x.shape)}" for x in (found, wanted)]
-        if kinds[0] != kinds[1]:
-            raise ValueError(f"{_name(path)} is {kinds[0]}, here {kinds[1]}")
-
-    jax.tree.map_with_path(check, target, restored)
-    if isinstance(target, TrainState):  # Not a part of one: nothing may be left out.
-        leaves = jax.tree_util.tree_leaves_with_path
-        names = {_name(path) for path, _ in leaves(target)}
-        if other := names ^ {_name(path) for path, _ in leaves(handler.metadata(folder).tree)}:
-            raise ValueError(f"{min(other)} is only in one of checkpoint and state")
-    return restored
-
-
-def _name(path: Any) -> str:
-    return jax.tree_util.keystr(path, simple=True, separator="/")

@@ -1,0 +1,69 @@
+"""Exports a trained model to one file that other programs run without this package.
+
+    python -m mnist_jax.export --workdir DIR [--step latest|best|N] --output FILE
+
+The exported function computes logits, float32[batch, classes], from images, uint8[batch, ...];
+the batch may have any size. A FILE that ends with .onnx is ONNX, and needs the package jax2onnx.
+Any other FILE is StableHLO: `jax.export.deserialize(content).call(images)` runs it with jax alone,
+on CPU, GPU or TPU.
+
+Examples:
+    python -m mnist_jax.export --workdir runs/mine --output digits.stablehlo
+    python -m mnist_jax.export --workdir runs/mine --step best --output digits.onnx
+"""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from absl import flags
+
+from mnist_jax.runtime import command, run_folder
+from mnist_jax.runtime.errors import UserError
+
+_WORKDIR = flags.DEFINE_string("workdir", "", "The run's folder.")
+_STEP = flags.DEFINE_string("step", "latest", "latest, best (by validation), or a number.")
+_OUTPUT = flags.DEFINE_string("output", "", "The file to write.")
+
+
+def main() -> None:
+    """Writes the file."""
+    import jax
+    import numpy as np
+
+    from mnist_jax import restoring
+
+    if not _OUTPUT.value:
+        raise UserError("output: missing; give --output FILE")
+    output = (
+        run_folder.resolve("output", str(Path(_OUTPUT.value).parent)) / Path(_OUTPUT.value).name
+    )
+    trained = restoring.restore(_WORKDIR.value, _STEP.value)
+
+    def compute_logits(images: jax.Array) -> jax.Array:
+        return trained.model.apply(trained.variables, images, train=False)
+
+    (batch,) = jax.export.symbolic_shape("batch")
+    images = jax.ShapeDtypeStruct((batch, *trained.image_shape), np.uint8)
+    convert = _to_onnx if output.suffix == ".onnx" else _to_stablehlo
+    content = convert(compute_logits, images)
+    print(f"Step {trained.step} of {trained.workdir}: {output}, {len(content):,} bytes")
+
+
+def _to_stablehlo(function: Callable[..., Any], images: Any) -> bytes:
+    import jax
+
+    exported = jax.export.export(jax.jit(function), platforms=("cpu", "cuda", "rocm", "tpu"))
+    return bytes(exported(images).serialize())
+
+
+def _to_onnx(function: Callable[..., Any], images: Any) -> bytes:
+    try:
+        from jax2onnx import to_onnx
+    except ImportError as error:
+        raise UserError("output: .onnx needs jax2onnx; see README.md") from error
+    return to_onnx(function, inputs=[images], model_name="mnist_jax").SerializeToString()
+
+
+if __name__ == "__main__":
+    command.run(main)
