@@ -9,6 +9,7 @@ A model is a Flax module that computes logits from images:
 `dropout`, a function of the step, and may change its other collections, such as `batch_stats`.
 """
 
+import functools
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -26,13 +27,18 @@ def create_model(config: ConfigDict, num_classes: int) -> nn.Module:
     """Returns the network that the config names; raises UserError if there is none."""
     dtype = jnp.dtype(config.dtype)
     if config.model == "mlp":
-        return MLP(tuple(config.hidden_sizes), num_classes, dtype)
+        return _create(MLP, tuple(config.hidden_sizes), num_classes, dtype)
     if config.model == "cnn":
-        return CNN(num_classes, dtype)
+        return _create(CNN, num_classes, dtype)
     raise UserError(
         f"config.model: {config.model!r} is not in models.py; choose mlp or cnn, or give "
         "train_and_evaluate and restore your own `model`"
     )
+
+
+@functools.lru_cache  # jit would compile the `apply` of every object again.
+def _create(module: type[nn.Module], *fields: Any) -> nn.Module:
+    return module(*fields)
 
 
 def truncated_normal_by_fan_in(

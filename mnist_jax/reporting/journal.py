@@ -1,12 +1,12 @@
 """`metrics.jsonl`: one JSON line per report, with every number of a run."""
 
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from mnist_jax.runtime.errors import UserError, writing_to
+from mnist_jax.runtime.files import open_regular
 
 
 class Journal:
@@ -22,8 +22,8 @@ class Journal:
         self._path = workdir / "metrics.jsonl"
         self.lines, size = _read(self._path, first_step)
         with writing_to(self._path):
-            self._file = self._path.open("a")
-            os.truncate(self._path, size)
+            self._file = open_regular(self._path, "a")
+            self._file.truncate(size)
 
     def write(self, step: int, dataset: str, scalars: Mapping[str, float]) -> None:
         """Appends a line."""
@@ -58,7 +58,7 @@ def _read(path: Path, last_step: int) -> tuple[list[dict[str, Any]], int]:
     size = 0
     if not path.exists():
         return lines, size
-    with writing_to(path), path.open("rb") as file:
+    with writing_to(path), open_regular(path) as file:
         for number, text in enumerate(file, start=1):
             if not text.endswith(b"\n"):  # A killed process was writing it.
                 break

@@ -2,6 +2,7 @@
 
 import contextlib
 import fcntl
+import glob
 import itertools
 import os
 import socket
@@ -11,6 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from mnist_jax.runtime.errors import UserError, writing_to
+from mnist_jax.runtime.files import open_regular
 
 # Orbax and TensorStore expand these in the paths of a checkpoint, and can't restore it.
 _UNSAFE_CHARACTERS = frozenset("*?[\\")
@@ -35,12 +37,17 @@ def resolve(name: str, folder: str | Path) -> Path:
                 raise ValueError("Not a directory")
     return path
 
+# What is written below the folder. A link could lead out of it, and a pipe would block.
+_FILES = [".lock", "metrics.jsonl", "events.out.tfevents.*"]
+_FOLDERS = ["checkpoints", "checkpoints/deleted", "damaged", "figures"]
+_FOLDERS += ["plugins", "plugins/profile", "plugins/profile/*"]
+
 
 def locate(workdir: str | Path) -> Path:
     """Returns the absolute path of a run's folder, which need not exist.
 
     Raises:
-      UserError: It can't be a run's folder, or contains a symbolic link, which could lead out.
+      UserError: It can't be a run's folder, or something in it is not of the kind it should be.
     """
     if not str(workdir):
         raise UserError("workdir: missing; give --workdir FOLDER")
@@ -48,9 +55,14 @@ def locate(workdir: str | Path) -> Path:
     with _refusing("workdir", workdir):
         for character in _UNSAFE_CHARACTERS.intersection(str(path)):
             raise ValueError(f"a checkpoint's path can't contain {character!r}")
-        for entry in path.iterdir() if path.exists() else ():
-            if entry.is_symlink():
-                raise ValueError(f"{entry} is a symbolic link; replace it by its target")
+        if path.exists():
+            next(path.iterdir(), None)  # Raises OSError if it is not a readable folder.
+        for pattern in _FILES + _FOLDERS:
+            is_right = stat.S_ISREG if pattern in _FILES else stat.S_ISDIR
+            for name in glob.iglob(pattern, root_dir=path):  # noqa: PTH207, finds broken links
+                with contextlib.suppress(FileNotFoundError):  # A run may just have removed it.
+                    if not is_right((path / name).lstat().st_mode):
+                        raise ValueError(f"{path / name} is a link or of the wrong kind")
     return path
 
 
@@ -66,7 +78,7 @@ def claim(workdir: Path) -> Iterator[None]:
     with contextlib.ExitStack() as stack:
         with _refusing("workdir", workdir):
             workdir.mkdir(parents=True, exist_ok=True)
-            lock = stack.enter_context((workdir / ".lock").open("ab+", buffering=0))
+            lock = stack.enter_context(open_regular(workdir / ".lock", "ab+", buffering=0))
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError as error:
@@ -102,4 +114,4 @@ def move_into(folder: Path, parent: Path) -> Path:
     """Moves a folder to `<parent>/<its name>-<number>`, a new name, and returns that."""
     parent.mkdir(exist_ok=True)
     destinations = (parent / f"{folder.name}-{number}" for number in itertools.count())
-    return folder.rename(next(path for path in destinations if not path.exists()))
+    return folder.rename(next(path for path in destinations if not os.path.lexists(path)))
