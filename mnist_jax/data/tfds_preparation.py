@@ -47,7 +47,7 @@ def load(name: str, data_dir: Path, manual_dir: Path) -> Dataset:
       UserError: The dataset does not exist or is unsuitable, or one of its files is damaged.
       DatasetUnavailableError: It is not prepared, and there are no archives and no network.
     """
-    for path in filter(is_pipe_or_device, (data_dir / name).rglob("*")):
+    for path in filter(is_pipe_or_device, (data_dir / name).glob("*/*")):
         raise UserError(f"{path}: a pipe or a device, not a file of a dataset; delete it")
     builder = _create_builder(name, data_dir)
     _check_features(name, builder)
