@@ -2,10 +2,10 @@
 
     python -m mnist_jax.export --workdir DIR [--step latest|best|N] --output FILE
 
-The exported function computes logits, float32[batch, classes], from images, uint8[batch, ...];
-the batch may have any size. A FILE that ends with .onnx is ONNX, and needs the package jax2onnx.
-Any other FILE is StableHLO: `jax.export.deserialize(content).call(images)` runs it with jax alone,
-on CPU, GPU or TPU.
+The exported function computes logits, float32[batch, classes], from images, uint8[batch, ...],
+for a batch of any size. A FILE that ends with .onnx is ONNX, and needs the package jax2onnx.
+Any other FILE is StableHLO, which jax alone runs on CPU, GPU or TPU:
+`jax.export.deserialize(bytearray(content)).call(images)`.
 
 Examples:
     python -m mnist_jax.export --workdir runs/mine --output digits.stablehlo
@@ -20,6 +20,7 @@ from absl import flags
 
 from mnist_jax.runtime import command, run_folder
 from mnist_jax.runtime.errors import UserError
+from mnist_jax.runtime.files import replacing
 
 _WORKDIR = flags.DEFINE_string("workdir", "", "The run's folder.")
 _STEP = flags.DEFINE_string("step", "latest", "latest, best (by validation), or a number.")
@@ -40,21 +41,26 @@ def main() -> None:
     )
     trained = restoring.restore(_WORKDIR.value, _STEP.value)
 
-    def compute_logits(images: jax.Array) -> jax.Array:
+    def compute_logits(images: jax.Array) -> Any:
         return trained.model.apply(trained.variables, images, train=False)
 
     (batch,) = jax.export.symbolic_shape("batch")
     images = jax.ShapeDtypeStruct((batch, *trained.image_shape), np.uint8)
     convert = _to_onnx if output.suffix == ".onnx" else _to_stablehlo
     content = convert(compute_logits, images)
+    try:
+        with replacing(output) as stream:
+            stream.write(content)
+    except OSError as error:
+        raise UserError(f"output: {output}: {error.strerror}; choose another file") from error
     print(f"Step {trained.step} of {trained.workdir}: {output}, {len(content):,} bytes")
 
 
 def _to_stablehlo(function: Callable[..., Any], images: Any) -> bytes:
     import jax
 
-    exported = jax.export.export(jax.jit(function), platforms=("cpu", "cuda", "rocm", "tpu"))
-    return bytes(exported(images).serialize())
+    export = jax.export.export(jax.jit(function), platforms=("cpu", "cuda", "rocm", "tpu"))
+    return bytes(export(images).serialize())
 
 
 def _to_onnx(function: Callable[..., Any], images: Any) -> bytes:

@@ -9,6 +9,7 @@ A model is a Flax module that computes logits from images:
 `dropout`, a function of the step, and may change its other collections, such as `batch_stats`.
 """
 
+import functools
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -26,13 +27,18 @@ def create_model(config: ConfigDict, num_classes: int) -> nn.Module:
     """Returns the network that the config names; raises UserError if there is none."""
     dtype = jnp.dtype(config.dtype)
     if config.model == "mlp":
-        return MLP(tuple(config.hidden_sizes), num_classes, dtype)
+        return _create(MLP, tuple(config.hidden_sizes), num_classes, dtype)
     if config.model == "cnn":
-        return CNN(num_classes, dtype)
+        return _create(CNN, num_classes, dtype)
     raise UserError(
         f"config.model: {config.model!r} is not in models.py; choose mlp or cnn, or give "
         "train_and_evaluate and restore your own `model`"
     )
+
+
+@functools.lru_cache  # jit would compile the `apply` of every object again.
+def _create(module: type[nn.Module], *fields: Any) -> nn.Module:
+    return module(*fields)
 
 
 def truncated_normal_by_fan_in(
@@ -112,7 +118,7 @@ class CNN(nn.Module):
         """Computes the logits; see the head of this file."""
         x = images.reshape(*images.shape[:3], -1).astype(self.dtype) / 255.0
         for features in (16, 32):
-            x = nn.Conv(features, (3, 3), use_bias=False, dtype=self.dtype)(x)
+            x = nn.Conv(features, (5, 5), use_bias=False, dtype=self.dtype)(x)
             x = nn.BatchNorm(use_running_average=not train, momentum=0.95, dtype=self.dtype)(x)
             x = nn.max_pool(nn.relu(x), (2, 2), strides=(2, 2))
         x = nn.relu(nn.Dense(128, dtype=self.dtype)(x.reshape(x.shape[0], -1)))

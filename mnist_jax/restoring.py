@@ -22,7 +22,7 @@ from mnist_jax.train_step import ApplyFn, Variables
 class TrainedModel(NamedTuple):
     """A model as of one checkpoint: `step` completed updates, variables on the device.
 
-    `class_names` and `data_digest` are those of the dataset that it was trained on.
+    `class_names`, `image_shape` and `data_digest` are those of the dataset of its training.
     """
 
     workdir: Path
@@ -31,6 +31,7 @@ class TrainedModel(NamedTuple):
     model: nn.Module
     variables: Variables
     class_names: Sequence[str]
+    image_shape: Sequence[int]
     data_digest: str
 
     def predict(self, images: np.ndarray) -> np.ndarray:
@@ -93,8 +94,16 @@ def restore(
             raise DamagedCheckpointError(f"{error}; {choices}") from error
         raise
     variables = {"params": restored["params"], **restored["collections"]}
-    names, digest = manifest.class_names, manifest.data_digest
-    return TrainedModel(workdir, number, manifest.config, model, variables, names, digest)
+    return TrainedModel(
+        workdir,
+        number,
+        manifest.config,
+        model,
+        variables,
+        manifest.class_names,
+        manifest.image_shape,
+        manifest.data_digest,
+    )
 
 
 def load_run_dataset(model: TrainedModel) -> Dataset:

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import optax
 from flax.training import train_state
-from ml_collections import ConfigDict
+from ml_collections import ConfigDict, FrozenConfigDict
 
 from mnist_jax.augmentation import Augmentation, create_augmentation
 from mnist_jax.optimizers import create_learning_rate_schedule, create_optimizer
@@ -57,29 +57,35 @@ def create_train_state(
     Raises:
       UserError: The config names something that does not exist.
     """
-    tx = create_optimizer(config)
-    schedule = create_learning_rate_schedule(config)
-    augment = create_augmentation(config.augmentation)
-
-    @jax.jit
-    def init(seed: jax.Array) -> TrainState:
-        step_key, init_key = jax.random.split(jax.random.key(seed))
-        collections = model.init(init_key, jnp.zeros((1, *image_shape), jnp.uint8))
-        state = TrainState.create(
-            apply_fn=model.apply,
-            params=collections.pop("params"),
-            tx=tx,
-            collections=collections,
-            rng=jax.random.key_data(step_key),
-            schedule=schedule,
-            augment=augment,
-        )
-        # A strongly typed counter: a weakly typed one would compile every function twice.
-        return state.replace(step=jnp.zeros((), jnp.int32))
-
-    state = init(jnp.uint32(config.seed))  # An argument: one compilation for all seeds.
+    # The seed is an argument: compiled once for all seeds.
+    fixed = FrozenConfigDict({**config, "seed": 0})
+    state = init(jnp.uint32(config.seed), fixed, model.init, model.apply, tuple(image_shape))
     # Raises where an array does not fit; reading one of the others would wait for ever.
     return jax.block_until_ready(state)
+
+
+@functools.partial(jax.jit, static_argnums=(1, 2, 3, 4))
+def init(
+    seed: jax.Array,
+    config: FrozenConfigDict,
+    init_fn: ApplyFn,
+    apply_fn: ApplyFn,
+    image_shape: tuple[int, ...],
+) -> TrainState:
+    """Creates the state; equal arguments get the same static fields, so nothing is compiled."""
+    step_key, init_key = jax.random.split(jax.random.key(seed))
+    collections = init_fn(init_key, jnp.zeros((1, *image_shape), jnp.uint8))
+    state = TrainState.create(
+        apply_fn=apply_fn,
+        params=collections.pop("params"),
+        tx=create_optimizer(config),
+        collections=collections,
+        rng=jax.random.key_data(step_key),
+        schedule=create_learning_rate_schedule(config),
+        augment=create_augmentation(config.augmentation),
+    )
+    # A strongly typed counter: a weakly typed one would compile every function twice.
+    return state.replace(step=jnp.zeros((), jnp.int32))
 
 
 def loss_fn(params: Variables, state: TrainState, batch: Batch) -> tuple[jax.Array, Variables]:

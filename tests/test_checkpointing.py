@@ -5,10 +5,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from mnist_jax import checkpointing
 from mnist_jax.checkpointing import Checkpoints, best_step
 from mnist_jax.data.builtin import make_fake
 from mnist_jax.input_pipeline import batch_indices
+from mnist_jax.runtime import saved_arrays
 from mnist_jax.runtime.errors import (
     DamagedCheckpointError,
     TrainingDivergedError,
@@ -126,7 +126,7 @@ def test_a_checkpoint_that_cannot_be_read_back_is_not_committed(
     with Checkpoints(tmp_path, keep=1) as checkpoints:
         checkpoints.save(state, Manifest(6, fake_config, CLASS_NAMES, None))
     with monkeypatch.context() as patch:
-        patch.setattr(checkpointing, "_read", raise_error)
+        patch.setattr(saved_arrays, "read", raise_error)
         checkpoints = Checkpoints(tmp_path, keep=1)
         checkpoints.save(state, Manifest(7, fake_config, CLASS_NAMES, None))
         with pytest.raises(WriteError, match="no longer the same"):
@@ -136,7 +136,7 @@ def test_a_checkpoint_that_cannot_be_read_back_is_not_committed(
         assert_equal(checkpoints.restore(6, state), state)
 
 
-def raise_error(*args):
+def raise_error(*args, **kwargs):
     raise ValueError("no longer the same")
 
 

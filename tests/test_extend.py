@@ -69,7 +69,7 @@ def run(code: Path, script: str, *arguments: str) -> str:
 @pytest.mark.parametrize("title", DIFFS)
 def test_a_diff_applies_trains_and_resumes(title: str, code: Path):
     subprocess.run(["git", "apply", "-"], input=DIFFS[title], cwd=code, text=True, check=True)
-    output = run(code, DRIVER, json.dumps(FIELDS.get(title, {}))).splitlines()[-1]
+    output = run(code, DRIVER, json.dumps(FIELDS.get(title, {}))).strip().splitlines()[-1]
     assert ("batch_stats" in output) == (title == "Batch norm")
     assert ('"test/top_3"' in output) == (title == "Another metric")
 

@@ -29,6 +29,15 @@ def test_the_loss_is_the_mean_cross_entropy_in_nats(fake_config):
     np.testing.assert_allclose(loss, expected, rtol=1e-6)
 
 
+def test_runs_that_differ_in_their_seed_share_what_is_compiled(fake_config):
+    first = create_state(fake_config)
+    fake_config.seed = 1
+    second = create_state(fake_config)
+    assert jax.tree.structure(first) == jax.tree.structure(second)  # With the static fields.
+    fake_config.learning_rate = 0.5
+    assert jax.tree.structure(create_state(fake_config)) != jax.tree.structure(first)
+
+
 def test_a_step_is_one_step_of_gradient_descent(fake_config):
     state = create_state(fake_config)
     (loss, _), grads = jax.value_and_grad(loss_fn, has_aux=True)(state.params, state, BATCH)

@@ -12,6 +12,7 @@ from PIL import Image, ImageOps
 
 from mnist_jax.data.datasets import Dataset, Split
 from mnist_jax.runtime.errors import UserError, first_line
+from mnist_jax.runtime.files import open_regular
 
 _MAX_CLASSES = 2**16
 _FOLDERS = {"train": "train", "val": "validation", "validation": "validation", "test": "test"}
@@ -62,7 +63,7 @@ def _read_npz(path: Path) -> _Content:
     """Reads `x_train`, `y_train`, and optionally `x_val`, `x_test`, ... and `class_names`."""
     if not zipfile.is_zipfile(path):  # NumPy would take it for a pickle.
         raise ValueError("not an .npz file")
-    with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
+    with open_regular(path) as file, np.load(file, allow_pickle=False) as arrays:
         splits = {
             split: Split(arrays[f"x_{key}"], arrays[f"y_{key}"])
             for split, key in (("train", "train"), ("validation", "val"), ("test", "test"))
@@ -86,7 +87,8 @@ def _read_idx_file(path: Path) -> np.ndarray:
     """Reads an array of bytes: http://yann.lecun.com/exdb/mnist describes the format."""
     path = path if path.is_file() else path.with_name(f"{path.name}.gz")
     with _naming(path):
-        content = path.read_bytes()
+        with open_regular(path) as file:
+            content = file.read()
         content = gzip.decompress(content) if path.suffix == ".gz" else content
         if content[:3] != b"\0\0\x08":
             raise ValueError("not an IDX file of bytes")
@@ -132,7 +134,7 @@ def _read_images(folder: Path, image_size: tuple[int, ...]) -> _Content:
 
 def _decode(path: Path, image_size: tuple[int, ...]) -> np.ndarray:
     """Returns `uint8[height, width]` of a grey image, else `uint8[height, width, 3]`."""
-    with _naming(path), Image.open(path, formats=_FORMATS) as image:
+    with _naming(path), open_regular(path) as file, Image.open(file, formats=_FORMATS) as image:
         if image.mode[0] in "IF":  # Pillow would clip them at 255.
             raise ValueError("has 16 or 32 bits for each channel; save it with 8")
         mode = "L" if image.mode in ("1", "L", "LA") else "RGB"

@@ -6,6 +6,7 @@ import difflib
 import fcntl
 import hashlib
 import os
+import shutil
 import sys
 import threading
 import urllib.parse
@@ -19,6 +20,7 @@ from tensorflow_datasets.core import DatasetBuilder
 from mnist_jax.data import own_files
 from mnist_jax.data.datasets import SPLITS, Dataset, Split
 from mnist_jax.runtime.errors import DatasetUnavailableError, UserError, first_line
+from mnist_jax.runtime.files import is_pipe_or_device, open_regular
 
 _NETWORK_TIMEOUT = 5.0  # Seconds; tensorflow-datasets itself retries for 200.
 # `Dataset.digest` of those whose archives are also distributed in another compression.
@@ -27,6 +29,8 @@ _DIGESTS = {
     "fashion_mnist": "ee7b32e9c7e33f644d9e05375fb7d42a64281498d9527bb2d2c63d6bad998a65",
 }
 _SUITABLE = "choose a classification dataset whose images have one size"
+# It would read from a cloud that is disabled, and leaves a folder in the system's temp folder.
+tfds.core.DatasetInfo.initialize_from_bucket = lambda self: None
 
 
 def load(name: str, data_dir: Path, manual_dir: Path) -> Dataset:
@@ -43,6 +47,8 @@ def load(name: str, data_dir: Path, manual_dir: Path) -> Dataset:
       UserError: The dataset does not exist or is unsuitable, or one of its files is damaged.
       DatasetUnavailableError: It is not prepared, and there are no archives and no network.
     """
+    for path in filter(is_pipe_or_device, (data_dir / name).glob("*/*")):
+        raise UserError(f"{path}: a pipe or a device, not a file of a dataset; delete it")
     builder = _create_builder(name, data_dir)
     _check_features(name, builder)
     if not _is_prepared(builder):
@@ -139,7 +145,7 @@ def _find_archives(
             )
         return tfds.download.DownloadConfig()
     for path, expected in checksums.items():
-        with path.open("rb") as file:
+        with open_regular(path) as file:
             actual = hashlib.file_digest(file, "sha256").hexdigest()
         if actual != expected:
             problem = f"not the file of {name}: its SHA-256 is {actual}, expected {expected}"
@@ -192,8 +198,10 @@ def _prepare(
         # place. Some network file systems have no locks; there it continues without.
         with contextlib.suppress(OSError):
             data_dir.mkdir(parents=True, exist_ok=True)
-            lock = stack.enter_context((data_dir / ".mnist_jax.lock").open("a"))
+            lock = stack.enter_context(open_regular(data_dir / ".mnist_jax.lock", "a"))
             fcntl.flock(lock, fcntl.LOCK_EX)
+            for path in Path(builder.data_dir).parent.glob("incomplete.*"):
+                shutil.rmtree(path)  # A killed process left it.
         stack.enter_context(contextlib.redirect_stdout(sys.stderr))  # stdout is for results.
         try:
             builder.download_and_prepare(download_config=download_config)

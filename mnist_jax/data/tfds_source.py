@@ -4,9 +4,7 @@ Only the first start prepares and decodes a dataset, which imports TensorFlow an
 half a minute. The cache is a file beside the prepared dataset.
 """
 
-import contextlib
 import os
-import secrets
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +13,7 @@ from ml_collections import ConfigDict
 from mnist_jax.data.datasets import SPLITS, Dataset, Split
 from mnist_jax.runtime import terminal
 from mnist_jax.runtime.errors import first_line
+from mnist_jax.runtime.files import open_regular, replacing
 from mnist_jax.runtime.run_folder import resolve
 
 # To be increased when the decoding or the file changes: files of other versions are not read.
@@ -64,8 +63,7 @@ def load(name: str, config: ConfigDict) -> Dataset:
 
 def _read_cache(path: Path, name: str) -> Dataset:
     """Reads a file of `_write_cache`; NumPy checks the CRC-32 of each array."""
-    # `np.load` leaves a file open that it opened itself and finds damaged.
-    with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
+    with open_regular(path) as file, np.load(file, allow_pickle=False) as arrays:
         sizes = dict(zip(SPLITS, arrays["sizes"].tolist(), strict=True))
         examples = Split(arrays["image"], arrays["label"])
         class_names = tuple(arrays["class_names"].tolist())
@@ -73,12 +71,10 @@ def _read_cache(path: Path, name: str) -> Dataset:
 
 
 def _write_cache(path: Path, dataset: Dataset) -> None:
-    """Writes a temporary file and renames it; where that fails, prints a warning."""
-    # Created here, since files of `tempfile` are readable by their owner only.
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
+    """Writes the file; where that fails, prints a warning."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with temporary.open("xb") as file:  # A new file, never one behind a link.
+        with replacing(path) as file:
             np.savez(
                 file,
                 allow_pickle=False,
@@ -88,9 +84,6 @@ def _write_cache(path: Path, dataset: Dataset) -> None:
                 class_names=dataset.class_names,
                 digest=dataset.digest,
             )
-        temporary.replace(path)
     except OSError as error:
         problem = f"{path}: can't be written ({first_line(error)})"
         terminal.print_warning(f"WARNING: {problem}; the next start decodes the dataset again")
-        with contextlib.suppress(OSError):
-            temporary.unlink()

@@ -15,6 +15,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from scipy import ndimage
 
 from mnist_jax.runtime.errors import UserError, first_line
+from mnist_jax.runtime.files import open_regular
 
 _SIZE = 28
 _BOX = 20
@@ -53,7 +54,7 @@ def read_image(path: str | Path) -> np.ndarray:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # Damaged metadata, and sizes, which are checked.
-            with Image.open(path, formats=_FORMATS) as image:
+            with open_regular(path) as file, Image.open(file, formats=_FORMATS) as image:
                 if image.width * image.height > _MAX_PIXELS:
                     raise Image.DecompressionBombError
                 # A phone's JPEG may be an MPO, which also contains a preview.

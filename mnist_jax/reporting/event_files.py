@@ -4,10 +4,11 @@ A resumed run writes the events after its checkpoint again. TensorBoard's own wa
 `SessionLog.START` event, only hides the earlier ones, and not in each of its readers.
 """
 
-import os
 import struct
 from collections.abc import Iterator
 from pathlib import Path
+
+from mnist_jax.runtime.files import open_regular
 
 
 def truncate(logdir: Path, last_step: int) -> None:
@@ -18,20 +19,20 @@ def truncate(logdir: Path, last_step: int) -> None:
       last_step: The last one to keep; at 0 the run starts anew, and the files are deleted.
     """
     for path in logdir.glob("events.out.tfevents.*"):
-        size = _size_until(path, last_step) if last_step else 0
+        with open_regular(path, "r+b") as file:
+            size = _size_until(file.read(), last_step) if last_step else 0
+            file.truncate(size)
         if not size:
             path.unlink()
-        elif size < path.stat().st_size:
-            os.truncate(path, size)
 
 
-def _size_until(path: Path, last_step: int) -> int:
+def _size_until(content: bytes, last_step: int) -> int:
     """Returns the size in bytes of the events up to `last_step`; 0 if there is none."""
     from google.protobuf.message import DecodeError
     from tensorboard.compat.proto.event_pb2 import Event
 
     size = 0
-    for data, end in _records(path.read_bytes()):
+    for data, end in _records(content):
         try:
             event = Event.FromString(data)
         except DecodeError:

@@ -24,6 +24,8 @@ from tensorboard.compat.proto.graph_pb2 import GraphDef
 from tensorboard.plugins.graph.metadata import PLUGIN_NAME_RUN_METADATA_WITH_GRAPH
 from tensorboard.summary.writer.record_writer import RecordWriter
 
+from mnist_jax.runtime.files import replacing
+
 Scope = tuple[str, ...]  # The names of nested boxes, or of the modules in a name stack.
 
 # The ops of a model's variables, by Flax's name of their collection.
@@ -57,14 +59,12 @@ def write_graph(
     value = {"tag": tag, "metadata": {"plugin_data": plugin}, "tensor": tensor}
     logdir = Path(logdir)
     logdir.mkdir(parents=True, exist_ok=True)
-    temporary = logdir / f".graph.{tag}"
-    with temporary.open("wb") as file:
+    # TensorBoard reads the files of a folder in the order of their names, and never returns
+    # to an earlier one. So this name sorts before those of the files that still grow.
+    with replacing(logdir / f"events.out.tfevents.0.graph.{tag}") as file:
         for fields in ({"file_version": "brain.Event:2"}, {"summary": {"value": [value]}}):
             event = Event(wall_time=time.time(), **fields)
             RecordWriter(file).write(event.SerializeToString())
-    # TensorBoard reads the files of a folder in the order of their names, and never returns
-    # to an earlier one. So this name sorts before those of the files that still grow.
-    temporary.replace(logdir / f"events.out.tfevents.0.graph.{tag}")
 
 
 def create_graph_def(function: Callable[..., Any], *example_args: Any) -> GraphDef:

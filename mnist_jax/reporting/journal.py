@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from mnist_jax.runtime.errors import UserError, writing_to
+from mnist_jax.runtime.files import open_regular
 
 
 class Journal:
@@ -27,8 +28,8 @@ class Journal:
         if sha256 not in (None, self._digest.hexdigest()):
             raise _error(self._path, f"lines up to step {first_step} are missing or changed")
         with writing_to(self._path):
-            self._file = self._path.open("a")
-            os.truncate(self._path, size)
+            self._file = open_regular(self._path, "a")
+            self._file.truncate(size)
 
     def write(self, step: int, dataset: str, scalars: Mapping[str, float]) -> None:
         """Appends a line."""
@@ -67,7 +68,7 @@ def _read(path: Path, last_step: int) -> tuple[list[dict[str, Any]], int, "hashl
     size, digest = 0, hashlib.sha256()
     if not path.exists():
         return lines, size, digest
-    with writing_to(path), path.open("rb") as file:
+    with writing_to(path), open_regular(path) as file:
         last = 0
         for number, text in enumerate(file, start=1):
             if not text.endswith(b"\n"):  # A killed process was writing it.

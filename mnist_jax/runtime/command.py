@@ -16,7 +16,7 @@ from absl import app, flags, logging
 from ml_collections import ConfigDict, config_flags
 from ml_collections.config_flags.tuple_parser import TupleParser
 
-from mnist_jax.runtime import compile_cache, config, help_page, signals, terminal
+from mnist_jax.runtime import compile_cache, config, files, help_page, signals, terminal
 from mnist_jax.runtime.errors import CommandError, UserError, first_line, writing_to
 
 # Errors of the user, the files and the machine; all others are bugs, and keep their tracebacks.
@@ -97,6 +97,9 @@ def errors_in_one_line() -> Iterator[None]:
 
 def parse_flags(argv: Sequence[str], positional: str | None = None) -> Sequence[str]:
     """Parses the flags, returns the positional arguments; raises UserError for wrong ones."""
+    for argument in argv[1:]:  # Reading a config file would wait for a pipe.
+        if files.is_pipe_or_device((argument.partition("=")[2] or argument).split(":")[0]):
+            raise UserError(f"{argument}: a pipe or a device; give a file or a folder")
     try:
         # absl logs INFO by default, all of orbax's messages; errors are raised in any case.
         arguments = flags.FLAGS([argv[0], f"--verbosity={logging.FATAL}", *argv[1:]])[1:]

@@ -14,6 +14,8 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
+from mnist_jax.runtime.files import open_regular
+
 _MAX_FOLDERS = 8  # For commands that run at the same time; further ones have no cache.
 _MAX_ENTRIES = 200  # A folder with more is emptied; a run adds six, of 10 to 100 kB each.
 
@@ -38,7 +40,8 @@ def _use_folder(stack: contextlib.ExitStack) -> None:
     if status.st_uid != os.getuid() or status.st_mode & 0o022:
         return
     for number in range(_MAX_FOLDERS):
-        record = stack.enter_context((root / f"{number}.sha256").open("ab+", buffering=0))
+        record = open_regular(root / f"{number}.sha256", "ab+", buffering=0)
+        stack.enter_context(record)
         with contextlib.suppress(BlockingIOError):
             fcntl.flock(record, fcntl.LOCK_EX | fcntl.LOCK_NB)
             break
@@ -64,8 +67,9 @@ def _write_record(record: io.FileIO, folder: Path) -> None:
 
 
 def _digest(folder: Path) -> bytes:
-    """Returns the SHA-256 of the names and the contents of all files."""
+    """Returns the SHA-256 of all names, and of the contents of all files."""
     digest = hashlib.sha256()
-    for path in sorted(path for path in folder.rglob("*") if path.is_file()):
-        digest.update(os.fsencode(path) + hashlib.sha256(path.read_bytes()).digest())
+    for path in sorted(folder.rglob("*")):
+        content = path.read_bytes() if path.is_file() else b""
+        digest.update(os.fsencode(path) + hashlib.sha256(content).digest())
     return digest.digest()

@@ -2,6 +2,7 @@
 
 import contextlib
 import fcntl
+import glob
 import itertools
 import os
 import socket
@@ -12,6 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from mnist_jax.runtime.errors import UserError, writing_to
+from mnist_jax.runtime.files import open_regular, replacing
 
 # Orbax and TensorStore expand these in the paths of a checkpoint, and can't restore it.
 _UNSAFE_CHARACTERS = frozenset("*?[\\")
@@ -37,11 +39,17 @@ def resolve(name: str, folder: str | Path) -> Path:
     return path
 
 
+# What is written below the folder. A link could lead out of it, and a pipe would block.
+_FILES = [".lock", "run_id", "metrics.jsonl", "events.out.tfevents.*"]
+_FOLDERS = ["checkpoints", "checkpoints/deleted", "damaged", "figures"]
+_FOLDERS += ["plugins", "plugins/profile", "plugins/profile/*"]
+
+
 def locate(workdir: str | Path) -> Path:
     """Returns the absolute path of a run's folder, which need not exist.
 
     Raises:
-      UserError: It can't be a run's folder, or contains a symbolic link, which could lead out.
+      UserError: It can't be a run's folder, or something in it is not of the kind it should be.
     """
     if not str(workdir):
         raise UserError("workdir: missing; give --workdir FOLDER")
@@ -49,9 +57,14 @@ def locate(workdir: str | Path) -> Path:
     with _refusing("workdir", workdir):
         for character in _UNSAFE_CHARACTERS.intersection(str(path)):
             raise ValueError(f"a checkpoint's path can't contain {character!r}")
-        for entry in path.iterdir() if path.exists() else ():
-            if entry.is_symlink():
-                raise ValueError(f"{entry} is a symbolic link; replace it by its target")
+        if path.exists():
+            next(path.iterdir(), None)  # Raises OSError if it is not a readable folder.
+        for pattern in _FILES + _FOLDERS:
+            is_right = stat.S_ISREG if pattern in _FILES else stat.S_ISDIR
+            for name in glob.iglob(pattern, root_dir=path):  # noqa: PTH207, finds broken links
+                with contextlib.suppress(FileNotFoundError):  # A run may just have removed it.
+                    if not is_right((path / name).lstat().st_mode):
+                        raise ValueError(f"{path / name} is a link or of the wrong kind")
     return path
 
 
@@ -67,7 +80,7 @@ def claim(workdir: Path) -> Iterator[None]:
     with contextlib.ExitStack() as stack:
         with _refusing("workdir", workdir):
             workdir.mkdir(parents=True, exist_ok=True)
-            lock = stack.enter_context((workdir / ".lock").open("ab+", buffering=0))
+            lock = stack.enter_context(open_regular(workdir / ".lock", "ab+", buffering=0))
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError as error:
@@ -89,10 +102,8 @@ def read_id(workdir: Path) -> str:
 def write_id(workdir: Path, run_id: str | None) -> str:
     """Writes the run's id, by default a new random one, and returns it."""
     run_id = run_id or uuid.uuid4().hex
-    aside = workdir / f".run_id.{uuid.uuid4().hex}"
-    with aside.open("x") as file:  # Follows no link.
-        file.write(run_id + "\n")
-    aside.replace(workdir / "run_id")
+    with replacing(workdir / "run_id") as file:
+        file.write(f"{run_id}\n".encode())
     return run_id
 
 
@@ -119,4 +130,4 @@ def move_into(folder: Path, parent: Path) -> Path:
     """Moves a folder to `<parent>/<its name>-<number>`, a new name, and returns that."""
     parent.mkdir(exist_ok=True)
     destinations = (parent / f"{folder.name}-{number}" for number in itertools.count())
-    return folder.rename(next(path for path in destinations if not path.exists()))
+    return folder.rename(next(path for path in destinations if not os.path.lexists(path)))

@@ -82,7 +82,12 @@ def empty(path: Path) -> None:
     path.write_bytes(b"")
 
 
-@pytest.mark.parametrize("damage", [flip_a_byte, cut_short, empty])
+def become_a_pipe(path: Path) -> None:
+    path.unlink()
+    os.mkfifo(path)
+
+
+@pytest.mark.parametrize("damage", [flip_a_byte, cut_short, empty, become_a_pipe])
 def test_a_damaged_cache_is_rebuilt(damage, config, prepared, capsys):
     tfds_source.load("mnist", config)
     cache = find_cache(config)

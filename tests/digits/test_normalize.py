@@ -1,6 +1,7 @@
 """Images of digits of any kind are converted to MNIST's form; others are refused."""
 
 import io
+import os
 import tracemalloc
 import zlib
 from pathlib import Path
@@ -189,7 +190,8 @@ class TestFiles:
         ("name", "message"),
         [
             ("missing.png", "No such file"),
-            ("folder", "Is a directory"),
+            ("folder", "Not a regular file"),
+            ("pipe", "Not a regular file"),
             ("text.png", "not an image of a known format"),
             ("empty.png", "not an image of a known format"),
             ("truncated.png", "truncated|damaged"),
@@ -201,6 +203,7 @@ class TestFiles:
     )
     def test_without_an_image_are_refused(self, tmp_path, name, message):
         (tmp_path / "folder").mkdir()
+        os.mkfifo(tmp_path / "pipe")
         (tmp_path / "text.png").write_text("seven")
         (tmp_path / "empty.png").touch()
         whole = io.BytesIO()

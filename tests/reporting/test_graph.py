@@ -375,6 +375,14 @@ def test_write_graph_writes_each_tag_once(tmp_path: Path):
     assert two[2] == graph.create_graph_def(jnp.tan, 1.0)
 
 
+def test_write_graph_follows_no_link(tmp_path: Path):
+    for name in (".graph.one", "events.out.tfevents.0.graph.one"):
+        (tmp_path / name).symlink_to(tmp_path / "other")
+    graph.write_graph(tmp_path, jnp.sin, 1.0, tag="one")
+    assert not (tmp_path / "other").exists()
+    assert len(read_graphs(tmp_path)) == 1
+
+
 def test_write_graph_refuses_a_tag_that_leaves_the_folder(tmp_path: Path):
     with pytest.raises(ValueError, match="may hold letters"):
         graph.write_graph(tmp_path, jnp.sin, 1.0, tag="../a")

@@ -41,6 +41,18 @@ def test_a_wrong_argument_is_named(arguments: list[str], message: str, parse):
     assert "\n" not in str(error.value)
 
 
+@pytest.mark.parametrize(
+    "arguments", [["--config=pipe"], ["--config", "pipe"], ["-config=pipe:x"]]
+)
+def test_a_pipe_is_not_waited_for(
+    arguments: list[str], parse, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.chdir(tmp_path)
+    os.mkfifo("pipe")
+    with pytest.raises(UserError, match=r"pipe.*: a pipe or a device"):
+        parse(*arguments)
+
+
 @pytest.mark.parametrize("overrides", [[], ["--config.batch_size=7"]])
 @pytest.mark.parametrize(
     ("source", "message"),

@@ -64,6 +64,25 @@ def test_no_command_finds_a_damaged_entry(content: bytes):
             assert read(folder) == {}
 
 
+def test_no_command_finds_a_pipe():
+    with command() as folder:
+        write(folder, a=b"code")
+    os.mkfifo(folder / "b-cache")
+    with command() as folder:
+        assert read(folder) == {}
+
+
+@pytest.mark.parametrize("create", [os.mkfifo, lambda path: path.symlink_to("elsewhere")])
+def test_a_record_that_is_a_pipe_or_a_link_is_not_used(create, cache_home: Path):
+    with command() as folder:
+        pass
+    folder.with_suffix(".sha256").unlink()
+    create(folder.with_suffix(".sha256"))
+    with command() as folder:
+        assert folder is None
+    assert not (cache_home / "mnist_jax" / "jit" / "elsewhere").exists()
+
+
 def test_no_command_finds_the_entries_of_a_killed_one():
     with command() as folder:
         write(folder, a=b"code")

@@ -18,7 +18,7 @@ from tests.workdirs import contents
         ("~nobody_of_this_name/run", "workdir: ~nobody_of_this_name/run: "),
         ("x" * 300, "File name too long"),
         ("a_file", "Not a directory"),
-        ("with_link", "metrics.jsonl is a symbolic link"),
+        ("with_link", "metrics.jsonl is a link or of the wrong kind"),
         ("a[1]/run", r"can't contain '['"),
         ("a*", "can't contain '*'"),
         ("a?", "can't contain '?'"),
@@ -41,6 +41,49 @@ def test_a_path_that_cannot_hold_a_run_is_refused(
     assert message in str(error.value)
     assert "\n" not in str(error.value)
     assert contents(tmp_path) == before
+
+
+@pytest.mark.parametrize("kind", ["link", "broken link", "pipe", "the other"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        ".lock",
+        "metrics.jsonl",
+        "events.out.tfevents.1.host",
+        "checkpoints",
+        "checkpoints/deleted",
+        "damaged",
+        "figures",
+        "plugins",
+        "plugins/profile",
+        "plugins/profile/2026_01_01_00_00_00",
+    ],
+)
+def test_an_entry_that_no_run_creates_is_refused(name: str, kind: str, tmp_path: Path):
+    path, outside = tmp_path / "run" / name, tmp_path / "outside"
+    is_file = name.startswith((".", "metrics", "events"))
+    path.parent.mkdir(parents=True)
+    create, other = (Path.touch, Path.mkdir) if is_file else (Path.mkdir, Path.touch)
+    create(outside)
+    match kind:
+        case "link":
+            path.symlink_to(outside)
+        case "broken link":
+            path.symlink_to(tmp_path / "nothing")
+        case "pipe":
+            os.mkfifo(path)
+        case "the other":
+            other(path)
+    before = contents(tmp_path)
+    with pytest.raises(UserError, match=f"{path} is a link or of the wrong kind") as error:
+        run_folder.locate(tmp_path / "run")
+    assert "\n" not in str(error.value)
+    assert contents(tmp_path) == before
+
+
+def test_other_links_in_the_folder_do_not_matter(tmp_path: Path):
+    (tmp_path / "notes").symlink_to("/")
+    assert run_folder.locate(tmp_path) == tmp_path
 
 
 @pytest.mark.parametrize("name", ["run", "a b", "a]{}'\"$;&|#%~", "läuft", "-x", "a/../b"])

@@ -1,0 +1,53 @@
+"""Opens files without waiting and without following links; writes them whole or not at all."""
+
+import contextlib
+import errno
+import fcntl
+import os
+import secrets
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO, Any
+
+
+def open_regular(path: str | Path, mode: str = "rb", **options: Any) -> Any:
+    """Opens a file as `open` does; an OSError if it is no regular one or, to write, a link."""
+
+    def opener(path: str, flags: int) -> int:
+        if flags & os.O_ACCMODE != os.O_RDONLY:
+            flags |= os.O_NOFOLLOW
+        descriptor = os.open(path, flags | os.O_NONBLOCK, 0o666)  # Would wait for a pipe.
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            os.close(descriptor)
+            raise OSError(errno.EINVAL, "Not a regular file", path)
+        return descriptor
+
+    return open(path, mode, opener=opener, **options)
+
+
+def is_pipe_or_device(path: str | Path) -> bool:
+    """Returns whether reading the path might block; it need not exist, or be a path."""
+    with contextlib.suppress(OSError, ValueError):
+        return stat.S_IFMT(Path(path).stat().st_mode) not in (stat.S_IFREG, stat.S_IFDIR)
+    return False
+
+
+@contextlib.contextmanager
+def replacing(path: Path) -> Iterator[IO[bytes]]:
+    """Yields a new file, which replaces `path` at the end of the context unless that raises."""
+    for other in path.parent.glob(".aside-*"):
+        with contextlib.suppress(OSError), open_regular(other, "r+b") as file:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # Fails unless it was killed.
+            other.unlink()
+    # An unpredictable name, created with O_EXCL: no link can be there already.
+    aside = path.with_name(f".aside-{secrets.token_hex(8)}")
+    try:
+        with aside.open("xb") as file:
+            with contextlib.suppress(OSError):  # Some network file systems have no locks.
+                fcntl.flock(file, fcntl.LOCK_EX)
+            yield file
+            file.flush()
+            aside.replace(path)
+    finally:
+        aside.unlink(missing_ok=True)
