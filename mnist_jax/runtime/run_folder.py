@@ -6,9 +6,11 @@ import itertools
 import os
 import socket
 import stat
+import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import IO
 
 from mnist_jax.runtime.errors import UserError, writing_to
 
@@ -77,6 +79,16 @@ def claim(workdir: Path) -> Iterator[None]:
             lock.truncate(0)
             lock.write(f"process {os.getpid()} on {socket.gethostname()}\n".encode())
         yield
+
+
+def create_token(workdir: Path) -> IO[bytes]:
+    """Creates a file of a random name in the folder, or in the nearest of its parents.
+
+    It is deleted when it is closed. Raises UserError if it can't be created.
+    """
+    with _refusing("workdir", workdir):
+        folder = next(path for path in (workdir, *workdir.parents) if path.exists())
+        return tempfile.NamedTemporaryFile(prefix=".mnist_jax_", dir=folder)
 
 
 def create_new(parent: Path) -> Path:
