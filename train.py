@@ -44,6 +44,9 @@ _NUM_PROCESSES = flags.DEFINE_integer(
 _PROCESS_ID = flags.DEFINE_integer(
     "process_id", None, "Index of this process in the job, from 0.", lower_bound=0
 )
+_INITIALIZATION_TIMEOUT = flags.DEFINE_integer(
+    "initialization_timeout", 60, "Seconds to wait for the processes of the job.", lower_bound=1
+)
 
 
 def main() -> None:
@@ -55,7 +58,8 @@ def main() -> None:
     from mnist_jax import train_loop
     from mnist_jax.parallel import job
 
-    with job.join_job(*place) if _DISTRIBUTED.value else contextlib.nullcontext():
+    joined = job.join_job(*place, timeout=_INITIALIZATION_TIMEOUT.value)
+    with joined if _DISTRIBUTED.value else contextlib.nullcontext():
         train_loop.train_and_evaluate(config, _WORKDIR.value, name=name)
 
 

@@ -108,11 +108,12 @@ def open_run(
     dataset = dataset or _load_dataset(config, may_fall_back=saved is None)
     dataset.check_digest(saved.data_digest if saved else "")
     config_lib.check_batch_size(config, dataset.sizes["train"])
-    _assert_same(config, workdir, saved, dataset)
+    _assert_same(config, workdir, dataset)
     model = model or create_model(config, dataset.num_classes)
     job.broadcast_from_first(functools.partial(_check_memory, config, dataset, model))
+    parent = Path("runs", name)
+    _assert_shared(workdir or run_folder.locate(parent))
     if workdir is None:
-        parent = Path("runs", name)
         workdir = Path(job.broadcast_from_first(lambda: str(run_folder.create_new(parent))))
     with (
         sharding.use_all_devices(),
@@ -147,6 +148,7 @@ def _check_resumable(config: ConfigDict, saved: Manifest | None, workdir: Path |
 
 def _load_dataset(config: ConfigDict, *, may_fall_back: bool) -> Dataset:
     """Loads the dataset in the first process, then the same one in the others."""
+    may_fall_back &= job.is_first_process()
     load = functools.cache(lambda: load_dataset(config, may_fall_back=may_fall_back))
     config.dataset = job.broadcast_from_first(lambda: load().name)
     return load()
@@ -185,15 +187,25 @@ def _num_bytes(tree: Any) -> int:
     return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
 
 
-def _assert_same(
-    config: ConfigDict, workdir: Path | None, saved: Manifest | None, dataset: Dataset
-) -> None:
+def _assert_same(config: ConfigDict, workdir: Path | None, dataset: Dataset) -> None:
     own_folders = {"data_dir": None, "manual_dir": None}  # Each machine may have its own.
     job.assert_same_on_all_processes("config", config.to_dict() | own_folders)
-    job.assert_same_on_all_processes("workdir", workdir, saved and saved.step)
+    job.assert_same_on_all_processes("workdir", workdir)
     job.assert_same_on_all_processes(
         f"dataset {config.dataset}", *dataset.examples, dict(dataset.sizes)
     )
+
+
+def _assert_shared(workdir: Path) -> None:
+    """Raises an error in every process unless all of them find a file of the first one."""
+    if jax.process_count() == 1:
+        return
+    with contextlib.ExitStack() as stack:
+        token = job.broadcast_from_first(
+            lambda: stack.enter_context(run_folder.create_token(workdir)).name
+        )
+        same = Path(token).exists()
+        job.assert_same_on_all_processes(f"file system of workdir {workdir}", same)
 
 
 @contextlib.contextmanager

@@ -1,5 +1,6 @@
 """Runs jobs of several processes on this machine, by `--distributed`."""
 
+import re
 import socket
 import subprocess
 from collections.abc import Mapping
@@ -35,17 +36,21 @@ def start(
       fields: Fields of the config.
       extra: Further arguments, by process id.
     """
-    command = [
-        *processes.train_command(workdir, fields),
-        "--distributed",
-        f"--coordinator_address=127.0.0.1:{free_port()}",
-        f"--num_processes={num_processes}",
-    ]
+    command = [*processes.train_command(workdir, fields), *flags(num_processes)]
     return [
         processes.start(
             [*command, f"--process_id={i}", *extra.get(i, [])], env=devices(num_devices)
         )
         for i in range(num_processes)
+    ]
+
+
+def flags(num_processes: int) -> list[str]:
+    """Returns the flags of a new job, without the process id."""
+    return [
+        "--distributed",
+        f"--coordinator_address=127.0.0.1:{free_port()}",
+        f"--num_processes={num_processes}",
     ]
 
 
@@ -62,9 +67,14 @@ def wait(job: list[subprocess.Popen[str]], timeout: float = 120) -> list[process
         for process in job:
             process.kill()
     return [
-        processes.Ended(process.returncode, *output)
-        for process, output in zip(job, outputs, strict=True)
+        processes.Ended(process.returncode, stdout, without_waiting(stderr))
+        for process, (stdout, stderr) in zip(job, outputs, strict=True)
     ]
+
+
+def without_waiting(stderr: str) -> str:
+    """Returns stderr without the line of a process that was there before the others."""
+    return re.sub(r"\AWaiting up to .* \.\.\.\n", "", stderr)
 
 
 def run(

@@ -4,12 +4,16 @@ The first process writes files and prints, and decides what could differ between
 one process every function here returns at once.
 """
 
+import atexit
 import contextlib
 import json
 import os
+import re
+import socket
 import sys
 import zlib
 from collections.abc import Callable, Iterator
+from concurrent import futures
 from typing import Any, TypeVar
 
 import jax
@@ -88,26 +92,43 @@ def assert_same_on_all_processes(name: str, *values: Any) -> None:
 
 @contextlib.contextmanager
 def join_job(
-    coordinator_address: str | None, num_processes: int | None, process_id: int | None
+    coordinator_address: str | None,
+    num_processes: int | None,
+    process_id: int | None,
+    timeout: int,
 ) -> Iterator[None]:
     """Makes this process one of a job; at the end it waits for the others.
 
-    The arguments are those of `jax.distributed.initialize`. Where one is None, JAX asks Slurm,
-    Open MPI, Kubernetes or the TPU pod for it.
+    The first three arguments are those of `jax.distributed.initialize`. Where one is None, JAX
+    asks Slurm, Open MPI, Kubernetes or the TPU pod for it. A job that has not formed after
+    `timeout` seconds ends the process with one line.
 
     Raises:
-      UserError: An argument is missing and nothing provides it, or the job can't form.
+      UserError: An argument is wrong, or is missing and nothing provides it.
     """
     # Without JAX's own handler of SIGTERM: `SignalWatch` handles it.
     jax.config.update("jax_enable_preemption_service", False)
     arguments = (coordinator_address, num_processes, process_id)
+    name = _reserve(*arguments)
     try:
-        jax.distributed.initialize(
+        # In a thread: Python handles no signal while the main thread waits in JAX.
+        formed = futures.ThreadPoolExecutor(1).submit(
+            jax.distributed.initialize,
             *arguments,
             # With all arguments given, a Slurm allocation around the command is ignored.
             cluster_detection_method=None if None in arguments else "deactivate",
+            initialization_timeout=2 * timeout,  # At its end JAX aborts the process.
             heartbeat_timeout_seconds=_HEARTBEAT_TIMEOUT,
         )
+        if not futures.wait([formed], timeout=1).done:
+            print(f"Waiting up to {timeout} s for {name} ...", file=sys.stderr, flush=True)
+        formed.result(timeout - 1)
+    except TimeoutError:
+        terminal.print_error(
+            f"distributed: {name} has not formed in {timeout} s; start all of its processes, "
+            "where they can reach the coordinator"
+        )
+        os._exit(CommandError.exit_code)  # Without waiting for the thread.
     except Exception as error:  # Of any type: each launcher's detection raises its own.
         raise UserError(
             f"distributed: {first_line(error)}; start the command by srun, mpirun or as a "
@@ -122,7 +143,39 @@ def join_job(
         if is_first_process():
             raise  # The others exit without the message.
         sys.exit(error.exit_code)
+    except Exception as error:
+        # Of this process alone: at its exit JAX would wait for the others, and they for it.
+        atexit.register(os._exit, getattr(error, "exit_code", CommandError.exit_code))
+        raise
     jax.distributed.shutdown()
+
+
+def _reserve(address: str | None, num_processes: int | None, process_id: int | None) -> str:
+    """Checks this process's place in a job, keeps it, and returns what the job is called.
+
+    JAX would end a job, even a running one, at a second process with the same id, and would
+    share the port. So the id is reserved, for as long as the process lives, on this machine.
+    """
+    if address is None or num_processes is None or process_id is None:
+        return "this job"
+    port = address.rpartition(":")[2]
+    if not re.fullmatch(r".+:[0-9]{1,5}", address) or not 0 < int(port) < 2**16:
+        raise UserError(f"coordinator_address: {address!r} is not HOST:PORT, like node1:8476")
+    if process_id >= num_processes:
+        raise UserError(f"process_id: {process_id} is not below {num_processes} processes")
+    try:
+        if sys.platform == "linux":  # Elsewhere sockets have no such names.
+            with socket.socket(socket.AF_UNIX) as holder:
+                holder.bind(f"\0mnist_jax {process_id} {address[:80]}")
+                holder.detach()
+        if process_id == 0:
+            socket.create_server(("", int(port))).close()
+    except OSError as error:
+        raise UserError(
+            f"process_id: {process_id} at {address}: {os.strerror(error.errno or 0)} on this "
+            "machine; give each process its own --process_id and each job its own port"
+        ) from error
+    return f"the job at {address} (process {process_id} of {num_processes}, counted from 0)"
 
 
 @contextlib.contextmanager

@@ -7,10 +7,12 @@ import itertools
 import os
 import socket
 import stat
+import tempfile
 import time
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
+from typing import IO
 
 from mnist_jax.runtime.errors import UserError, writing_to
 from mnist_jax.runtime.files import open_regular, replacing
@@ -105,6 +107,16 @@ def write_id(workdir: Path, run_id: str | None) -> str:
     with replacing(workdir / "run_id") as file:
         file.write(f"{run_id}\n".encode())
     return run_id
+
+
+def create_token(workdir: Path) -> IO[bytes]:
+    """Creates a file of a random name in the folder, or in the nearest of its parents.
+
+    It is deleted when it is closed. Raises UserError if it can't be created.
+    """
+    with _refusing("workdir", workdir):
+        folder = next(path for path in (workdir, *workdir.parents) if path.exists())
+        return tempfile.NamedTemporaryFile(prefix=".mnist_jax_", dir=folder)
 
 
 def create_new(parent: Path) -> Path:

@@ -4,6 +4,7 @@ import hashlib
 import os
 import shutil
 import signal
+import socket
 from pathlib import Path
 
 import jax
@@ -23,7 +24,7 @@ from tests.faults import processes
 from tests.faults.test_preemption import read_until
 from tests.parallel.test_sharding import report
 from tests.states import create_state
-from tests.workdirs import journal
+from tests.workdirs import contents, journal
 
 ENDLESS = jobs.FIELDS | {"num_train_steps": 1_000_000}
 
@@ -88,7 +89,7 @@ def test_mpirun_is_detected_and_gives_the_bits_of_one_process(tmp_path: Path):
     options = ["--allow-run-as-root", "--oversubscribe", "--bind-to", "none", "-n", "2"]
     command = [*processes.train_command(tmp_path, jobs.FIELDS), "--distributed"]
     ended = processes.run(["mpirun", *options, *command], env=jobs.devices(1))
-    assert (ended.returncode, ended.stderr) == (0, ""), ended
+    assert (ended.returncode, jobs.without_waiting(ended.stderr)) == (0, ""), ended
     assert ended.stdout.count("Test Data Eval") == 2
     assert sha256(tmp_path) == report("2", jobs.FIELDS)["2"]["sha256"]
 
@@ -187,20 +188,95 @@ def test_processes_that_were_given_different_configs_are_refused(tmp_path: Path)
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.long
+def test_workdirs_on_different_file_systems_are_refused(tmp_path: Path):
+    shared = tmp_path / "shared"
+    shared.mkdir()
+    mount = f'mount -t tmpfs none {shared} && exec "$@"'
+    alone = ["unshare", "-m", "sh", "-c", mount, "-"]
+    if processes.run([*alone, "true"]).returncode:
+        pytest.skip("needs the permission to mount")
+    command = [*processes.train_command(shared / "run", jobs.FIELDS), *jobs.flags(2)]
+    job = [
+        processes.start([*prefix, *command, f"--process_id={i}"], env=jobs.devices(1))
+        for i, prefix in enumerate([[], alone])
+    ]
+    first, second = jobs.wait(job)
+    assert (first.returncode, second.returncode) == (2, 2)
+    assert first.stderr.startswith(f"file system of workdir {shared / 'run'}: process 1 and ")
+    assert (first.stderr.count("\n"), second.stderr) == (1, "")
+    assert not list(shared.iterdir())
+
+
+@pytest.mark.long
+def test_only_the_first_process_falls_back(mnist_data_dir: str, tmp_path: Path):
+    """Process 1 has no MNIST: its error ends process 0, too, which has it."""
+    fields = jobs.FIELDS | {"dataset": "mnist", "manual_dir": tmp_path}
+    job = jobs.start(
+        tmp_path / "run",
+        *(2, 1, fields),
+        extra={
+            0: [f"--config.data_dir={mnist_data_dir}"],
+            1: [f"--config.data_dir={tmp_path}"],
+        },
+    )
+    first, second = jobs.wait(job)
+    assert (first.returncode, second.returncode) == (1, 2)
+    assert "A process of this job is gone or failed" in first.stderr
+    assert second.stderr.startswith("dataset: mnist is not prepared in ")
+    assert (first.stderr.count("\n"), second.stderr.count("\n")) == (1, 1)
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.long
+def test_fewer_steps_than_those_of_the_newest_checkpoint(of_two_by_two, tmp_path: Path):
+    workdir = tmp_path / "run"
+    shutil.copytree(of_two_by_two[0], workdir)
+    before = contents(workdir / "checkpoints")
+    first, second = jobs.run(workdir, 2, 1, jobs.FIELDS | {"num_train_steps": 30})
+    assert first.stdout.count("Test Data Eval") == 1
+    assert (first.stderr, second.stderr) == ("", "")
+    assert contents(workdir / "checkpoints") == before
+
+
+@pytest.mark.long
+def test_a_process_with_the_id_of_another_leaves_the_job_alone(tmp_path: Path):
+    job = jobs.start(tmp_path / "run", 2, 1, ENDLESS)
+    read_until(job[0], "Step 30:")
+    ended = processes.run([str(argument) for argument in job[1].args])
+    assert ended.returncode == 2
+    assert "process_id: 1 at 127.0.0.1:" in ended.stderr
+    read_until(job[0], "Step 60:")
+    job[0].send_signal(signal.SIGTERM)
+    assert [end.returncode for end in jobs.wait(job)] == [143, 143]
+
+
+def test_a_job_that_does_not_form_ends_with_one_line(tmp_path: Path):
+    command = [*processes.train_command(tmp_path / "run", jobs.FIELDS), *jobs.flags(2)]
+    ended = processes.run([*command, "--process_id=1", "--initialization_timeout=1"])
+    assert (ended.returncode, ended.stdout) == (1, "")
+    waiting, error = ended.stderr.splitlines()
+    assert waiting.startswith("Waiting up to 1 s for the job at 127.0.0.1:")
+    assert "(process 1 of 2, counted from 0) has not formed in 1 s; start all of" in error
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("process_id", [0, 1])
+def test_a_signal_ends_a_process_that_waits_for_its_job(process_id, tmp_path: Path):
+    command = [*processes.train_command(tmp_path / "run", jobs.FIELDS), *jobs.flags(2)]
+    process = processes.start([*command, f"--process_id={process_id}"])
+    assert process.stderr.readline().startswith("Waiting up to 60 s for the job at ")
+    process.send_signal(signal.SIGTERM)
+    (ended,) = jobs.wait([process], timeout=30)
+    assert (ended.returncode, ended.stderr) == (143, "Stopped at once by SIGTERM\n")
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         (["--process_id=0"], "add --distributed"),
         (["--distributed"], "give --coordinator_address"),
-        (
-            [
-                "--distributed",
-                "--coordinator_address=127.0.0.1:1",
-                "--num_processes=2",
-                "--process_id=2",
-            ],
-            "process_id",
-        ),
     ],
 )
 def test_job_flags_that_do_not_fit_are_refused(arguments, message, tmp_path: Path):
@@ -210,6 +286,37 @@ def test_job_flags_that_do_not_fit_are_refused(arguments, message, tmp_path: Pat
     assert ended.stderr.count("\n") == 1
     assert message in ended.stderr
     assert not (tmp_path / "run").exists()
+
+
+def check_place_is_refused(place: tuple[str, int, int], message: str) -> None:
+    jax.devices()  # With its backend, this process can't become one of a job.
+    with pytest.raises(UserError, match=message) as error, job_lib.join_job(*place, timeout=1):
+        pass
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "address",
+    ["", "node1", "node1:", ":8476", "node1:0", "node1:65536", "node1:x", "node1:1e3"],
+)
+def test_a_wrong_coordinator_address_is_named(address):
+    check_place_is_refused((address, 2, 1), "coordinator_address: .* is not HOST:PORT")
+
+
+def test_a_process_id_beyond_the_number_of_processes_is_refused():
+    check_place_is_refused(("node1:8476", 2, 2), "process_id: 2 is not below 2 processes")
+
+
+def test_a_port_that_is_taken_is_refused():
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        address = f"127.0.0.1:{server.getsockname()[1]}"
+        check_place_is_refused((address, 2, 0), f"process_id: 0 at {address}: Address already")
+
+
+def test_a_second_process_with_the_same_id_is_refused():
+    address = f"127.0.0.1:{jobs.free_port()}"
+    check_place_is_refused((address, 2, 1), "distributed: ")  # It keeps its place.
+    check_place_is_refused((address, 2, 1), f"process_id: 1 at {address}: Address already")
 
 
 def test_one_process_needs_no_others():
