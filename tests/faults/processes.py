@@ -86,7 +86,7 @@ class Remains(NamedTuple):
 
     Attributes:
       steps: Of the checkpoints.
-      state: Bytes of every leaf of the newest one's step, params and opt_state.
+      state: Bytes of every leaf of the newest one.
       journal: The lines of metrics.jsonl, without the speed.
       points: What TensorBoard's own reader finds, in an order that does not depend on how
         many files there are; a point there twice is here twice.
@@ -112,7 +112,7 @@ def remains(workdir: Path, config: ConfigDict | None = None) -> Remains:
     with Checkpoints(workdir) as checkpoints:
         steps = checkpoints.steps()
         state = checkpoints.restore(steps[-1], abstract_state(config))
-    leaves = jax.tree_util.tree_leaves_with_path((state.step, state.params, state.opt_state))
+    leaves = jax.tree_util.tree_leaves_with_path(state)
     lines = (workdir / "metrics.jsonl").read_text().splitlines()
     return Remains(
         steps=steps,
