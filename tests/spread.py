@@ -62,7 +62,7 @@ def main(_: list[str]) -> None:
                     sharding.put_replicated(dataset.examples),
                     input_pipeline.eval_indices(dataset.sizes, config.eval_batch_size),
                 )
-            leaves = jax.tree.leaves((state.step, state.params, state.opt_state))
+            leaves = jax.tree.leaves(state)
             differences = jax.tree.map(lambda a, b: abs(a - b).max(), params, first_params)
             report[number] = {
                 "sha256": hashlib.sha256(

@@ -14,6 +14,7 @@ from tensorboard.backend.event_processing.event_file_loader import EventFileLoad
 
 from mnist_jax.checkpointing import Checkpoints
 from mnist_jax.configs import default
+from mnist_jax.train_step import TrainState
 from tests.states import create_state
 from tests.workdirs import contents
 
@@ -85,7 +86,7 @@ class Remains(NamedTuple):
 
     Attributes:
       steps: Of the checkpoints.
-      state: Bytes of every leaf of the newest one's step, params and opt_state.
+      state: Bytes of every leaf of the newest one.
       journal: The lines of metrics.jsonl, without the speed.
       points: What TensorBoard's own reader finds, in an order that does not depend on how
         many files there are; a point there twice is here twice.
@@ -100,13 +101,18 @@ class Remains(NamedTuple):
         """Without the config in TensorBoard, which is that of the run's beginning."""
         return self._replace(points=[point for point in self.points if point[1] > 0])
 
+    def without_figures(self) -> "Remains":
+        """Without the figures in TensorBoard, which an interrupted run may not have drawn."""
+        points = [point for point in self.points if not point[0].startswith("figures/")]
+        return self._replace(points=points)
+
 
 def remains(workdir: Path, config: ConfigDict | None = None) -> Remains:
     config = config or short_config()
     with Checkpoints(workdir) as checkpoints:
         steps = checkpoints.steps()
-        state = checkpoints.restore(steps[-1], create_state(config))
-    leaves = jax.tree_util.tree_leaves_with_path((state.step, state.params, state.opt_state))
+        state = checkpoints.restore(steps[-1], abstract_state(config))
+    leaves = jax.tree_util.tree_leaves_with_path(state)
     lines = (workdir / "metrics.jsonl").read_text().splitlines()
     return Remains(
         steps=steps,
@@ -118,10 +124,16 @@ def remains(workdir: Path, config: ConfigDict | None = None) -> Remains:
         points=sorted(
             (value.tag, event.step, _value_bytes(value))
             for path in workdir.glob("events.out.tfevents.*")
+            if path.is_file()  # Reading a pipe in the place of one would block.
             for event in EventFileLoader(str(path)).Load()
             for value in event.summary.value
         ),
     )
+
+
+def abstract_state(config: ConfigDict) -> TrainState:
+    """Returns the shapes of the state of a run on a dataset of ten classes."""
+    return jax.eval_shape(lambda: create_state(config))
 
 
 def newest(workdir: Path) -> list[int]:
@@ -134,7 +146,8 @@ def _value_bytes(value: Any) -> bytes:
     return b"" if value.tag == NOT_REPRODUCIBLE else value.tensor.SerializeToString()
 
 
-def short_config() -> ConfigDict:
+def short_config(**fields: Any) -> ConfigDict:
+    """Returns the config of SHORT_RUN, with other values of some fields."""
     config = default.get_config()
-    config.update(SHORT_RUN)
+    config.update(SHORT_RUN | fields)
     return config
