@@ -3,7 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from mnist_jax.models import MLP
+from mnist_jax.models import CNN, MLP
 
 
 def init(hidden_sizes: tuple[int, ...], seed: int = 0) -> dict:
@@ -66,3 +66,35 @@ def test_logits_are_those_of_the_formula(hidden_sizes):
     logits = MLP(hidden_sizes, 10).apply({"params": params}, jnp.asarray(images))
     assert logits.dtype == jnp.float32
     np.testing.assert_allclose(logits, expected, rtol=1e-4, atol=1e-3 * np.abs(expected).max())
+
+
+def test_the_cnn_evaluates_with_running_averages_and_without_dropout():
+    model, images = CNN(num_classes=10), np.full((4, 28, 28), 99, np.uint8)
+    variables = model.init(jax.random.key(0), images)
+    assert set(variables) == {"params", "batch_stats"}
+    np.testing.assert_array_equal(
+        model.apply(variables, images), model.apply(variables, images, train=False)
+    )
+    outputs = []
+    for seed in (1, 2):
+        rngs = {"dropout": jax.random.key(seed)}
+        logits, changed = model.apply(
+            variables, images, train=True, rngs=rngs, mutable=["batch_stats"]
+        )
+        outputs.append(np.asarray(logits))
+    assert (outputs[0] != outputs[1]).any()
+    # The mean of the first convolution's outputs: 0.95 of 0, and 0.05 of the batch's.
+    first = jax.tree.leaves(changed["batch_stats"]["BatchNorm_0"]["mean"])[0]
+    assert np.abs(first).max() > 0
+    shifted = variables | {
+        "batch_stats": jax.tree.map(lambda x: x + 1, variables["batch_stats"])
+    }
+    assert (np.asarray(model.apply(shifted, images)) != model.apply(variables, images)).any()
+
+
+@pytest.mark.parametrize("shape", [(28, 28), (9, 12), (16, 20, 3)])
+@pytest.mark.parametrize("model", [MLP((7,), 5), CNN(5)], ids=["mlp", "cnn"])
+def test_images_of_any_shape(model, shape):
+    images = np.zeros((2, *shape), np.uint8)
+    variables = model.init(jax.random.key(0), images)
+    assert model.apply(variables, images).shape == (2, 5)

@@ -63,7 +63,10 @@ def check_refused(
         ([*TRAIN, f"--config.manual_dir={LONG}"], "config.manual_dir: x"),
         ([*TRAIN, "--config.data_dir=~nobody_here/a"], "config.data_dir: ~nobody_here/a: "),
         ([*TRAIN, "--config.manual_dir=a\0b"], "config.manual_dir: a\\x00b: "),
-        ([*TRAIN, "--config.data_dir=/dev/null"], "config.data_dir: /dev/null: Not a dir"),
+        (
+            [*TRAIN, "--config.data_dir=/dev/null"],
+            "config.data_dir=/dev/null: a pipe or a device",
+        ),
         ([*TRAIN, "--config.data_dir=gs://a"], "config.data_dir: gs://a: is a URL; mount"),
         ([*TRAIN, "--config.manual_dir=gs://a"], "config.manual_dir: gs://a: is a URL"),
         ([*TRAIN, "--workdir=gs://bucket/run"], "workdir: gs://bucket/run: is a URL; mount"),
@@ -110,17 +113,11 @@ def resume(run: Path) -> list[str]:
     return ["train.py", *processes.train_command(run, fields)[2:]]
 
 
-@pytest.mark.parametrize(
-    ("name", "exit_code", "message"),
-    [("metrics.jsonl", 1, "metrics.jsonl: "), ("events.out.tfevents.1", 1, "Is a directory")],
-)
-def test_a_folder_in_the_place_of_a_file(name: str, exit_code: int, message: str, run: Path):
+@pytest.mark.parametrize("name", ["metrics.jsonl", "events.out.tfevents.1", "run_id"])
+def test_a_folder_in_the_place_of_a_file(name: str, run: Path):
     (run / name).unlink(missing_ok=True)
     (run / name).mkdir()
-    ended = forked.run(resume(run), run.parent)
-    assert ended.returncode == exit_code, ended
-    assert message in ended.stderr
-    assert ended.stderr.count("\n") == 1
+    check_refused(run.parent, resume(run), f"{name} is a link or of the wrong kind")
 
 
 def test_a_deeply_nested_journal(run: Path):
