@@ -74,7 +74,7 @@ def _read_journal(stdout: str, workdir: Path) -> dict[str, Any]:
     with (workdir / "metrics.jsonl").open() as file:
         lines = [json.loads(line) for line in file]
     speeds = [
-        line["train/steps_per_second"] for line in lines if "train/steps_per_second" in line
+        line["batch/steps_per_second"] for line in lines if "batch/steps_per_second" in line
     ]
     accuracies = [line["test/accuracy"] for line in lines if "test/accuracy" in line]
     return {

@@ -76,9 +76,9 @@ def measure(config: ConfigDict, calls_per_block: int) -> list[float]:
             train_loop.train_and_evaluate(config, Path(folder) / "run")
         lines = (Path(folder) / "run" / "metrics.jsonl").read_text().splitlines()
     speeds = {
-        line["step"]: line["train/steps_per_second"]
+        line["step"]: line["batch/steps_per_second"]
         for line in map(json.loads, lines)
-        if "train/steps_per_second" in line
+        if "batch/steps_per_second" in line
     }
     ratios = []
     for steps, speed_alone in blocks:

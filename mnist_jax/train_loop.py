@@ -49,7 +49,12 @@ def train_and_evaluate(
         state = create_train_state(config, run.model, dataset.image_shape)
         state = run.checkpoints.restore_newest(state)
         with Reporter(run, state) as reporter, job.exit_if_process_lost():
-            results = None
+            if not 0 < int(state.step) < config.num_train_steps:  # The run is new or complete.
+                results, logits = evaluate(
+                    state.variables, state.apply_fn, run.examples, run.eval_indices
+                )
+                reporter.evaluation(state, results, logits)
+                reporter.restart_clock(0)
             for steps in device_calls(config, int(state.step)):
                 step, is_last = steps[-1], steps[-1] == config.num_train_steps
                 indices = batch_indices(
@@ -86,11 +91,7 @@ def train_and_evaluate(
                         f"Stopped by {signal.Signals(stop).name} after step {step}, which is "
                         f"saved; resume with the same command and --workdir {run.workdir}",
                     )
-            if results is None:  # No steps were left.
-                results, _ = evaluate(
-                    state.variables, state.apply_fn, run.examples, run.eval_indices
-                )
-                reporter.print_results(results)
+            reporter.complete(int(state.step), results)
     return state
 
 

@@ -16,7 +16,7 @@ from tests.workdirs import contents, curves, edit_manifest, journal
 
 
 def without_speed(lines: list[dict]) -> list[dict]:
-    return [{k: v for k, v in x.items() if k != "train/steps_per_second"} for x in lines]
+    return [{k: v for k, v in x.items() if k != "batch/steps_per_second"} for x in lines]
 
 
 def assert_same_run(state, workdir, expected_state, expected_workdir):
@@ -28,9 +28,10 @@ def assert_same_run(state, workdir, expected_state, expected_workdir):
         np.testing.assert_array_equal(a, b, strict=True)
     assert without_speed(journal(workdir)) == without_speed(journal(expected_workdir))
     points, expected_points = curves(workdir), curves(expected_workdir)
-    for tag in ("train/steps_per_second",):
-        points[tag] = [step for step, _ in points[tag]]
-        expected_points[tag] = [step for step, _ in expected_points[tag]]
+    for tags in (points, expected_points):
+        tags["train/batch/steps_per_second"] = [
+            s for s, _ in tags["train/batch/steps_per_second"]
+        ]
     assert points == expected_points
 
 
@@ -84,6 +85,24 @@ def test_after_a_crash_that_left_later_reports(fake_config, tmp_path, after_trai
     after_train_steps(None)
     state = train_and_evaluate(fake_config, tmp_path / "resumed")
     assert_same_run(state, tmp_path / "resumed", expected, tmp_path / "whole")
+
+
+def test_a_crash_before_the_first_checkpoint_leaves_nothing(
+    fake_config, tmp_path, after_train_steps
+):
+    """What the first attempt wrote of step 0 is not there twice."""
+    expected = train_and_evaluate(fake_config, tmp_path / "whole")
+
+    def crash(state, metrics):
+        raise RuntimeError("crash")
+
+    after_train_steps(crash)
+    with pytest.raises(RuntimeError, match="crash"):
+        train_and_evaluate(fake_config, tmp_path / "again")
+    assert [line["step"] for line in journal(tmp_path / "again")] == [0]
+    after_train_steps(None)
+    state = train_and_evaluate(fake_config, tmp_path / "again")
+    assert_same_run(state, tmp_path / "again", expected, tmp_path / "whole")
 
 
 def test_resuming_with_another_config_is_refused(fake_config, tmp_path):

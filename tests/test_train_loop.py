@@ -41,10 +41,19 @@ def test_a_complete_run_is_evaluated_and_left_alone(finished, fake_config, capsy
     assert contents(workdir) == before
     printed = capsys.readouterr().out.splitlines()
     assert "complete at step 40" in printed[0]
-    assert printed[1:] == lines[-6:]
+    assert printed[1:] == lines[-10:]
     np.testing.assert_array_equal(
         again.params["hidden1"]["kernel"], state.params["hidden1"]["kernel"]
     )
+
+
+def test_a_resume_of_a_complete_run_repairs_its_results(finished, fake_config):
+    workdir, *_ = finished
+    results = workdir / "results.json"
+    content = results.read_bytes()
+    results.write_bytes(content[:20])
+    train_and_evaluate(fake_config, workdir)
+    assert results.read_bytes() == content
 
 
 def test_more_steps_continue_a_complete_run(fake_config, tmp_path):
@@ -54,6 +63,7 @@ def test_more_steps_continue_a_complete_run(fake_config, tmp_path):
     state = train_and_evaluate(fake_config, tmp_path / "run")
     assert int(state.step) == 50
     assert [line["step"] for line in journal(tmp_path / "run") if "test/loss" in line] == [
+        0,
         20,
         40,
         50,
@@ -88,13 +98,13 @@ def test_steps_per_call_changes_nothing_but_speed(fake_config, tmp_path):
         state = train_and_evaluate(fake_config, workdir)
         lines = journal(workdir)
         for line in lines:
-            line.pop("train/steps_per_second", None)
+            line.pop("batch/steps_per_second", None)
         runs.append((lines, np.asarray(state.params["hidden1"]["kernel"]).tobytes()))
     assert runs[0] == runs[1]
 
 
 def test_the_best_and_the_newest_checkpoints_are_kept(fake_config, tmp_path, monkeypatch):
-    accuracies = iter([0.1, 0.5, 0.3, 0.9, 0.2, 0.4, 0.6, 0.7])
+    accuracies = iter([0.0, 0.1, 0.5, 0.3, 0.9, 0.2, 0.4, 0.6, 0.7])
     real_evaluate = train_loop.evaluate
 
     def evaluate(*args):

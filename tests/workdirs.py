@@ -25,13 +25,17 @@ def journal(workdir: Path) -> list[dict[str, Any]]:
 
 
 def curves(workdir: Path) -> dict[str, list[tuple[int, float]]]:
-    """The (step, value) points of TensorBoard's scalars."""
-    events = EventAccumulator(str(workdir), size_guidance={"tensors": 0})
-    events.Reload()
-    return {
-        tag: [(e.step, float(make_ndarray(e.tensor_proto))) for e in events.Tensors(tag)]
-        for tag in events.PluginTagToContent("scalars")
-    }
+    """The (step, value) points of TensorBoard's scalars, by `<sub-run>/<tag>`."""
+    points = {}
+    for run in ("train", "validation", "test"):
+        events = EventAccumulator(str(workdir / run), size_guidance={"tensors": 0})
+        events.Reload()
+        for tag in events.PluginTagToContent("scalars"):
+            values = [
+                (e.step, float(make_ndarray(e.tensor_proto))) for e in events.Tensors(tag)
+            ]
+            points[f"{run}/{tag}"] = values
+    return points
 
 
 def contents(folder: Path) -> dict[str, bytes | None]:

@@ -160,11 +160,10 @@ def learning_curves(journal: Sequence[Mapping[str, Any]], title: str) -> Figure:
         label = f"{name} {values[-1]:.4f}" if values else name
         axes.plot(steps, values, color=color, label=label, **style)
 
-    plot(losses, "train/loss", "training batch", _GREY, alpha=0.5, linewidth=1)
+    plot(losses, "batch/loss", "training batch", _GREY, alpha=0.5, linewidth=1)
     for split, (color, line_style) in _SPLITS.items():
         style = {"linestyle": line_style, "marker": "o", "markersize": 3, "linewidth": 1.2}
-        loss_tag = "train/eval_loss" if split == "train" else f"{split}/loss"
-        plot(losses, loss_tag, split, color, **style)
+        plot(losses, f"{split}/loss", split, color, **style)
         plot(accuracies, f"{split}/accuracy", split, color, **style)
     for axes in (losses, accuracies):
         axes.set_xlim(0, 1.03 * max([line["step"] for line in journal], default=1))

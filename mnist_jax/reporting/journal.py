@@ -15,7 +15,7 @@ class Journal:
     """The journal of a run; `lines` are all so far: `step`, `dataset`, and numbers by tag."""
 
     def __init__(self, workdir: Path, first_step: int, sha256: str | None = None):
-        """Opens the journal, and removes the lines after `first_step`.
+        """Opens the journal, and removes the lines after `first_step`; at 0 all lines.
 
         `sha256` is what `flush` returned at that step, if it is known.
 
@@ -24,7 +24,7 @@ class Journal:
           WriteError: The file can't be written; also from every other method.
         """
         self._path = workdir / "metrics.jsonl"
-        self.lines, size, self._digest = _read(self._path, first_step)
+        self.lines, size, self._digest = _read(self._path, first_step or -1)
         if sha256 not in (None, self._digest.hexdigest()):
             raise _error(self._path, f"lines up to step {first_step} are missing or changed")
         with writing_to(self._path):

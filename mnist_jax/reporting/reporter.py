@@ -1,6 +1,9 @@
 """Reports a run: status lines, a progress bar, `metrics.jsonl`, TensorBoard, figures."""
 
+import json
 import math
+import os
+import shlex
 import shutil
 import sys
 import time
@@ -25,6 +28,7 @@ from mnist_jax.run import Run
 from mnist_jax.runtime import config as config_lib
 from mnist_jax.runtime import environment, terminal
 from mnist_jax.runtime.errors import TrainingDivergedError, WriteError, first_line, writing_to
+from mnist_jax.runtime.files import replacing
 from mnist_jax.runtime.signals import PreemptedError
 from mnist_jax.train_step import Metrics, TrainState, Variables, train_step
 
@@ -99,14 +103,16 @@ class Reporter:
         self._run, self._is_first = run, job.is_first_process()
         self._unread: tuple[range, Metrics] | None = None
         self._figures: FigureWorker | None = None
-        columns, lines = shutil.get_terminal_size()
+        self._first_step = first_step
+        stderr, (columns, lines) = sys.stderr, shutil.get_terminal_size()
         self._bar = tqdm.tqdm(
             total=config.num_train_steps,
             initial=first_step,
             unit=" steps",
-            file=sys.stderr,
+            file=stderr,
             disable=None if self._is_first else True,  # None: only on a terminal.
-            # Without these tqdm prints an empty bar where the terminal has no known size.
+            # Without a known size of the terminal, tqdm would print an empty bar.
+            dynamic_ncols=stderr.isatty() and os.get_terminal_size(stderr.fileno()).columns > 0,
             ncols=columns,
             nrows=lines,
             leave=False,
@@ -116,7 +122,8 @@ class Reporter:
         job.broadcast_from_first(lambda: self._open_journal(first_step))
         if self._is_first:
             with writing_to(run.workdir):
-                event_files.truncate(run.workdir, first_step)
+                for sub_run in ("", *_TITLES):
+                    event_files.truncate(run.workdir / sub_run, first_step)
             self._events = EventWriter(run.workdir)
             if first_step == 0:
                 self._describe(state)
@@ -147,7 +154,8 @@ class Reporter:
             "environment": _table(environment.describe()),
         }
         functions = graphs(state, config.batch_size, self._run.dataset.image_shape)
-        self._events.call("write_hparams", config_lib.hyperparameters(config))
+        trial = "/".join(self._run.workdir.parts[-2:])
+        self._events.write_hparams(config_lib.hyperparameters(config), trial)
         self._events.call("write_texts", 0, texts)
         self._events.submit(lambda: self._write_graphs(functions))
 
@@ -208,31 +216,32 @@ class Reporter:
         self.restart_clock(step)
         self.print(f"Step {step}: loss = {losses[-1]:.2f} ({steps_per_second:,.0f} steps/s)")
         scalars = {
-            "train/loss": float(losses[-1]),
-            "train/learning_rate": float(metrics["learning_rate"][-1]),
-            "train/steps_per_second": steps_per_second,
+            "loss": float(losses[-1]),
+            "learning_rate": float(metrics["learning_rate"][-1]),
+            "steps_per_second": steps_per_second,
         }
         if "grads" in metrics:
-            scalars["train/grad_norm"] = float(metrics["grad_norm"][-1])
+            scalars["grad_norm"] = float(metrics["grad_norm"][-1])
             if self._is_first:
                 trees = jax.device_get({name: metrics[name] for name in ("params", "grads")})
                 arrays = flax.traverse_util.flatten_dict(trees, sep="/")
                 self._events.call("write_histograms", step, arrays)
-        self._write_scalars(step, scalars)
+        self._write_scalars(step, {"batch": scalars})
 
     def evaluation(
         self, state: TrainState, results: Results, logits: Mapping[str, Any]
     ) -> None:
-        """Reports what `eval_step.evaluate` returned, and draws figures of the test split."""
+        """Reports what `eval_step.evaluate` returned, and draws figures of the test split.
+
+        At step 0 nothing is printed or drawn. A complete run's results are only printed.
+        """
         step, dataset = int(state.step), self._run.dataset
-        scalars: dict[str, float] = {}
+        if step > self._first_step or step == 0:
+            self._write_scalars(step, results)
+        if step == 0:
+            return
         for split, result in results.items():
-            values = {f"{split}/{name}": result[name] for name in result.keys() - _COUNTS}
-            if split == "train":  # `train/loss` is that of a batch.
-                values["train/eval_loss"] = values.pop("train/loss")
-            scalars |= dict(sorted(values.items()))
-        self._write_scalars(step, scalars)
-        self.print_results(results)
+            self.print(format_result(split, dataset.name, result))
         if self._figures:
             images, labels = dataset.splits["test"]
             self._figures.draw(
@@ -246,10 +255,21 @@ class Reporter:
                 logits=logits["test"],
             )
 
-    def print_results(self, results: Results) -> None:
-        """Prints the tutorial's lines for every split."""
-        for split, result in results.items():
-            self.print(format_result(split, self._run.dataset.name, result))
+    def complete(self, step: int, results: Results) -> None:
+        """Writes `results.json`, completely or not at all, and prints what can be done next."""
+        run = self._run
+        report = {"step": step, "dataset": run.dataset.name, "splits": results}
+        report |= {"environment": environment.describe(), "config": run.config.to_dict()}
+        path, folder = run.workdir / "results.json", shlex.quote(str(run.workdir))
+        if self._is_first:
+            with writing_to(path), replacing(path) as file:
+                file.write(json.dumps(report, indent=1).encode())
+        self.print(
+            f"Complete: {path} contains the results. Next:\n"
+            f"  tensorboard --logdir {folder}\n"
+            f"  python -m mnist_jax.evaluate --workdir {folder}\n"
+            f"  python -m mnist_jax.demo --workdir {folder}"
+        )
 
     def restart_clock(self, step: int) -> None:
         """Excludes the time since the last report from the next report's speed."""
@@ -269,12 +289,22 @@ class Reporter:
                 self._bar.write(text, file=sys.stdout)
                 sys.stdout.flush()
 
-    def _write_scalars(self, step: int, scalars: Mapping[str, float]) -> None:
-        for tag, value in scalars.items():
+    def _write_scalars(self, step: int, groups: Mapping[str, Mapping[str, float]]) -> None:
+        """Writes the scalars of "batch", a training step, or of each split's evaluation."""
+        groups = {
+            group: {name: values[name] for name in values if name not in _COUNTS}
+            for group, values in groups.items()
+        }
+        line = flax.traverse_util.flatten_dict(groups, sep="/")
+        for tag, value in line.items():
             self._check_finite(tag, value, step)
         if self._is_first:
-            self._journal.write(step, self._run.dataset.name, scalars)
-            self._events.call("write_scalars", step, scalars)
+            self._journal.write(step, self._run.dataset.name, line)
+            for group, scalars in groups.items():
+                # TensorBoard's tabs begin with the evaluations: "all" sorts before "batch".
+                run, prefix = ("train", "batch") if group == "batch" else (group, "all")
+                tags = {f"{prefix}/{name}": value for name, value in scalars.items()}
+                self._events.call("write_scalars", step, tags, run=run)
 
     def _check_finite(self, name: str, value: float, step: int) -> None:
         if not math.isfinite(value):

@@ -22,32 +22,55 @@ from mnist_jax.runtime.errors import writing_to
 
 
 class EventWriter:
-    """Calls clu's `SummaryWriter` in a thread; raises the WriteError of an earlier call."""
+    """Calls clu's `SummaryWriter` in a thread; raises the WriteError of an earlier call.
+
+    TensorBoard draws the same tag of several runs, which are folders, in one chart. So each
+    sub-run has a folder in `logdir`, and a writer; `logdir` itself is the run "".
+    """
 
     def __init__(self, logdir: Path):
-        """Starts the import of clu; the first event creates a file in `logdir`."""
+        """Starts the import of clu; the first event of a run creates its file."""
         self._logdir = logdir
         self._pool = asynclib.Pool("event_writer", max_workers=1)
-        self._writer = self._pool(create_summary_writer)(str(logdir))
+        self._writers: dict[str, Any] = {}  # Used in the thread alone.
+        self.call("flush")
 
-    def submit(self, function: Callable[[], None]) -> None:
+    def submit(self, function: Callable[[], object]) -> None:
         """Calls a function in the thread; returns at once."""
         with writing_to(self._logdir, Exception):
             self._pool(function)()
 
-    def call(self, method: str, *arguments: Any) -> None:
-        """Calls a method of the `SummaryWriter` in the thread; returns at once."""
-        self.submit(lambda: getattr(self._writer.result(), method)(*arguments))
+    def call(self, method: str, *arguments: Any, run: str = "") -> None:
+        """Calls a method of a run's `SummaryWriter` in the thread; returns at once."""
+
+        def call() -> None:
+            if run not in self._writers:
+                self._writers[run] = create_summary_writer(str(self._logdir / run))
+            getattr(self._writers[run], method)(*arguments)
+
+        self.submit(call)
+
+    def write_hparams(self, hparams: Mapping[str, Any], trial: str) -> None:
+        """Writes a row of the HParams tab; clu would name its trial by a digest."""
+
+        def write() -> None:
+            from tensorboard.plugins.hparams.api import hparams_pb
+
+            file = EventFile(str(self._logdir), "0.")
+            file.write(step=0, summary=hparams_pb(hparams, trial_id=trial))
+            file.close()
+
+        self.submit(write)
 
     def flush(self) -> None:
         """Waits until the operating system has all events."""
-        self.call("flush")
+        self.submit(lambda: [writer.flush() for writer in self._writers.values()])
         with writing_to(self._logdir, Exception):
             self._pool.join()
 
     def close(self) -> None:
-        """Flushes and closes the event file."""
-        self.call("close")
+        """Flushes and closes the event files."""
+        self.submit(lambda: [writer.close() for writer in self._writers.values()])
         with writing_to(self._logdir, Exception):
             self._pool.close()
 

@@ -42,8 +42,10 @@ def resolve(name: str, folder: str | Path) -> Path:
 
 
 # What is written below the folder. A link could lead out of it, and a pipe would block.
-_FILES = [".lock", "run_id", "metrics.jsonl", "events.out.tfevents.*"]
+_FILES = [".lock", "run_id", "metrics.jsonl", "results.json", "events.out.tfevents.*"]
+_FILES += [f"{split}/events.out.tfevents.*" for split in ("train", "validation", "test")]
 _FOLDERS = ["checkpoints", "checkpoints/deleted", "damaged", "figures"]
+_FOLDERS += ["train", "validation", "test"]
 _FOLDERS += ["plugins", "plugins/profile", "plugins/profile/*"]
 
 

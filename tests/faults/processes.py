@@ -19,7 +19,7 @@ from tests.states import create_state
 from tests.workdirs import contents
 
 ROOT = Path(__file__).parent.parent.parent
-NOT_REPRODUCIBLE = "train/steps_per_second"
+NOT_REPRODUCIBLE = "batch/steps_per_second"
 
 # Short, and yet with an optimizer state, and with something due at every tenth step.
 SHORT_RUN: dict[str, Any] = {
@@ -88,22 +88,24 @@ class Remains(NamedTuple):
       steps: Of the checkpoints.
       state: Bytes of every leaf of the newest one.
       journal: The lines of metrics.jsonl, without the speed.
-      points: What TensorBoard's own reader finds, in an order that does not depend on how
-        many files there are; a point there twice is here twice.
+      points: What TensorBoard's own reader finds, by sub-run and tag, in an order that does
+        not depend on how many files there are; a point there twice is here twice.
+      results: Of results.json, without environment and config; None before the run is complete.
     """
 
     steps: list[int]
     state: dict[str, bytes]
     journal: list[dict[str, Any]]
     points: list[tuple[str, int, bytes]]
+    results: dict[str, Any] | None
 
     def without_description(self) -> "Remains":
         """Without the config in TensorBoard, which is that of the run's beginning."""
-        return self._replace(points=[point for point in self.points if point[1] > 0])
+        return self._replace(points=[point for point in self.points if point[0] != "./config"])
 
     def without_figures(self) -> "Remains":
         """Without the figures in TensorBoard, which an interrupted run may not have drawn."""
-        points = [point for point in self.points if not point[0].startswith("figures/")]
+        points = [point for point in self.points if not point[0].startswith("./figures/")]
         return self._replace(points=points)
 
 
@@ -122,13 +124,21 @@ def remains(workdir: Path, config: ConfigDict | None = None) -> Remains:
             for line in lines
         ],
         points=sorted(
-            (value.tag, event.step, _value_bytes(value))
-            for path in workdir.glob("events.out.tfevents.*")
+            (f"{path.parent.relative_to(workdir)}/{value.tag}", event.step, _value_bytes(value))
+            for path in workdir.rglob("events.out.tfevents.*")
             if path.is_file()  # Reading a pipe in the place of one would block.
             for event in EventFileLoader(str(path)).Load()
             for value in event.summary.value
         ),
+        results=_results(workdir / "results.json"),
     )
+
+
+def _results(path: Path) -> dict[str, Any] | None:
+    if not path.is_file():
+        return None
+    results = json.loads(path.read_text())
+    return {name: results[name] for name in ("step", "dataset", "splits")}
 
 
 def abstract_state(config: ConfigDict) -> TrainState:

@@ -159,9 +159,9 @@ def test_a_damaged_journal_is_an_error_that_names_the_line(run: Path):
         lambda lines: [],
         lambda lines: lines[:-1],
         lambda lines: [*lines[:-1], lines[-1][:-5]],
-        lambda lines: [lines[0].replace("0.0", "0.1", 1), *lines[1:]],
+        lambda lines: [lines[0], lines[1].replace("0.0", "0.1", 1), *lines[2:]],
         lambda lines: [lines[0], lines[2], *lines[1:]],
-        lambda lines: [lines[0].replace('"step": 10', '"step": 90'), *lines[1:]],
+        lambda lines: [lines[0], lines[1].replace('"step": 10', '"step": 90'), *lines[2:]],
     ],
     ids=["deleted", "emptied", "shorter", "cut", "a digit", "a line more", "a later step"],
 )
@@ -185,7 +185,7 @@ def test_a_journal_that_is_not_what_the_run_wrote_is_refused_and_not_cut(harm, r
 @pytest.mark.parametrize("share", [0.02, 0.3, 0.7, 0.99])
 def test_a_damaged_event_file_does_not_stop_a_run(share: float, run: Path, complete_run: Path):
     """Its later points are lost; those of the resumed run are all there."""
-    (path,) = run.glob("events.*.v2")
+    (path,) = run.glob("train/events.*.v2")
     data = bytearray(path.read_bytes())
     data[int(share * len(data))] ^= 0xFF
     path.write_bytes(data)

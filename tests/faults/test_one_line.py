@@ -138,7 +138,7 @@ def test_closed_streams(tmp_path: Path):
     fields = processes.SHORT_RUN | {"num_train_steps": 10, "hidden_sizes": "()"}
     command = processes.train_command("run", fields)
     assert shell(command, "<&- >&- 2>&-", tmp_path).returncode == 0
-    assert [line["step"] for line in journal(tmp_path / "run")] == [10, 10]
+    assert [line["step"] for line in journal(tmp_path / "run")] == [0, 10, 10]
 
 
 def test_a_terminal_of_ascii(tmp_path: Path):

@@ -22,11 +22,11 @@ def create_arguments(num_classes: int = 10, num_units: int = 16) -> dict:
     rng = np.random.default_rng(0)
     labels = rng.integers(0, num_classes, 2000).astype(np.int32)
     logits = rng.normal(0, 1, (2000, num_classes)) + 3 * np.eye(num_classes)[labels]
-    journal = [{"step": step, "train/loss": 200 / step} for step in range(100, 100_001, 100)]
+    journal = [{"step": step, "batch/loss": 200 / step} for step in range(100, 100_001, 100)]
     for step in range(5000, 100_001, 5000):
         accuracy = 0.9875 - 100 / step
         journal.append(
-            {"step": step, "train/eval_loss": 0.1, "train/accuracy": accuracy + 0.01}
+            {"step": step, "train/loss": 0.1, "train/accuracy": accuracy + 0.01}
             | {"validation/loss": 0.2, "validation/accuracy": accuracy}
             | {"test/loss": 0.3, "test/accuracy": accuracy - 0.01}
         )
@@ -139,10 +139,10 @@ def test_mistakes_are_sorted_by_confidence():
 
 def test_learning_curves_have_the_last_values_in_the_legend_of_their_panel():
     journal = [
-        {"step": 1000, "train/loss": 2.0},
-        {"step": 1000, "train/eval_loss": 1.5, "train/accuracy": 0.5},
-        {"step": 2000, "train/loss": float("inf")},
-        {"step": 2000, "train/eval_loss": 0.5, "train/accuracy": 0.9},
+        {"step": 1000, "batch/loss": 2.0},
+        {"step": 1000, "train/loss": 1.5, "train/accuracy": 0.5},
+        {"step": 2000, "batch/loss": float("inf")},
+        {"step": 2000, "train/loss": 0.5, "train/accuracy": 0.9},
         {"step": 2000, "test/loss": 0.6, "test/accuracy": 0.8},
     ]
     losses, accuracies = figures.learning_curves(journal, "").axes

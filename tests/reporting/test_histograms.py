@@ -31,7 +31,7 @@ def read_histograms(logdir: Path) -> dict[tuple[str, int], np.ndarray]:
 
 def journal(workdir: Path) -> list[dict]:
     lines = map(json.loads, (workdir / "metrics.jsonl").read_text().splitlines())
-    return [{k: v for k, v in line.items() if k != "train/steps_per_second"} for line in lines]
+    return [{k: v for k, v in line.items() if k != "batch/steps_per_second"} for line in lines]
 
 
 @pytest.fixture(scope="module")
@@ -55,9 +55,9 @@ def test_the_results_are_the_same_to_the_bit(runs):
     (off, off_state), (on, on_state) = runs[1][False], runs[1][True]
     jax.tree.map(np.testing.assert_array_equal, off_state.params, on_state.params)
     on_lines = journal(on)
-    norms = [line.pop("train/grad_norm", None) for line in on_lines]
+    norms = [line.pop("batch/grad_norm", None) for line in on_lines]
     assert on_lines == journal(off)
-    assert [norm is not None for norm in norms] == ["train/loss" in x for x in on_lines]
+    assert [norm is not None for norm in norms] == ["batch/loss" in x for x in on_lines]
 
 
 def test_off_writes_none(runs):
@@ -93,7 +93,7 @@ def test_on_writes_parameters_and_gradients_of_the_log_steps(runs):
         state, _ = train_step(state, batch)
     grads, _ = jax.jit(jax.grad(loss_fn, has_aux=True))(old_state.params, old_state, batch)
     line = next(line for line in journal(workdir) if line["step"] == 10)
-    assert line["train/grad_norm"] == pytest.approx(float(optax.tree.norm(grads)), rel=1e-5)
+    assert line["batch/grad_norm"] == pytest.approx(float(optax.tree.norm(grads)), rel=1e-5)
     kernel = np.asarray(grads["hidden1"]["kernel"])
     rows = histograms["grads/hidden1/kernel", 10]
     assert rows[-1, 1] == pytest.approx(kernel.max(), rel=1e-5)

@@ -1,8 +1,16 @@
 """What a run prints and writes."""
 
 import contextlib
+import fcntl
 import io
+import json
+import os
+import pty
 import re
+import struct
+import sys
+import termios
+import threading
 
 import numpy as np
 import pytest
@@ -15,6 +23,8 @@ from tests.conftest import create_fake_config
 from tests.workdirs import curves, journal
 
 STEP_LINE = re.compile(r"Step (\d+): loss = (\d+\.\d\d) \([\d,]+ steps/s\)")
+SUB_RUNS = ("train", "validation", "test")
+BATCH = ("loss", "learning_rate", "steps_per_second")
 SPLITS = {"Training": 2000, "Validation": 500, "Test": 500}
 
 
@@ -49,16 +59,77 @@ def test_the_journal_and_tensorboard_hold_the_same_numbers(finished):
     workdir, *_ = finished
     lines = journal(workdir)
     assert {line["dataset"] for line in lines} == {"fake"}
-    train = {"train/loss", "train/learning_rate", "train/steps_per_second"}
-    splits = {f"{split}/accuracy" for split in ("train", "validation", "test")}
-    splits |= {"train/eval_loss", "validation/loss", "test/loss"}
+    names = {f"batch/{name}": f"train/batch/{name}" for name in BATCH}
+    for split in SUB_RUNS:  # The same tag in each, so that one chart shows the three curves.
+        names |= {f"{split}/{name}": f"{split}/all/{name}" for name in ("accuracy", "loss")}
     written = curves(workdir)
-    assert train | splits == set(written)
-    for tag, points in written.items():
+    assert {tag for line in lines for tag in line} == {"step", "dataset", *names}
+    assert set(names.values()) == set(written)
+    for tag, name in names.items():
         expected = [(line["step"], line[tag]) for line in lines if tag in line]
-        assert [step for step, _ in points] == ([10, 20, 30, 40] if tag in train else [20, 40])
-        np.testing.assert_allclose(points, expected, rtol=1e-6)
-    assert {value for _, value in written["train/learning_rate"]} == {np.float32(0.01)}
+        steps = [10, 20, 30, 40] if tag.startswith("batch") else [0, 20, 40]
+        assert [step for step, _ in written[name]] == steps
+        np.testing.assert_allclose(written[name], expected, rtol=1e-6)
+    assert {value for _, value in written["train/batch/learning_rate"]} == {np.float32(0.01)}
+
+
+def test_results_json_has_the_results_and_what_they_were_made_with(finished):
+    workdir, *_ = finished
+    report = json.loads((workdir / "results.json").read_text())
+    assert report.keys() == {"step", "dataset", "splits", "environment", "config"}
+    assert (report["step"], report["dataset"]) == (40, "fake")
+    last = journal(workdir)[-1]
+    for split, (_, count) in zip(SUB_RUNS, SPLITS.items(), strict=True):
+        metrics = report["splits"][split]
+        assert metrics["num_examples"] == count
+        assert metrics["num_correct"] == round(count * last[f"{split}/accuracy"])
+        assert (metrics["accuracy"], metrics["loss"]) == (
+            last[f"{split}/accuracy"],
+            last[f"{split}/loss"],
+        )
+    assert {"python", "jax", "devices"} <= report["environment"].keys()
+    assert report["config"]["hidden_sizes"] == [16]
+
+
+def test_it_prints_what_to_do_next(finished):
+    workdir, _, lines = finished
+    assert lines[-4:] == [
+        f"Complete: {workdir}/results.json contains the results. Next:",
+        f"  tensorboard --logdir {workdir}",
+        f"  python -m mnist_jax.evaluate --workdir {workdir}",
+        f"  python -m mnist_jax.demo --workdir {workdir}",
+    ]
+
+
+def test_a_terminal_that_gets_narrower_gets_a_narrower_bar(
+    fake_config, tmp_path, monkeypatch, after_train_steps
+):
+    parent, child = pty.openpty()
+    resize(child, 90)
+    output = bytearray()
+    reader = threading.Thread(target=read_all, args=(parent, output))
+    reader.start()
+    after_train_steps(lambda state, metrics: resize(child, 50) or (state, metrics))
+    fake_config.num_train_steps = 20
+    with os.fdopen(child, "w") as terminal:
+        monkeypatch.setattr(sys, "stderr", terminal)
+        train_and_evaluate(fake_config, tmp_path)
+    reader.join()
+    shown = [text.rstrip() for text in re.split(r"[\r\n]", output.decode())]
+    widths = [len(text) for text in shown if "steps/s" in text]
+    assert 80 < widths[0] <= 90
+    assert 40 < widths[-1] <= 50
+
+
+def resize(terminal, columns):
+    fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
+
+
+def read_all(descriptor, output):
+    with contextlib.suppress(OSError):  # Linux's way to say that the other side is closed.
+        while part := os.read(descriptor, 65536):
+            output += part
+    os.close(descriptor)
 
 
 def test_tensorboard_shows_hparams_config_and_parameters(finished):
@@ -66,7 +137,9 @@ def test_tensorboard_shows_hparams_config_and_parameters(finished):
     events = EventAccumulator(str(workdir))
     events.Reload()
     (session,) = events.PluginTagToContent("hparams").values()
-    hparams = plugin_data_pb2.HParamsPluginData.FromString(session).session_start_info.hparams
+    info = plugin_data_pb2.HParamsPluginData.FromString(session).session_start_info
+    assert info.group_name == "new/run"
+    hparams = info.hparams
     assert hparams["learning_rate"].number_value == 0.01
     assert hparams["dataset"].string_value == "fake"
     assert hparams["hidden_sizes"].string_value == "(16,)"

@@ -50,6 +50,9 @@ def test_a_path_that_cannot_hold_a_run_is_refused(
         ".lock",
         "metrics.jsonl",
         "events.out.tfevents.1.host",
+        "results.json",
+        "train",
+        "test/events.out.tfevents.1.host",
         "checkpoints",
         "checkpoints/deleted",
         "damaged",
@@ -61,7 +64,7 @@ def test_a_path_that_cannot_hold_a_run_is_refused(
 )
 def test_an_entry_that_no_run_creates_is_refused(name: str, kind: str, tmp_path: Path):
     path, outside = tmp_path / "run" / name, tmp_path / "outside"
-    is_file = name.startswith((".", "metrics", "events"))
+    is_file = name.startswith((".", "metrics", "results")) or "events" in name
     path.parent.mkdir(parents=True)
     create, other = (Path.touch, Path.mkdir) if is_file else (Path.mkdir, Path.touch)
     create(outside)
