@@ -104,4 +104,4 @@ def test_a_mistake_gets_one_line(images, args, message):
     ],
 )
 def test_the_line_names_the_most_probable_classes(probabilities, text):
-    assert format_prediction(np.array(probabilities)) == text
+    assert format_prediction(np.array(probabilities), ["0", "1", "2"]) == text
