@@ -51,7 +51,9 @@ def main() -> None:
     model = restoring.restore(_WORKDIR.value, _STEP.value)
     if tuple(model.image_shape) != (28, 28):
         shape = "x".join(map(str, model.image_shape))
-        raise UserError(f"workdir: its images are {shape}; the demo needs 28x28, grey")
+        raise UserError(
+            f"workdir: its images are {shape}; the demo needs 28x28, grey; choose another"
+        )
 
     def predict(grey: np.ndarray) -> dict[str, object]:
         try:

@@ -120,8 +120,8 @@ def mistakes(
     predicted, confidence = probabilities.argmax(axis=1), probabilities.max(axis=1)
     wrong = np.flatnonzero(predicted != labels)
     chosen = wrong[np.argsort(-confidence[wrong], kind="stable")[: _ROWS * _COLUMNS]]
-    names = [_shorten(name) for name in class_names]
-    space = " " if max(map(len, names)) <= 2 else "\n"
+    names = [_shorten(name, 9) for name in class_names]
+    space = " " if max(map(len, names)) == 1 else "\n"
     captions = [
         f"{names[labels[i]]}{space}→ {names[predicted[i]]}{space}({confidence[i]:.0%})"
         for i in chosen

@@ -142,6 +142,42 @@ def test_mistakes_are_sorted_by_confidence():
         assert (sheet[y + 2 : y + 30, x - 13 : x + 15] == value).all()  # Below its caption.
 
 
+@pytest.mark.parametrize("image_shape", [(8, 8), (20, 60, 3), (64, 64, 3)])
+@pytest.mark.parametrize("num_classes", [2, 10])
+def test_long_class_names_and_images_of_any_shape(image_shape, num_classes):
+    names = [f"$a_{i}^2$ class\nwith a long name" for i in range(num_classes)]
+    arguments = create_arguments(num_classes) | {"class_names": names}
+    arguments["images"] = np.zeros((2000, *image_shape), np.uint8)
+    arguments["weights"] = np.ones((144, *image_shape[:2]))
+    arguments["dataset"] = "/a/folder/of/mine.npz"
+    drawn = draw(**arguments)
+    for name, figure in drawn.items():
+        assert figure.get_suptitle().startswith("mine.npz, ")
+        for text in visible_texts(figure):
+            box = text.get_window_extent()
+            assert figure.bbox.x0 <= box.x0 <= box.x1 <= figure.bbox.x1, (name, text)
+            assert figure.bbox.y0 <= box.y0 <= box.y1 <= figure.bbox.y1, (name, text)
+    (axes,) = drawn["confusion_matrix"].axes
+    for axis in (axes.xaxis, axes.yaxis):
+        texts = [label.get_text() for label in tick_labels(axis)]
+        assert texts == [f"$a_{i}^2$ cl…" for i in range(num_classes)]
+    predicted = arguments["logits"].argmax(axis=1)
+    captions = [text.get_text() for text in drawn["mistakes"].axes[0].texts]
+    assert len(captions) == 20
+    for caption in captions:
+        true, wrong, _ = caption.split("\n")
+        pairs = zip(arguments["labels"], predicted, strict=True)
+        assert (true, wrong) in {(f"$a_{t}^2$ …", f"→ $a_{p}^2$ …") for t, p in pairs}
+
+
+def test_a_figure_that_fails_does_not_prevent_the_others(tmp_path):
+    arguments = create_arguments() | {"images": np.zeros((2000, 28, 28, 2), np.uint8)}
+    pngs, (error,) = figures.draw(tmp_path, **arguments)
+    assert error.startswith("mistakes: ")
+    assert sorted([*pngs, "mistakes"]) == NAMES
+    assert {path.stem for path in tmp_path.iterdir()} == set(pngs)
+
+
 def test_learning_curves_have_the_last_values_in_the_legend_of_their_panel():
     journal = [
         {"step": 1000, "train/loss": 2.0},
