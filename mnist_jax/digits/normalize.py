@@ -252,8 +252,12 @@ def _fit_background(pixels: np.ndarray) -> tuple[np.ndarray, float]:
     colours, counts = np.unique(np.rint(255 * values), axis=0, return_counts=True)
     flat = colours[counts.argmax()] / 255
     share = float((np.abs(values - flat).max(axis=1) < 2 / 255).mean())
-    peak = np.linalg.norm(pixels - flat, axis=2).max()
-    if share > 0.15 and np.quantile(residual, 0.9) > max(0.1, 0.2 * peak):
+    distance = np.linalg.norm(pixels - flat, axis=2)
+    least = 0.2 * distance.max()
+    # Of so few pixels, no colour is certainly that of the background.
+    if max(distance.shape) < 16 and np.quantile(distance[border], 0.9) > least:
+        raise UnreadableImageError("too small for a digit that fills it: leave a margin")
+    if share > 0.15 and np.quantile(residual, 0.9) > max(0.1, least):
         return flat, share
     return terms @ surface, 1.0
 
