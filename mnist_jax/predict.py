@@ -51,7 +51,8 @@ def main(*files: str) -> None:
             image = normalize.read_image(file)
             if shape == (28, 28):
                 inputs[file] = normalize.normalize(image)
-                notes[file] = normalize.find_doubt(image)
+                if note := normalize.find_doubt(image):
+                    notes[file] = note
             else:
                 inputs[file] = normalize.resize(image, shape)
             if _SHOW.value:
@@ -59,10 +60,10 @@ def main(*files: str) -> None:
         except UnreadableImageError as error:
             errors[file] = str(error)
             terminal.print_error(f"{file}: {error}")
-    notes = {file: note for file, note in notes.items() if note}
 
     probabilities = model.predict(np.stack([*inputs.values()])) if inputs else ()
     predictions = dict(zip(inputs, probabilities, strict=True))
+    texts = {f: format_prediction(p, model.class_names) for f, p in predictions.items()}
     if _JSON.value:
         report = {
             "workdir": str(model.workdir),
@@ -82,15 +83,12 @@ def main(*files: str) -> None:
         }
         print(json.dumps(report))
     else:
-        for file, p in predictions.items():
-            print(f"{file}: {format_prediction(p, model.class_names)}")
+        for file, text in texts.items():
+            print(f"{file}: {text}")
             if file in notes:
                 terminal.print_warning(f"{file}: {notes[file]}")
     if images:
-        titles = [
-            f"{Path(file).name}: {format_prediction(p, model.class_names)}"
-            for file, p in predictions.items()
-        ]
+        titles = [f"{Path(file).name}: {text}" for file, text in texts.items()]
         _show([*images.values()], [*inputs.values()], titles)
     if errors:
         sys.exit(UserError.exit_code)
