@@ -49,6 +49,11 @@ def main() -> None:
     from mnist_jax.digits.normalize import UnreadableImageError, normalize
 
     model = restoring.restore(_WORKDIR.value, _STEP.value)
+    if tuple(model.image_shape) != (28, 28):
+        shape = "x".join(map(str, model.image_shape))
+        raise UserError(
+            f"workdir: its images are {shape}; the demo needs 28x28, grey; choose another"
+        )
 
     def predict(grey: np.ndarray) -> dict[str, object]:
         try:

@@ -13,7 +13,7 @@ import json
 
 from absl import flags
 
-from mnist_jax.runtime import command, run_folder
+from mnist_jax.runtime import command, run_folder, terminal
 from mnist_jax.runtime.errors import UserError
 
 _WORKDIR = flags.DEFINE_string("workdir", "", "The run's folder.")
@@ -44,23 +44,26 @@ def main() -> None:
         from mnist_jax.reporting import figures
 
         split = "test" if _SPLIT.value == "all" else _SPLIT.value
-        drawn = figures.draw(
-            dataset=dataset.name,
-            split=split,
-            step=model.step,
-            journal=read_journal(model.workdir, model.step),
-            weights=first_layer_images(
-                model.model, model.variables["params"], dataset.image_shape
-            ),
-            labels=dataset.splits[split].label,
-            images=dataset.splits[split].image,
-            logits=logits[split],
-        )
         try:
-            figures.save(folder, drawn)
+            _, errors = figures.draw(
+                folder,
+                dataset=dataset.name,
+                class_names=dataset.class_names,
+                split=split,
+                step=model.step,
+                journal=read_journal(model.workdir, model.step),
+                weights=first_layer_images(
+                    model.model, model.variables["params"], dataset.image_shape
+                ),
+                labels=dataset.splits[split].label,
+                images=dataset.splits[split].image,
+                logits=logits[split],
+            )
         except OSError as error:
             message = f"figures: {folder}: {error.strerror}; choose another folder"
             raise UserError(message) from error
+        if errors:
+            terminal.print_warning(f"WARNING: figures are missing ({'; '.join(errors)})")
     if _SPLIT.value != "all":
         results = {_SPLIT.value: results[_SPLIT.value]}
     if _JSON.value:

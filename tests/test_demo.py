@@ -39,6 +39,22 @@ def demo(*args):
             process.kill()
 
 
+COLOUR_MODEL = """
+import types
+from mnist_jax import demo, restoring
+restoring.restore = lambda *args: types.SimpleNamespace(image_shape=[32, 32, 3])
+demo.command.run(demo.main)
+"""
+
+
+def test_a_model_of_other_images_gets_one_line():
+    command = [sys.executable, "-c", COLOUR_MODEL]
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert (result.returncode, result.stdout) == (2, "")
+    message = "workdir: its images are 32x32x3; the demo needs 28x28, grey; choose another\n"
+    assert result.stderr == message
+
+
 SERVER = """
 import sys, threading
 from mnist_jax import demo

@@ -2,14 +2,17 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
+import types
 
 import numpy as np
 import pytest
+from absl import flags
 from PIL import Image
 
-from mnist_jax.predict import format_prediction
+from mnist_jax.predict import format_prediction, main
 from tests.conftest import ROOT
 from tests.images import draw_seven
 from tests.workdirs import contents
@@ -56,29 +59,58 @@ def test_unreadable_images_do_not_stop_the_others(trained_workdir, images):
 
 
 def test_json_is_one_object_and_show_draws_a_figure(trained_workdir, images):
+    two = Image.new("RGB", (400, 200))
+    two.paste(draw_seven(), (0, 0))
+    two.paste(draw_seven(), (200, 0))
+    two.save(images / "two.png")
+    copies = [f"{number}.png" for number in range(19)]
+    for copy in copies:
+        shutil.copy(images / "seven.png", images / copy)
+    (images / "predictions.png").symlink_to("elsewhere.png")
     result = predict(
         "--workdir",
         trained_workdir,
         "--json",
         "--show",
         "seven.png",
-        "chalk.jpg",
+        "two.png",
+        *copies,
         folder=images,
     )
     assert result.returncode == 0
     assert result.stdout.count("\n") == 1
     report = json.loads(result.stdout)
     assert (report["step"], report["dataset"], report["errors"]) == (200, "mnist_5k", [])
-    assert [(i["file"], i["digit"]) for i in report["images"]] == [
-        ("seven.png", 7),
-        ("chalk.jpg", 7),
-    ]
-    for image in report["images"]:
+    seven, two, *others = report["images"]
+    assert (seven["file"], two["file"]) == ("seven.png", "two.png")
+    for image in (seven, *others):
+        assert (image["digit"], image["class"]) == (7, "7")
         assert sum(image["probabilities"]) == pytest.approx(1, abs=1e-5)
         assert np.argmax(image["probabilities"]) == 7
-    assert result.stderr == "Drawn in predictions.png\n"
-    with Image.open(images / "predictions.png") as figure:
-        figure.verify()
+        assert "note" not in image
+    assert "several digits" in two["note"]
+    # 20 images each, under names that are not taken.
+    assert result.stderr == "Drawn in predictions-1.png, predictions-2.png\n"
+    assert not (images / "elsewhere.png").exists()
+    for page, most in ((1, 11_000), (2, 1000)):
+        with Image.open(images / f"predictions-{page}.png") as figure:
+            assert figure.height < most
+
+
+def test_a_model_of_other_images_gets_those_and_its_class_names_are_printed(
+    images, monkeypatch, capsys
+):
+    def classify(inputs):
+        assert (inputs.shape, inputs.dtype) == ((1, 8, 12, 3), np.uint8)
+        return np.array([[0.1, 0.9]])
+
+    model = types.SimpleNamespace(
+        image_shape=[8, 12, 3], class_names=["cat", "dog"], predict=classify
+    )
+    monkeypatch.setattr("mnist_jax.restoring.restore", lambda *args: model)
+    flags.FLAGS.mark_as_parsed()
+    main(str(images / "seven.png"))
+    assert capsys.readouterr().out.endswith("seven.png: dog (90.0%), or cat (10.0%)\n")
 
 
 @pytest.mark.parametrize(
@@ -104,4 +136,4 @@ def test_a_mistake_gets_one_line(images, args, message):
     ],
 )
 def test_the_line_names_the_most_probable_classes(probabilities, text):
-    assert format_prediction(np.array(probabilities)) == text
+    assert format_prediction(np.array(probabilities), ["0", "1", "2"]) == text

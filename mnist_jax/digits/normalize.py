@@ -6,8 +6,11 @@ centre of mass at the centre. Images of MNIST do not change. First the backgroun
 a scan is removed, with its shading and dust.
 """
 
+import contextlib
 import math
+import sys
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -24,7 +27,12 @@ _EDGE = 2  # Pixels around the box that are drawn too: the soft edges of the str
 # Larger images are reduced when they are read: the digit becomes 20 pixels large anyway.
 _WORKING_SIZE = 256
 _MAX_PIXELS = 100_000_000  # A larger file is more likely an attack on memory than a photo.
-_FORMATS = ("AVIF", "BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP")
+_FORMATS = ["AVIF", "BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP"]
+with contextlib.suppress(ImportError):  # Optional: the format of an iPhone's photos.
+    import pillow_heif
+
+    pillow_heif.register_heif_opener()
+    _FORMATS.append("HEIF")
 
 # A pixel with this fraction of the strongest ink belongs to the digit. With any value up to
 # 0.3, the digits of MNIST's images are 20 pixels large. Higher values cut off thin strokes,
@@ -42,7 +50,7 @@ def read_image(path: str | Path) -> np.ndarray:
     """Decodes an image file, rotated upright, on a contrasting background if transparent.
 
     Args:
-      path: A PNG, JPEG, GIF, BMP, TIFF, WebP or similar file with a single image.
+      path: A PNG, JPEG, GIF, BMP, TIFF, WebP or similar file with a single image; `-`: stdin.
 
     Returns:
       `float32[height, width, channels]`, black 0 to white 1, 1 or 3 channels. Images larger
@@ -52,9 +60,10 @@ def read_image(path: str | Path) -> np.ndarray:
       UnreadableImageError: The file is missing, too large, not an image, or several images.
     """
     try:
+        source = sys.stdin.buffer if path == "-" else open_regular(path)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # Damaged metadata, and sizes, which are checked.
-            with open_regular(path) as file, Image.open(file, formats=_FORMATS) as image:
+            with source as file, Image.open(file, formats=_FORMATS) as image:
                 if image.width * image.height > _MAX_PIXELS:
                     raise Image.DecompressionBombError
                 # A phone's JPEG may be an MPO, which also contains a preview.
@@ -134,6 +143,29 @@ def normalize(pixels: np.ndarray) -> np.ndarray:
     return np.rint(canvas * (255 / canvas.max())).astype(np.uint8)
 
 
+def find_doubt(pixels: np.ndarray) -> str:
+    """Returns why an image that `normalize` accepts may not show one digit; "": no reason."""
+    ink = _remove_dust(_extract_ink(np.asarray(pixels, np.float64)))
+    boxes = ndimage.find_objects(ndimage.label(ink >= _INK, structure=np.ones((3, 3)))[0])
+    heights = np.array([rows.stop - rows.start for rows, _ in boxes])
+    # The parts of a broken digit differ in height, as the bar and the body of a five do.
+    is_several = np.count_nonzero(heights > 0.35 * heights.max()) > 1
+    return "looks like several digits, or a frame: crop it to one" if is_several else ""
+
+
+def resize(pixels: np.ndarray, image_shape: Sequence[int]) -> np.ndarray:
+    """Scales an image of anything to the shape of a dataset's images, `uint8[*image_shape]`.
+
+    Args:
+      pixels: `float[height, width, channels]`, black 0 to white 1, 1 or 3 channels.
+      image_shape: `(height, width)`, grey, or `(height, width, 3)`.
+    """
+    height, width, *channels = image_shape
+    colours = np.rint(255 * np.broadcast_to(pixels, (*pixels.shape[:2], 3)))
+    image = Image.fromarray(colours.astype(np.uint8)).convert("RGB" if channels else "L")
+    return np.asarray(image.resize((width, height)))
+
+
 def _undo_enlargement(pixels: np.ndarray) -> np.ndarray:
     """Reverts an enlargement by nearest neighbour.
 
@@ -181,25 +213,29 @@ def _extract_ink(pixels: np.ndarray) -> np.ndarray:
     Raises:
       UnreadableImageError: There is no ink, or it is as weak as the noise of the background.
     """
-    difference = pixels - _fit_background(pixels)
+    background, share = _fit_background(pixels)
+    difference = pixels - background
     distance = np.linalg.norm(difference, axis=2)
     # The ink is the rare and strong side of the background. Its direction in the space of
     # colours is that of the third moment. Pixels on the other side, like gloss, are not ink.
     direction = (difference * distance[:, :, np.newaxis] ** 2).sum(axis=(0, 1))
     length = float(np.linalg.norm(direction)) or 1.0  # Zero where nothing is drawn.
     ink = np.clip(difference @ (direction / length), 0, None)
-    # The standard deviation, from the median, if the noise is Gaussian.
-    noise = 1.4826 * float(np.median(distance[_mark_border(distance.shape)]))
+    # The standard deviation, from the median of the background, if the noise is Gaussian.
+    noise = 1.4826 * float(np.quantile(distance[_mark_border(distance.shape)], share / 2))
     peak = float(ink.max())
     if peak < _MIN_CONTRAST * math.sqrt(pixels.shape[2]) or peak < 6 * noise:
-        raise UnreadableImageError("nothing is drawn on it, or too faintly")
+        raise UnreadableImageError("nothing is drawn on it, too faintly, or without a margin")
     return np.where(ink < 3 * noise, 0, ink) / peak
 
 
-def _fit_background(pixels: np.ndarray) -> np.ndarray:
-    """Fits a quadratic surface to the border by iteratively reweighted least squares.
+def _fit_background(pixels: np.ndarray) -> tuple[np.ndarray, float]:
+    """Returns the background, and the share of the border where it is seen.
 
-    So it minimises the absolute deviations: strokes that touch the border matter little.
+    It is a quadratic surface, fitted to the border by iteratively reweighted least squares. So
+    it minimises the absolute deviations: strokes that touch the border matter little. Where
+    they cover more than a tenth of it, as those of a digit cropped to its box, the background
+    is the border's most frequent colour, if there is one.
     """
     height, width, _ = pixels.shape
     y, x = np.meshgrid(np.linspace(-1, 1, height), np.linspace(-1, 1, width), indexing="ij")
@@ -213,7 +249,17 @@ def _fit_background(pixels: np.ndarray) -> np.ndarray:
         weighted = known / np.maximum(residual, 1e-3)[:, np.newaxis]
         # The normal equations are six by six, while the border has thousands of pixels.
         surface = np.linalg.lstsq(weighted.T @ known, weighted.T @ values)[0]
-    return terms @ surface
+    colours, counts = np.unique(np.rint(255 * values), axis=0, return_counts=True)
+    flat = colours[counts.argmax()] / 255
+    share = float((np.abs(values - flat).max(axis=1) < 2 / 255).mean())
+    distance = np.linalg.norm(pixels - flat, axis=2)
+    least = 0.2 * distance.max()
+    # Of so few pixels, no colour is certainly that of the background.
+    if max(distance.shape) < 16 and np.quantile(distance[border], 0.9) > least:
+        raise UnreadableImageError("too small for a digit that fills it: leave a margin")
+    if share > 0.15 and np.quantile(residual, 0.9) > max(0.1, least):
+        return flat, share
+    return terms @ surface, 1.0
 
 
 def _mark_border(shape: tuple[int, ...]) -> np.ndarray:

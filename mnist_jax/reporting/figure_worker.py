@@ -81,7 +81,8 @@ def _serve(pipe: Any, workdir: Path) -> None:
         pipe.send(error)
         arguments, error = pipe.recv(), None
         try:
-            pngs = figures.save(workdir / "figures", figures.draw(**arguments))
+            pngs, errors = figures.draw(workdir / "figures", **arguments)
+            error = "; ".join(errors) or None
             event_file.write_images(arguments["step"], pngs)
         except Exception as exception:
             error = first_line(exception)

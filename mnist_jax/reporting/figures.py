@@ -7,7 +7,7 @@ colours are safe for colour-blind readers: matplotlib's Blues and PuOr, and Okab
 
 import io
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from mnist_jax.runtime.errors import first_line
 from mnist_jax.runtime.files import replacing
 
 # TensorBoard's Images tab shows an image 350 pixels wide, that is 3.5 inches at 100 dpi, where
@@ -55,7 +56,13 @@ def _add_plot(figure: Figure, bottom: float, top: float, ylabel: str, xlabel: st
     return axes
 
 
-def confusion_matrix(counts: np.ndarray, title: str) -> Figure:
+def _shorten(name: str, length: int = 11) -> str:
+    """Returns a name as one line that fits beside an axis or above an image."""
+    name = " ".join(name.split())
+    return name if len(name) <= length else f"{name[: length - 1]}…"
+
+
+def confusion_matrix(counts: np.ndarray, class_names: Sequence[str], title: str) -> Figure:
     """Draws `counts`, `int[num_classes, num_classes]`, true class by predicted class.
 
     The colour is the share of the row; with ten classes or fewer it is also a number.
@@ -63,13 +70,16 @@ def confusion_matrix(counts: np.ndarray, title: str) -> Figure:
     num_classes = len(counts)
     is_small = num_classes <= 10
     subtitle = "count, and percent of the row" if is_small else "count; darker: more of the row"
-    width = max(_WIDTH, 0.19 * num_classes + 0.3)
+    size = 6.5 if is_small else 3.6
+    names = [_shorten(name) for name in class_names]
+    longest = max(map(len, names))
+    room = 0.01 * size * max(0, longest - 2)  # Inches for names longer than two digits.
+    width = max(_WIDTH, 0.19 * num_classes + 0.3 + room)
     figure = _create_figure(width + 0.38, title, subtitle, width=width)
-    axes = _add_axes(figure, 0.36, 0.34, 0.02, 0.38)
+    axes = _add_axes(figure, 0.36 + room, 0.34 + room, 0.02, 0.38)
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
     # The square root makes the small shares visible: a reader looks for the mistakes.
     axes.imshow(np.sqrt(shares), cmap="Blues", vmin=0, vmax=1, aspect="auto")
-    size = 6.5 if is_small else 3.6
     for row, column in np.argwhere(counts):
         share = shares[row, column]
         color = "white" if share > 0.4 else "black"
@@ -80,19 +90,28 @@ def confusion_matrix(counts: np.ndarray, title: str) -> Figure:
             axes.text(column, row + 0.26, f"{100 * share:.1f}", fontsize=4.5, **style)
     axes.set_xlabel("predicted class", fontsize=_FONT)
     axes.set_ylabel("true class", fontsize=_FONT)
-    axes.set(xticks=range(num_classes), yticks=range(num_classes))
+    rotation = 90 if longest > 2 else 0
+    axes.set_xticks(range(num_classes), names, rotation=rotation, parse_math=False)
+    axes.set_yticks(range(num_classes), names, parse_math=False)
     axes.tick_params(labelsize=size, length=0, pad=2)
     axes.spines[:].set_visible(False)
     return figure
 
 
-def examples(images: np.ndarray, labels: np.ndarray, title: str) -> Figure:
-    """Draws the first images, `uint8[n, *image_shape]`, with their labels, `int[n]`."""
-    return _sheet(images, [str(label) for label in labels[: _ROWS * _COLUMNS]], title)
+def examples(
+    images: np.ndarray, labels: np.ndarray, class_names: Sequence[str], title: str
+) -> Figure:
+    """Draws the first images, `uint8[n, *image_shape]`, with the names of their labels."""
+    captions = [_shorten(class_names[label]) for label in labels[: _ROWS * _COLUMNS]]
+    return _sheet(images, captions, title)
 
 
 def mistakes(
-    images: np.ndarray, labels: np.ndarray, probabilities: np.ndarray, title: str
+    images: np.ndarray,
+    labels: np.ndarray,
+    probabilities: np.ndarray,
+    class_names: Sequence[str],
+    title: str,
 ) -> Figure:
     """Draws the misclassified images with the highest confidence, in descending order.
 
@@ -101,22 +120,38 @@ def mistakes(
     predicted, confidence = probabilities.argmax(axis=1), probabilities.max(axis=1)
     wrong = np.flatnonzero(predicted != labels)
     chosen = wrong[np.argsort(-confidence[wrong], kind="stable")[: _ROWS * _COLUMNS]]
-    captions = [f"{labels[i]} → {predicted[i]} ({confidence[i]:.0%})" for i in chosen]
+    names = [_shorten(name, 9) for name in class_names]
+    space = " " if max(map(len, names)) == 1 else "\n"
+    captions = [
+        f"{names[labels[i]]}{space}→ {names[predicted[i]]}{space}({confidence[i]:.0%})"
+        for i in chosen
+    ]
     subtitle = "most confidently wrong: true → predicted" if captions else "no mistakes"
     return _sheet(images[chosen], captions, title, subtitle)
 
 
 def _sheet(images: np.ndarray, captions: Sequence[str], *title: str) -> Figure:
     """Draws an image below each of at most 20 captions."""
-    margins = ((0, _ROWS * _COLUMNS - len(captions)), (7, 3), (3, 4))
-    sheet = _tile(np.pad(images[: len(captions)], margins, constant_values=255), _COLUMNS)
+    images = images[: len(captions)]
+    factor = math.ceil(28 / images.shape[2])  # The margins are whole pixels.
+    images = images.repeat(factor, axis=1).repeat(factor, axis=2)
+    unit = images.shape[2] / 28
+    lines = max((caption.count("\n") + 1 for caption in captions), default=1)
+    top, bottom, left, right = (round(n * unit) for n in (1 + 6 * lines, 3, 3, 4))
+    missing = _ROWS * _COLUMNS - len(captions)
+    margins = ((0, missing), (top, bottom), (left, right), *[(0, 0)] * (images.ndim - 3))
+    padded = np.pad(images, margins, constant_values=255)
+    height, width = padded.shape[1:3]
+    sheet = _tile(padded, _COLUMNS)
     figure = _create_figure(_WIDTH * sheet.shape[0] / sheet.shape[1] + 0.4, *title)
     axes = _add_axes(figure, 0, 0, 0, 0.4)  # One for all: axes of their own take 0.2 s.
     axes.set_axis_off()
-    axes.imshow(sheet, cmap="gray", vmin=0, vmax=255, interpolation="nearest")
+    axes.imshow(sheet, cmap="gray", vmin=0, vmax=255)
+    style: dict[str, Any] = {"fontsize": _SMALL, "ha": "center", "parse_math": False}
     for index, caption in enumerate(captions):
         row, column = divmod(index, _COLUMNS)
-        axes.text(35 * column + 16.5, 38 * row + 5.5, caption, fontsize=_SMALL, ha="center")
+        x, y = width * column + left + 14 * unit - 0.5, height * row + top - 1.5 * unit
+        axes.text(x, y, caption, **style)
     return figure
 
 
@@ -132,14 +167,15 @@ def first_layer(weights: np.ndarray, title: str) -> Figure:
     columns = min(12, max(5, math.ceil(math.sqrt(len(units)))))
     margins = ((0, -len(units) % columns), (0, 1), (0, 1))
     sheet = _tile(np.pad(units, margins, constant_values=np.nan), columns)
-    # A weight is a whole number of pixels wide: else they would differ in width.
-    height, width = np.array(sheet.shape) * (_WIDTH * _DPI // sheet.shape[1]) / _DPI
+    # A weight is a whole number of pixels wide if it can: else they would differ in width.
+    scale = _WIDTH * _DPI / sheet.shape[1]
+    height, width = np.array(sheet.shape) * (math.floor(scale) or scale) / _DPI
     subtitle = f"weights of the first layer: {len(units)} of {len(weights)} units"
     figure = _create_figure(height + 0.7, title, subtitle)
     axes = _add_axes(figure, (_WIDTH - width) / 2, 0.3, (_WIDTH - width) / 2, 0.4)
     axes.set_axis_off()
     limit = float(np.percentile(np.abs(weights), 99.5)) or 1.0
-    image = axes.imshow(sheet, "PuOr", aspect="auto", interpolation="nearest")
+    image = axes.imshow(sheet, "PuOr", aspect="auto")
     image.set_clim(-limit, limit)
     key = _add_axes(figure, 1.1, 0.18, 1.1, height + 0.42)
     figure.colorbar(image, key, orientation="horizontal", ticks=[-limit, 0, limit])
@@ -207,7 +243,7 @@ def calibration(labels: np.ndarray, probabilities: np.ndarray, title: str) -> Fi
 def predictions(
     inputs: Sequence[np.ndarray], digits: Sequence[np.ndarray], titles: Sequence[str]
 ) -> Figure:
-    """Draws inputs, `float[height, width, channels]`, 0 to 1, beside their `uint8[28, 28]`."""
+    """Draws inputs, `float[height, width, channels]`, beside their `uint8[*image_shape]`."""
     height = 2.5 * len(inputs) + 0.3
     figure = _create_figure(height, "input, and the image that the network gets", width=4.8)
     rows = figure.subplots(len(inputs), 2, squeeze=False)
@@ -215,15 +251,18 @@ def predictions(
     for (left, right), pixels, digit, title in zip(rows, inputs, digits, titles, strict=True):
         left.imshow(np.broadcast_to(pixels, (*pixels.shape[:2], 3)), interpolation="nearest")
         right.imshow(digit, cmap="gray", vmin=0, vmax=255, interpolation="nearest")
-        left.set_title(title, fontsize=_SMALL, loc="left", parse_math=False, pad=2)
+        left.set_title(
+            _shorten(title, 72), fontsize=_SMALL, loc="left", parse_math=False, pad=2
+        )
         left.set(xticks=[], yticks=[])
         right.set(xticks=[], yticks=[])
     return figure
 
 
-def draw(
+def plots(
     *,
     dataset: str,
+    class_names: Sequence[str],
     split: str,
     step: int,
     journal: Sequence[Mapping[str, Any]],
@@ -231,26 +270,48 @@ def draw(
     labels: np.ndarray,
     images: np.ndarray,
     logits: np.ndarray,
-) -> dict[str, Figure]:
-    """Returns the figures of a model by name; `journal` is the lines of `metrics.jsonl`.
+) -> dict[str, Callable[[], Figure]]:
+    """Returns functions that draw a model, by name; `journal`: the lines of `metrics.jsonl`.
 
     The labels, `int32[n]`, the images, `uint8[n, *image_shape]`, and the logits,
     `float32[n, num_classes]`, are those of `split`. `weights` are those of `first_layer`, if
     the model has such.
     """
-    title = f"{dataset}, {split}, step {step}"
+    name = _shorten(Path(dataset).name if Path(dataset).is_absolute() else dataset, 30)
+    title = f"{name}, {split}, step {step}"
     probabilities = np.exp(logits - np.logaddexp.reduce(logits, axis=1, keepdims=True))
-    counts = np.zeros((logits.shape[1],) * 2, int)
-    np.add.at(counts, (labels, logits.argmax(axis=1)), 1)
     figures = {
-        "calibration": calibration(labels, probabilities, title),
-        "confusion_matrix": confusion_matrix(counts, title),
-        "learning_curves": learning_curves(journal, f"{dataset}, to step {step}"),
-        "mistakes": mistakes(images, labels, probabilities, title),
+        "calibration": lambda: calibration(labels, probabilities, title),
+        "learning_curves": lambda: learning_curves(journal, f"{name}, to step {step}"),
+        "mistakes": lambda: mistakes(images, labels, probabilities, class_names, title),
     }
+    if len(class_names) <= 100:  # With more, nothing would be legible.
+        counts = np.zeros((logits.shape[1],) * 2, int)
+        np.add.at(counts, (labels, logits.argmax(axis=1)), 1)
+        figures["confusion_matrix"] = lambda: confusion_matrix(counts, class_names, title)
     if weights is not None:
-        figures["first_layer"] = first_layer(weights, f"{dataset}, step {step}")
+        figures["first_layer"] = lambda: first_layer(weights, f"{name}, step {step}")
     return figures
+
+
+def draw(folder: Path, **arguments: Any) -> tuple[dict[str, bytes], list[str]]:
+    """Draws and saves `plots` in a folder; returns the PNGs by name, and what went wrong.
+
+    A figure that can't be drawn does not prevent the others.
+
+    Raises:
+      OSError: A file can't be written.
+    """
+    pngs: dict[str, bytes] = {}
+    errors = []
+    for name, create in plots(**arguments).items():
+        try:
+            pngs |= save(folder, {name: create()})
+        except OSError:
+            raise
+        except Exception as error:  # Of any type: class names and images may be anything.
+            errors.append(f"{name}: {first_line(error)}")
+    return pngs, errors
 
 
 def save(folder: Path, figures: Mapping[str, Figure]) -> dict[str, bytes]:

@@ -246,6 +246,7 @@ class Reporter:
             images, labels = dataset.splits["test"]
             self._figures.draw(
                 dataset=dataset.name,
+                class_names=dataset.class_names,
                 split="test",
                 step=step,
                 journal=list(self._journal.lines),

@@ -14,7 +14,13 @@ from ml_collections import ConfigDict
 from PIL import Image, ImageDraw, ImageFilter, ImageFont
 
 from mnist_jax.data.load import load_dataset
-from mnist_jax.digits.normalize import UnreadableImageError, normalize, read_image
+from mnist_jax.digits.normalize import (
+    UnreadableImageError,
+    find_doubt,
+    normalize,
+    read_image,
+    resize,
+)
 from mnist_jax.input_pipeline import batch_indices
 from mnist_jax.train_step import train_steps
 from tests.images import draw_seven
@@ -120,6 +126,36 @@ class TestImages:
         cropped = draw_seven(400).crop((106, 86, 274, 330))
         assert difference(normalize(pixels(cropped)), SEVEN) < 0.05
 
+    @pytest.mark.parametrize("ink", [0, 255])
+    @pytest.mark.parametrize("font", ["DejaVuSans", "DejaVuSerif", "STIXGeneral"])
+    @pytest.mark.parametrize("height", [28, 120])
+    def test_cropped_to_their_box(self, height, font, ink):
+        """Refused were 0, 1, 2, 7 and 8; the polarity of others was wrong."""
+        typeface = ImageFont.truetype(str(FONTS / f"{font}.ttf"), 150)
+        for digit in "0123456789":
+            picture = Image.new("L", (240, 240))
+            ImageDraw.Draw(picture).text((50, 20), digit, font=typeface, fill=255)
+            cropped = picture.crop(picture.getbbox())
+            width = round(cropped.width * height / cropped.height)
+            cropped = cropped.resize((width, height), Image.Resampling.BOX)
+            whole = Image.new("L", (3 * height, 3 * height))
+            whole.paste(cropped, (height, height))
+            expected = normalize(pixels(whole))
+            assert difference(normalize(abs(1 - ink / 255 - pixels(cropped))), expected) < 0.2
+
+    @pytest.mark.parametrize("digit", [0, 1, 6, 8, 9])
+    def test_of_eight_pixels_need_a_margin(self, digit):
+        """Of those without, some had the wrong polarity."""
+        typeface = ImageFont.truetype(str(FONTS / "DejaVuSans.ttf"), 150)
+        picture = Image.new("L", (240, 240))
+        ImageDraw.Draw(picture).text((50, 20), str(digit), font=typeface, fill=255)
+        small = pixels(picture.crop(picture.getbbox()).resize((6, 8), Image.Resampling.BOX))
+        with pytest.raises(UnreadableImageError, match="too small"):
+            normalize(small)
+        framed = np.pad(small, ((1, 1), (1, 1), (0, 0)))
+        assert difference(normalize(framed), normalize(1 - framed)) < 0.01
+        assert normalize(framed)[0].max() == 0
+
     @pytest.mark.parametrize("noise", [0, 0.02])
     @pytest.mark.parametrize("slope", [0, 0.3])
     def test_of_an_empty_sheet_are_refused(self, noise, slope):
@@ -129,7 +165,41 @@ class TestImages:
             normalize(paper)
 
 
+class TestDoubt:
+    def test_there_is_none_for_one_digit(self):
+        assert not find_doubt(pixels(draw_seven()))
+
+    def test_several_digits(self):
+        two = np.hstack([pixels(draw_seven()), pixels(draw_seven())])
+        assert "several" in find_doubt(two)
+
+    def test_a_printed_frame(self):
+        picture = draw_seven()
+        ImageDraw.Draw(picture).rectangle((10, 10, 189, 189), outline="black", width=3)
+        assert "frame" in find_doubt(pixels(picture))
+
+
+@pytest.mark.parametrize("image_shape", [(8, 12), (8, 12, 3), (200, 200, 3)])
+def test_an_image_gets_the_shape_of_another_dataset(image_shape):
+    seven = draw_seven(200, "navy", "ivory")
+    resized = resize(pixels(seven), image_shape)
+    assert (resized.shape, resized.dtype) == (image_shape, np.uint8)
+    if image_shape == (200, 200, 3):
+        np.testing.assert_array_equal(resized, np.asarray(seven))
+
+
 class TestFiles:
+    def test_from_stdin(self, monkeypatch, tmp_path):
+        draw_seven().save(tmp_path / "seven.png")
+        with (tmp_path / "seven.png").open() as file:
+            monkeypatch.setattr("sys.stdin", file)
+            assert np.array_equal(normalize(read_image("-")), SEVEN)
+
+    def test_of_an_iphone(self, tmp_path):
+        pytest.importorskip("pillow_heif")
+        draw_seven().save(tmp_path / "seven.heic")
+        assert difference(normalize(read_image(tmp_path / "seven.heic")), SEVEN) < 0.02
+
     @pytest.mark.parametrize("format", ["PNG", "JPEG", "GIF", "BMP", "TIFF", "WEBP", "PPM"])
     def test_of_each_format(self, tmp_path, format):
         draw_seven().save(tmp_path / "seven", format=format)

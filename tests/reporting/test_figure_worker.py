@@ -21,6 +21,7 @@ NAMES = ["calibration", "confusion_matrix", "first_layer", "learning_curves", "m
 
 ARGUMENTS = {
     "dataset": "fake",
+    "class_names": ["0", "1"],
     "split": "test",
     "journal": [{"step": 10, "test/accuracy": 0.5}],
     "weights": np.ones((2, 28, 28), np.float32),

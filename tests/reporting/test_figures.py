@@ -32,6 +32,7 @@ def create_arguments(num_classes: int = 10, num_units: int = 16) -> dict:
         )
     return {
         "dataset": "fake",
+        "class_names": [str(label) for label in range(num_classes)],
         "split": "validation",
         "step": 100_000,
         "journal": journal,
@@ -40,6 +41,10 @@ def create_arguments(num_classes: int = 10, num_units: int = 16) -> dict:
         "images": rng.integers(0, 256, (2000, 28, 28)).astype(np.uint8),
         "logits": logits.astype(np.float32),
     }
+
+
+def draw(**arguments) -> dict[str, Figure]:
+    return {name: create() for name, create in figures.plots(**arguments).items()}
 
 
 def tick_labels(axis: Axis, *, visible: bool = True) -> list[Text]:
@@ -74,7 +79,7 @@ def cells(figure: Figure, num_classes: int) -> dict[tuple[int, int], list[str]]:
 
 
 def test_every_figure_names_dataset_and_step_and_those_of_a_split_its_name():
-    drawn = figures.draw(**create_arguments())
+    drawn = draw(**create_arguments())
     assert sorted(drawn) == NAMES
     titles = {name: figure.get_suptitle().split("\n")[0] for name, figure in drawn.items()}
     assert titles == {
@@ -89,7 +94,7 @@ def test_every_figure_names_dataset_and_step_and_those_of_a_split_its_name():
 @pytest.mark.parametrize("num_classes", [10, 47])
 def test_confusion_matrix_holds_each_count_in_its_cell(num_classes):
     counts = np.random.default_rng(0).integers(0, 30, (num_classes, num_classes))
-    figure = figures.confusion_matrix(counts, "")
+    figure = figures.confusion_matrix(counts, [*map(str, range(num_classes))], "")
     share = counts / counts.sum(axis=1, keepdims=True)
     percent = {
         place: [f"{100 * share[place]:.1f}"] * (num_classes == 10)
@@ -104,7 +109,7 @@ def test_confusion_matrix_holds_each_count_in_its_cell(num_classes):
 
 def test_confusion_matrix_counts_what_each_class_was_predicted_as():
     arguments = create_arguments()
-    written = cells(figures.draw(**arguments)["confusion_matrix"], 10)
+    written = cells(draw(**arguments)["confusion_matrix"], 10)
     predicted = arguments["logits"].argmax(axis=1)
     for true_class, predicted_class in np.ndindex(10, 10):
         count = ((arguments["labels"] == true_class) & (predicted == predicted_class)).sum()
@@ -114,7 +119,7 @@ def test_confusion_matrix_counts_what_each_class_was_predicted_as():
 
 @pytest.mark.parametrize("num_units", [10, 128, 500])
 def test_texts_are_legible_at_the_width_that_tensorboard_shows(num_units):
-    for name, figure in figures.draw(**create_arguments(num_units=num_units)).items():
+    for name, figure in draw(**create_arguments(num_units=num_units)).items():
         assert figure.get_figwidth() == 3.5  # 350 pixels at 100 dpi.
         for text in visible_texts(figure):
             is_percent = name == "confusion_matrix" and "." in text.get_text()
@@ -127,7 +132,7 @@ def test_texts_are_legible_at_the_width_that_tensorboard_shows(num_units):
 def test_mistakes_are_sorted_by_confidence():
     probabilities = np.array([[0.9, 0.1], [0.2, 0.8], [0.6, 0.4], [0.01, 0.99]])
     images = np.arange(1, 5, dtype=np.uint8)[:, np.newaxis, np.newaxis] * np.ones((28, 28))
-    figure = figures.mistakes(images, np.array([1, 1, 1, 0]), probabilities, "")
+    figure = figures.mistakes(images, np.array([1, 1, 1, 0]), probabilities, ["0", "1"], "")
     (axes,) = figure.axes
     captions = [text.get_text() for text in axes.texts]
     assert captions == ["0 → 1 (99%)", "1 → 0 (90%)", "1 → 0 (60%)"]
@@ -135,6 +140,42 @@ def test_mistakes_are_sorted_by_confidence():
     for text, value in zip(axes.texts, [4, 1, 3], strict=True):
         x, y = (int(coordinate) for coordinate in text.get_position())
         assert (sheet[y + 2 : y + 30, x - 13 : x + 15] == value).all()  # Below its caption.
+
+
+@pytest.mark.parametrize("image_shape", [(8, 8), (20, 60, 3), (64, 64, 3)])
+@pytest.mark.parametrize("num_classes", [2, 10])
+def test_long_class_names_and_images_of_any_shape(image_shape, num_classes):
+    names = [f"$a_{i}^2$ class\nwith a long name" for i in range(num_classes)]
+    arguments = create_arguments(num_classes) | {"class_names": names}
+    arguments["images"] = np.zeros((2000, *image_shape), np.uint8)
+    arguments["weights"] = np.ones((144, *image_shape[:2]))
+    arguments["dataset"] = "/a/folder/of/mine.npz"
+    drawn = draw(**arguments)
+    for name, figure in drawn.items():
+        assert figure.get_suptitle().startswith("mine.npz, ")
+        for text in visible_texts(figure):
+            box = text.get_window_extent()
+            assert figure.bbox.x0 <= box.x0 <= box.x1 <= figure.bbox.x1, (name, text)
+            assert figure.bbox.y0 <= box.y0 <= box.y1 <= figure.bbox.y1, (name, text)
+    (axes,) = drawn["confusion_matrix"].axes
+    for axis in (axes.xaxis, axes.yaxis):
+        texts = [label.get_text() for label in tick_labels(axis)]
+        assert texts == [f"$a_{i}^2$ cl…" for i in range(num_classes)]
+    predicted = arguments["logits"].argmax(axis=1)
+    captions = [text.get_text() for text in drawn["mistakes"].axes[0].texts]
+    assert len(captions) == 20
+    for caption in captions:
+        true, wrong, _ = caption.split("\n")
+        pairs = zip(arguments["labels"], predicted, strict=True)
+        assert (true, wrong) in {(f"$a_{t}^2$ …", f"→ $a_{p}^2$ …") for t, p in pairs}
+
+
+def test_a_figure_that_fails_does_not_prevent_the_others(tmp_path):
+    arguments = create_arguments() | {"images": np.zeros((2000, 28, 28, 2), np.uint8)}
+    pngs, (error,) = figures.draw(tmp_path, **arguments)
+    assert error.startswith("mistakes: ")
+    assert sorted([*pngs, "mistakes"]) == NAMES
+    assert {path.stem for path in tmp_path.iterdir()} == set(pngs)
 
 
 def test_learning_curves_have_the_last_values_in_the_legend_of_their_panel():
@@ -184,13 +225,13 @@ def test_expected_calibration_error_is_its_formula():
 def test_a_model_without_mistakes_and_journal_can_be_drawn(tmp_path):
     arguments = create_arguments() | {"journal": []}
     arguments["logits"] = 9 * np.eye(10)[arguments["labels"]]
-    drawn = figures.draw(**arguments)
+    drawn = draw(**arguments)
     assert drawn["mistakes"].get_suptitle().endswith("no mistakes")
     figures.save(tmp_path, drawn)
 
 
 def test_save_returns_the_pngs_that_it_writes(tmp_path):
-    drawn = figures.draw(**create_arguments())
+    drawn = draw(**create_arguments())
     pngs = figures.save(tmp_path / "new" / "folder", drawn)
     files = (tmp_path / "new" / "folder").iterdir()
     assert {path.name: path.read_bytes() for path in files} == {
