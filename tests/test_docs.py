@@ -1,4 +1,9 @@
-"""The documents: what they link to and name exists."""
+"""The documents: what they link to and name exists.
+
+    python -m tests.test_docs
+
+writes the numbers of lines of the core into them.
+"""
 
 import importlib.util
 import re
@@ -33,3 +38,20 @@ def test_fields_and_modules_in_commands_exist(page: Path):
     assert set(re.findall(r"--config\.(\w+)", text)) <= set(default.get_config())
     for module in re.findall(r"python -m ((?:mnist_jax|benchmarks|tests)\.[\w.]+)", text):
         assert importlib.util.find_spec(module), module
+
+
+def write_line_counts() -> None:
+    row = re.compile(r"^(\| \[`(\w+\.py)`\].*\| )\d+(?= \|$| \| )", re.MULTILINE)
+    for page in (ROOT / "README.md", ROOT / "docs" / "architecture.md"):
+        text = page.read_text()
+        lines = {
+            name: len((ROOT / "mnist_jax" / name).read_text().splitlines())
+            for _, name in row.findall(text)
+        }
+        text = row.sub(lambda match: f"{match[1]}{lines[match[2]]}", text)
+        total = r"(seven files with |\*\*the core\*\* \| \| \*\*)\d+"
+        page.write_text(re.sub(total, rf"\g<1>{sum(lines.values())}", text))
+
+
+if __name__ == "__main__":
+    write_line_counts()
