@@ -42,13 +42,8 @@ def write_graph(
       logdir: Created if it is missing.
       function: See `create_graph_def`.
       *example_args: See `create_graph_def`.
-      tag: The graph's name in the tab's list; it replaces an earlier graph of that name.
-
-    Raises:
-      ValueError: The tag contains other characters than letters, digits, `_`, `-` and `.`.
+      tag: Names the graph in the tab's list, and the file, which replaces an earlier one.
     """
-    if not re.fullmatch(r"[\w.-]+", tag):
-        raise ValueError(f"tag: {tag!r} may hold letters, digits, '_', '-' and '.' only")
     graph_def = create_graph_def(function, *example_args)
     metadata = RunMetadata(function_graphs=[{"pre_optimization_graph": graph_def}])
     plugin = {"plugin_name": PLUGIN_NAME_RUN_METADATA_WITH_GRAPH, "content": b"1"}
