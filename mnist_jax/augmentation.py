@@ -31,11 +31,7 @@ _AUGMENTATIONS: dict[str, Augmentation] = {"random_shift": random_shift}
 
 
 def create_augmentation(name: str) -> Augmentation | None:
-    """Returns the function that `config.augmentation` names, None for ''.
-
-    Raises:
-      UserError: There is no such function.
-    """
+    """Returns the function of that name, None for ''; raises UserError if there is none."""
     if name and name not in _AUGMENTATIONS:
         choices = ", ".join(_AUGMENTATIONS)
         raise UserError(f"config.augmentation: {name!r} is not in augmentation.py: {choices}")

@@ -41,19 +41,15 @@ class Checkpoints:
     """The checkpoints of one workdir; a context manager that waits for the last save."""
 
     def __init__(self, workdir: Path, *, keep: int | None = None):
-        """Opens the checkpoints.
+        """Opens the checkpoints of a run's folder, an absolute path.
 
-        Args:
-          workdir: The run's folder, absolute.
-          keep: Number of newest checkpoints to keep, in addition to the best one. None: for
-            reading only; nothing on disk is changed.
+        `keep` is the number of newest checkpoints to keep, in addition to the best one. None:
+        for reading only; nothing on disk is changed.
         """
         self._folder, self._keep = workdir / "checkpoints", keep
         self._manager: ocp.CheckpointManager | None = None
         self._run_id = run_folder.read_id(workdir)
         if keep is not None:
-            with self._writing():
-                self._folder.mkdir(parents=True, exist_ok=True)
             self._run_id = job.broadcast_from_first(self._identify_run)
 
     def __enter__(self) -> Self:
@@ -105,11 +101,7 @@ class Checkpoints:
                 yield self.manifest(step)
 
     def save(self, state: TrainState, manifest: Manifest) -> None:
-        """Starts saving the state; returns as soon as the state may be donated.
-
-        Args:
-          state: All of its leaves are saved; they are addressable or replicated.
-          manifest: Without digests and the run's id.
+        """Starts saving all leaves of the state; returns as soon as it may be donated.
 
         Raises:
           TrainingDivergedError: A leaf of the state is not finite.
@@ -130,9 +122,7 @@ class Checkpoints:
     def restore(self, step: int, target: Any) -> Any:
         """Returns a checkpoint's arrays on the devices, after verifying all of its files.
 
-        Args:
-          step: One of `steps()`.
-          target: A state or its `jax.eval_shape`; or a part of it: `{"params": params}`.
+        `target` is a state or its `jax.eval_shape`; or a part of it: `{"params": params}`.
 
         Raises:
           DamagedCheckpointError: A file is not what was written.
@@ -175,6 +165,7 @@ class Checkpoints:
         """Returns the run's id; writes one if there is none: that of the newest checkpoint."""
         run_ids = (manifest.run_id for manifest in self.intact_manifests())
         with self._writing():
+            self._folder.mkdir(parents=True, exist_ok=True)
             return self._run_id or run_folder.write_id(self._folder.parent, next(run_ids, None))
 
     def _delete_superseded(self) -> None:

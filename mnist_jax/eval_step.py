@@ -36,14 +36,10 @@ def eval_step(
     *,
     apply_fn: ApplyFn,
 ) -> tuple[EvalMetrics, jax.Array]:
-    """Sums the metrics over a batch.
+    """Sums the metrics over the examples `indices`, `int32[batch]`; -1 for padding.
 
-    Args:
-      variables: All of the model's variables.
-      images: All examples, `uint8[num_examples, *image_shape]`.
-      labels: `int32[num_examples]`.
-      indices: The examples of the batch, `int32[batch]`; -1 for padding.
-      apply_fn: The model's `apply`.
+    `images`, `uint8[num_examples, *image_shape]`, and `labels`, `int32[num_examples]`, are
+    those of all examples.
 
     Returns:
       Metrics to `merge` with those of other batches, and the logits,
@@ -70,11 +66,8 @@ def evaluate(
 ) -> tuple[Results, dict[str, np.ndarray]]:
     """Evaluates every example of some splits exactly once.
 
-    Args:
-      variables: All of the model's variables.
-      apply_fn: The model's `apply`.
-      examples: Images and labels of all splits, on the devices.
-      eval_indices: The batches by split; see `input_pipeline.eval_indices`.
+    `examples` are the images and labels of all splits, on the devices; `eval_indices` the
+    batches by split, as of `input_pipeline.eval_indices`.
 
     Returns:
       The metrics by split, with the counts `num_examples` and `num_correct`; and by split the

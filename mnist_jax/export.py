@@ -36,9 +36,8 @@ def main() -> None:
 
     if not _OUTPUT.value:
         raise UserError("output: missing; give --output FILE")
-    output = (
-        run_folder.resolve("output", str(Path(_OUTPUT.value).parent)) / Path(_OUTPUT.value).name
-    )
+    output = Path(_OUTPUT.value)
+    output = run_folder.resolve("output", output.parent) / output.name
     trained = restoring.restore(_WORKDIR.value, _STEP.value)
 
     def compute_logits(images: jax.Array) -> Any:

@@ -9,16 +9,10 @@ import numpy as np
 def batch_indices(seed: int, steps: range, batch_size: int, num_examples: int) -> np.ndarray:
     """Returns the indices of the training examples that some steps see.
 
-    The epochs' permutations, one after the other, form a stream of examples. Step s sees
-    the positions [(s - 1) * batch_size, s * batch_size) of it. A batch may span two epochs,
-    as in the tutorial's `next_batch`; no example is dropped; and the step alone determines
-    where a resumed run continues.
-
-    Args:
-      seed: Non-negative, below 2**64.
-      steps: Consecutive steps; the first update is step 1.
-      batch_size: Examples per step.
-      num_examples: Size of the training split.
+    The epochs' permutations, one after the other, form a stream of examples. Step s, counted
+    from 1, sees the positions [(s - 1) * batch_size, s * batch_size) of it. A batch may span
+    two epochs, as in the tutorial's `next_batch`; no example is dropped; and the step alone
+    determines where a resumed run continues. `seed` is below 2**64.
 
     Returns:
       `int32[len(steps), batch_size]`, each in `[0, num_examples)`.
@@ -32,14 +26,11 @@ def batch_indices(seed: int, steps: range, batch_size: int, num_examples: int) -
 
 @functools.lru_cache(maxsize=4)
 def epoch_order(seed: int, epoch: int, num_examples: int) -> np.ndarray:
-    """Returns the permutation of the examples in epoch `epoch`, counted from 0.
+    """Returns the permutation of an epoch, counted from 0: `int32[num_examples]`, read-only.
 
     It sorts the raw output of the counter-based generator Philox, keyed by (seed, epoch).
     Unlike `Generator.permutation`, whose algorithm NumPy may change (NEP 19), the result is
     the same with every version of NumPy.
-
-    Returns:
-      `int32[num_examples]`, read-only.
     """
     draws = np.random.Philox(key=np.array([seed, epoch], np.uint64)).random_raw(num_examples)
     order = np.argsort(draws, kind="stable").astype(np.int32)
@@ -50,9 +41,7 @@ def epoch_order(seed: int, epoch: int, num_examples: int) -> np.ndarray:
 def eval_indices(sizes: Mapping[str, int], batch_size: int) -> dict[str, np.ndarray]:
     """Cuts each split into batches of one shape that contain every example exactly once.
 
-    Args:
-      sizes: Number of examples by split, in the order in which the splits are stored.
-      batch_size: Rows per batch.
+    `sizes` is in the order in which the splits are stored.
 
     Returns:
       By split the example indices of each batch, in order, `int32[num_batches, batch_size]`;

@@ -7,6 +7,7 @@ A model is a Flax module that computes logits from images:
 `images` are `uint8[batch, height, width]`, or `uint8[batch, height, width, channels]`, 0 to
 255; the logits are `float32[batch, num_classes]`. With `train=True` it gets the PRNG key
 `dropout`, a function of the step, and may change its other collections, such as `batch_stats`.
+`dtype` is that of the computation; the variables are float32.
 """
 
 import functools
@@ -46,13 +47,8 @@ def truncated_normal_by_fan_in(
 ) -> jax.Array:
     """Draws the tutorial's initial weights: N(0, 1/fan_in), truncated at two deviations.
 
-    The same distribution as `tf.truncated_normal(shape, stddev=1/sqrt(fan_in))`. That is the
-    standard deviation before truncation; the weights' own is 0.8796/sqrt(fan_in).
-
-    Args:
-      key: PRNG key.
-      shape: `[fan_in, fan_out]`, the shape of the result.
-      dtype: The dtype of the result, a floating-point one.
+    The same distribution as `tf.truncated_normal(shape, stddev=1/sqrt(fan_in))`, with `shape`
+    `[fan_in, fan_out]`. The weights' own standard deviation is 0.8796/sqrt(fan_in).
     """
     # Drawn as one row: the same bits, and half the compile time, because XLA's CPU compiler
     # unrolls short rows like those of ten classes.
@@ -61,13 +57,7 @@ def truncated_normal_by_fan_in(
 
 
 class MLP(nn.Module):
-    """`hidden1` … `hiddenN` with ReLU, then the linear `softmax_linear`.
-
-    Attributes:
-      hidden_sizes: Widths of the ReLU layers; may be empty.
-      num_classes: Width of the output.
-      dtype: Of the computation; parameters and logits are float32.
-    """
+    """`hidden1` … `hiddenN` with ReLU, of the widths `hidden_sizes`, then `softmax_linear`."""
 
     hidden_sizes: tuple[int, ...]
     num_classes: int
@@ -103,12 +93,7 @@ class MLP(nn.Module):
 
 
 class CNN(nn.Module):
-    """Two convolutions with batch norm and max pooling, then a hidden layer with dropout.
-
-    Attributes:
-      num_classes: Width of the output.
-      dtype: Of the computation; parameters, batch statistics and logits are float32.
-    """
+    """Two convolutions with batch norm and max pooling, then a hidden layer with dropout."""
 
     num_classes: int
     dtype: jnp.dtype = jnp.float32

@@ -11,16 +11,15 @@ def create_learning_rate_schedule(config: ConfigDict) -> optax.Schedule:
     Linear from 0 over `warmup_steps`, then `learning_rate` (`constant`), or half a cosine
     from it down to 0 at `num_train_steps` (`cosine`).
     """
-    warmup_steps = config.warmup_steps
     if config.schedule == "cosine":
-        decay_steps = config.num_train_steps - warmup_steps
+        decay_steps = config.num_train_steps - config.warmup_steps
         main = optax.cosine_decay_schedule(config.learning_rate, decay_steps)
     else:
         main = optax.constant_schedule(config.learning_rate)
-    if not warmup_steps:
+    if not config.warmup_steps:
         return main
-    warmup = optax.linear_schedule(0.0, config.learning_rate, warmup_steps)
-    return optax.join_schedules([warmup, main], [warmup_steps])
+    warmup = optax.linear_schedule(0.0, config.learning_rate, config.warmup_steps)
+    return optax.join_schedules([warmup, main], [config.warmup_steps])
 
 
 def create_optimizer(config: ConfigDict) -> optax.GradientTransformation:
@@ -38,10 +37,8 @@ def create_optimizer(config: ConfigDict) -> optax.GradientTransformation:
         parts += [optax.sgd(learning_rate, momentum=config.momentum or None)]
     elif config.optimizer == "adam":
         parts += [optax.adam(learning_rate)]
-    elif config.optimizer == "adamw":
+    else:  # "adamw"; the config is validated.
         parts += [optax.adamw(learning_rate, weight_decay=config.weight_decay, mask=_kernels)]
-    else:
-        raise ValueError(f"unknown optimizer {config.optimizer!r}")
     return optax.chain(*parts)
 
 

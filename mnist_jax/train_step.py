@@ -16,7 +16,7 @@ from mnist_jax.augmentation import Augmentation, create_augmentation
 from mnist_jax.optimizers import create_learning_rate_schedule, create_optimizer
 from mnist_jax.parallel.sharding import replicate, shard_batch
 
-Batch = Mapping[str, jax.Array]
+Batch = Mapping[str, jax.Array]  # `image`, uint8[batch, *image_shape]; `label`, int32[batch]
 Variables = Mapping[str, Any]  # Of arrays, or of trees of them.
 Metrics = dict[str, Any]  # Of arrays, or of trees of them.
 ApplyFn = Callable[..., Any]  # flax types the result of `Module.apply` so.
@@ -48,11 +48,6 @@ def create_train_state(
     config: ConfigDict, model: nn.Module, image_shape: Sequence[int]
 ) -> TrainState:
     """Returns the state at step 0: a function of `config.seed`.
-
-    Args:
-      config: See `configs/default.py`.
-      model: See `models`; its parameters are float32.
-      image_shape: Of one image: `(height, width)` or `(height, width, channels)`.
 
     Raises:
       UserError: The config names something that does not exist.
@@ -91,10 +86,7 @@ def init(
 def loss_fn(params: Variables, state: TrainState, batch: Batch) -> tuple[jax.Array, Variables]:
     """Computes the softmax cross-entropy of the labels, averaged over the batch.
 
-    Args:
-      params: Used instead of the state's.
-      state: Its step determines all randomness.
-      batch: `image`: `uint8[batch, *image_shape]`, `label`: `int32[batch]`.
+    `params` are used instead of the state's, whose step determines all randomness.
 
     Returns:
       `float32[]`, in nats, and the model's other variables after the batch.
@@ -121,11 +113,6 @@ def train_step(
     state: TrainState, batch: Batch, *, detailed: bool = False
 ) -> tuple[TrainState, Metrics]:
     """Performs one update.
-
-    Args:
-      state: Neither changed nor donated: the caller may use it again.
-      batch: `image`: `uint8[batch, *image_shape]`, `label`: `int32[batch]`.
-      detailed: Return more metrics.
 
     Returns:
       The next state, and the metrics of this batch under the old parameters: `loss` and
@@ -158,7 +145,7 @@ def train_steps(
       images: All examples, `uint8[num_examples, *image_shape]`.
       labels: `int32[num_examples]`.
       indices: The examples that each step sees, `int32[steps, batch]`.
-      detailed: Return more metrics, for every step: use it with few steps.
+      detailed: As for `train_step`, for every step: use it with few steps.
 
     Returns:
       The state after the last step, and the metrics of `train_step`, each with a leading

@@ -124,10 +124,10 @@ def test_answers_an_empty_sheet(port):
         ("POST", "/predict", b"x" * 784, {}, 400),
         ("POST", "/predict", b"", {"Content-Length": "-1"}, 400),
         ("POST", "/predict", b"", {"Content-Length": "many"}, 400),
-        ("POST", "/predict", b"", {"Content-Length": "9" * 30}, 413),
-        ("POST", "/predict", b"", {"Content-Length": "9" * 5000}, 413),
-        ("DELETE", "/", None, {}, 405),
-        ("PUT", "/predict", b"x", {}, 405),
+        ("POST", "/predict", b"", {"Content-Length": "9" * 30}, 400),
+        ("POST", "/predict", b"", {"Content-Length": "9" * 5000}, 400),
+        ("DELETE", "/", None, {}, 501),
+        ("PUT", "/predict", b"x", {}, 501),
     ],
 )
 def test_refuses_everything_else(port, method, path, body, headers, status):

@@ -25,10 +25,8 @@ _Content = tuple[list[str], dict[str, Split]]  # Names of the classes, and the s
 def load(path: Path, image_size: tuple[int, ...] = ()) -> Dataset:
     """Loads an `.npz` file, a folder of IDX files or a folder of images; see README.md.
 
-    Args:
-      path: Absolute; it becomes the dataset's name.
-      image_size: Height and width to which images of a folder are resized; (): all of them
-        have the same size.
+    The path, an absolute one, becomes the dataset's name. Images of a folder are resized to
+    the height and width `image_size`; (): all of them have the same size.
 
     Raises:
       UserError: A file is missing, damaged or unsuitable; names that file.

@@ -11,6 +11,7 @@ import sys
 import threading
 import urllib.parse
 import urllib.request
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -38,11 +39,6 @@ def load(name: str, data_dir: Path, manual_dir: Path) -> Dataset:
 
     All checks come before the import of TensorFlow, so their errors are reported at once.
 
-    Args:
-      name: `dataset` or `dataset/config`.
-      data_dir: Folder of prepared datasets.
-      manual_dir: Folder that may contain the original archives.
-
     Raises:
       UserError: The dataset does not exist or is unsuitable, or one of its files is damaged.
       DatasetUnavailableError: It is not prepared, and there are no archives and no network.
@@ -64,18 +60,23 @@ def load(name: str, data_dir: Path, manual_dir: Path) -> Dataset:
         _prepare(name, builder, data_dir, download_config)
         builder = tfds.builder(name, data_dir=data_dir)  # Another process may have prepared it.
     _import_tensorflow()
-    try:
+    with _naming_damage(builder.data_dir):
         splits = {part: _read(builder, part) for part in SPLITS if part in builder.info.splits}
-    except Exception as error:  # A damaged file raises errors of any type.
-        raise UserError(
-            f"{builder.data_dir}: the prepared dataset can't be read ({first_line(error)}); "
-            "delete that folder, and the next start prepares it again"
-        ) from error
     try:
         # Some datasets know the names of their classes only when they are prepared.
         return Dataset.from_splits(name, builder.info.features["label"].names, splits)
     except ValueError as error:
         raise UserError(f"dataset: {name!r}: {error}; {_SUITABLE}") from error
+
+
+@contextlib.contextmanager
+def _naming_damage(folder: Path | str) -> Iterator[None]:
+    try:
+        yield
+    except Exception as error:  # A damaged file raises errors of any type.
+        problem = f"the prepared dataset can't be read ({first_line(error)})"
+        advice = "delete that folder, and the next start prepares it again"
+        raise UserError(f"{folder}: {problem}; {advice}") from error
 
 
 def _import_tensorflow() -> None:
@@ -89,7 +90,7 @@ def _import_tensorflow() -> None:
 
 
 def _create_builder(name: str, data_dir: Path) -> DatasetBuilder:
-    # `tfds.builder` looks for an unknown name in the cloud, so the name is checked before.
+    # `tfds.builder` looks for an unknown name in the cloud.
     if not any((data_dir / name).glob("*/dataset_info.json")):
         base = name.partition("/")[0]
         known = tfds.list_builders(with_community_datasets=False)
@@ -100,12 +101,8 @@ def _create_builder(name: str, data_dir: Path) -> DatasetBuilder:
             near = difflib.get_close_matches(name, ["mnist_5k", "fake", *known], n=1)
             hint = f"did you mean {near[0]}?" if near else "see tensorflow.org/datasets/catalog"
             raise UserError(f"dataset: there is no {name!r}; {hint}")
-    try:
+    with _naming_damage(data_dir / name):
         return tfds.builder(name, data_dir=data_dir)
-    except Exception as error:  # Of any type: the folder may contain anything.
-        problem = f"the prepared dataset can't be opened ({first_line(error)})"
-        advice = "delete that folder, and the next start prepares it again"
-        raise UserError(f"{data_dir / name}: {problem}; {advice}") from error
 
 
 def _check_features(name: str, builder: DatasetBuilder) -> None:
@@ -236,8 +233,7 @@ def _original_order(split: str, num_examples: int) -> np.ndarray:
 
     tensorflow-datasets stores examples in the order of the MD5 of the split's name and their
     key (`core/hashing.py`). The keys of the MNIST family are the indices in the original
-    files; with keys of another kind, the result is another fixed order. In the stored order,
-    the validation split would not be the tutorial's.
+    files, which the tutorial's validation split needs; other keys give another fixed order.
     """
     hashes = [hashlib.md5(f"{split}{index}".encode()).digest() for index in range(num_examples)]
     # The position of each hash among the sorted ones.

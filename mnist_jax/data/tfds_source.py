@@ -36,11 +36,7 @@ def manual_dir(config: ConfigDict) -> Path:
 
 
 def load(name: str, config: ConfigDict) -> Dataset:
-    """Loads a dataset from its cache, or prepares and decodes it.
-
-    Args:
-      name: `dataset` or `dataset/config`, as in tensorflow-datasets.
-      config: For the folders; see `data_dir` and `manual_dir`.
+    """Loads the dataset `dataset` or `dataset/config` from its cache, or prepares it.
 
     Raises:
       UserError, DatasetUnavailableError: As `tfds_preparation.load`.

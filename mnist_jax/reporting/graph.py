@@ -36,21 +36,14 @@ _GRADIENTS = "gradients"
 def write_graph(
     logdir: str | Path, function: Callable[..., Any], *example_args: Any, tag: str = "graph"
 ) -> None:
-    """Writes a function's graph to an event file of its own, completely or not at all.
-
-    The file replaces an earlier one of the same tag.
+    """Writes the graph of `create_graph_def` to an event file of its own, whole or not at all.
 
     Args:
       logdir: Created if it is missing.
       function: See `create_graph_def`.
       *example_args: See `create_graph_def`.
-      tag: The graph's name in the tab's list: letters, digits, `_`, `-` and `.`.
-
-    Raises:
-      ValueError: The tag contains another character.
+      tag: Names the graph in the tab's list, and the file, which replaces an earlier one.
     """
-    if not re.fullmatch(r"[\w.-]+", tag):
-        raise ValueError(f"tag: {tag!r} may hold letters, digits, '_', '-' and '.' only")
     graph_def = create_graph_def(function, *example_args)
     metadata = RunMetadata(function_graphs=[{"pre_optimization_graph": graph_def}])
     plugin = {"plugin_name": PLUGIN_NAME_RUN_METADATA_WITH_GRAPH, "content": b"1"}
@@ -75,9 +68,9 @@ def create_graph_def(function: Callable[..., Any], *example_args: Any) -> GraphD
     `Placeholder`. Numbers and captured arrays are `Const` nodes next to their first user.
 
     Each equation is a node, named by its primitive. Calls such as `jit`, `remat` and
-    `custom_vjp` are replaced by their contents. `scan`, `while` and `cond` are boxes, with
-    nodes `Carry`, `Slice`, `Stack` and `Merge` where values enter and leave. The root module
-    has no box.
+    `custom_vjp` are replaced by their contents. `scan` is a box of one iteration, with nodes
+    `Carry`, `Slice` and `Stack` where values enter and leave; `while` and `cond` are nodes.
+    The root module has no box.
 
     Args:
       function: A pure function, for example a Flax model's `apply` or a training step. Bind
@@ -116,15 +109,14 @@ class _Place(NamedTuple):
     """Where the equations of a jaxpr are added."""
 
     stack: Scope  # The name stack of the equation that contains the jaxpr.
-    outside: Scope = ()  # The scope in which the innermost box of a loop or branch was opened.
-    box: Scope = ()  # The scope of that box; empty outside of loops and branches.
+    outside: Scope = ()  # The scope in which the box of the innermost scan was opened.
+    box: Scope = ()  # The scope of that box; empty outside of scans.
 
 
 class _Builder:
     """Builds a GraphDef; the name stack of an equation determines the scope of its node."""
 
     def __init__(self, jaxpr: Jaxpr, inputs: Sequence[tuple[Scope, str]]):
-        """Creates an empty graph; `inputs` is the result of `_name_inputs`."""
         self.graph_def = GraphDef(versions={"producer": 22})  # Any number is valid.
         self._captured: dict[int, _Constant] = {}  # By the identity of the array.
         modules = {path[:-1] for path, op in inputs if op != "Placeholder" and path[:-1]}
@@ -210,9 +202,8 @@ class _Builder:
 
     def _add_equation(self, eqn: JaxprEqn, args: list[_Value], place: _Place) -> list[_Value]:
         place = place._replace(stack=place.stack + _name_stack(eqn))
-        boxes = {"scan": self._add_scan, "while": self._add_while, "cond": self._add_cond}
-        if add_box := boxes.get(eqn.primitive.name):
-            return add_box(eqn, args, place)
+        if eqn.primitive.name == "scan":
+            return self._add_scan(eqn, args, place)
         inner = _inner_jaxprs(eqn)
         in_avals = [atom.aval for atom in eqn.invars]
         out_avals = [var.aval for var in eqn.outvars]
@@ -222,12 +213,6 @@ class _Builder:
         node = self.add(eqn.primitive.name, path, args, out_avals, eqn.params)
         return [f"{node}:{number}" if number else node for number in range(len(out_avals))]
 
-    def _open_box(self, name: str, place: _Place, module: Scope = ()) -> _Place:
-        """Adds a box in `module` of `place`, and returns the place of a body in the box."""
-        parent = place._replace(stack=place.stack + module)
-        box = self._unique_name((*self._locate(parent), name))
-        return _Place(place.stack, self._to_scope(parent.stack), tuple(box.split("/")))
-
     def _common_module(self, body: ClosedJaxpr) -> Scope:
         """Returns the innermost module that contains all equations, if there is one."""
         stacks = [_without_methods(_name_stack(eqn)) for eqn in body.jaxpr.eqns]
@@ -236,9 +221,11 @@ class _Builder:
         return tuple(name for (name,) in common)
 
     def _add_scan(self, eqn: JaxprEqn, args: list[_Value], place: _Place) -> list[_Value]:
-        """Adds one iteration."""
+        """Adds one iteration in a box, in the module that contains it."""
         (body,) = _inner_jaxprs(eqn)
-        place = self._open_box("scan", place, self._common_module(body))
+        parent = place._replace(stack=place.stack + self._common_module(body))
+        box = self._unique_name((*self._locate(parent), "scan")).split("/")
+        place = _Place(place.stack, self._to_scope(parent.stack), tuple(box))
         # The inputs are constants, the carry, and arrays of which the body reads slices. The
         # outputs are the carry, and stacks of the body's outputs. The shapes show which is
         # which; the equation's parameters depend on the version of JAX.
@@ -254,34 +241,6 @@ class _Builder:
         return [
             self.add("Stack", (*place.box, "stack"), [value], [var.aval]) if is_stack else value
             for value, var, is_stack in zip(outputs, eqn.outvars, are_stacks, strict=True)
-        ]
-
-    def _add_while(self, eqn: JaxprEqn, args: list[_Value], place: _Place) -> list[_Value]:
-        """Adds one iteration, and the condition for the next."""
-        condition, body = eqn.params["cond_jaxpr"], eqn.params["body_jaxpr"]
-        start = eqn.params["cond_nconsts"]
-        end = start + eqn.params["body_nconsts"]
-        place = self._open_box("while", place, self._common_module(body))
-        carry = [
-            self.add("Carry", (*place.box, "carry"), [value], [var.aval])
-            for value, var in zip(args[end:], eqn.outvars, strict=True)
-        ]
-        inside = place._replace(box=(*place.box, "condition"))
-        goes_on = self.inline(condition, [*args[:start], *carry], inside)
-        self.add("LoopCondition", (*place.box, "goes_on"), goes_on, [])
-        return self.inline(body, [*args[start:end], *carry], place)
-
-    def _add_cond(self, eqn: JaxprEqn, args: list[_Value], place: _Place) -> list[_Value]:
-        """Adds all branches, and a node for each output that selects one by the index."""
-        index, *operands = args
-        place = self._open_box("cond", place)
-        outputs = [
-            self.inline(branch, operands, place._replace(box=(*place.box, f"branch_{number}")))
-            for number, branch in enumerate(eqn.params["branches"])
-        ]
-        return [
-            self.add("Merge", (*place.box, "merge"), [index, *values], [var.aval])
-            for values, var in zip(zip(*outputs, strict=True), eqn.outvars, strict=True)
         ]
 
 

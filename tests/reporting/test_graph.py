@@ -229,20 +229,6 @@ def test_scan_of_a_module():
 
 
 def test_lifted_functions_leave_no_box_of_their_own():
-    class Either(nn.Module):
-        @nn.compact
-        def __call__(self, x):
-            left, right = nn.Dense(4, name="left"), nn.Dense(4, name="right")
-            if self.is_initializing():
-                return left(x) + right(x)
-            return nn.cond(x.sum() > 0, lambda m, x: left(x), lambda m, x: right(x), self, x)
-
-    x = jnp.zeros((2, 3))
-    model = Either()
-    nodes = convert(model.apply, init(model, x), x)
-    assert scopes_of(nodes) == {"left", "right", "cond"}
-    assert nodes["left/dot_general"].input[1] == "left/kernel"
-
     sequences = jnp.zeros((2, 5, 3))
     lstm = nn.RNN(nn.OptimizedLSTMCell(4))
     nodes = convert(lstm.apply, init(lstm, sequences), sequences)
@@ -284,10 +270,11 @@ def test_custom_jvp():
 # --- Any function.
 
 
-def test_loops_and_branches_nest():
+def test_scans_nest_and_other_loops_and_branches_are_nodes():
     def function(xs):
         def body(carry, x):
             carry = jax.lax.while_loop(lambda c: (c < 9).all(), lambda c: c + x, carry)
+            carry, _ = jax.lax.scan(lambda c, _: (c * x, None), carry, length=4)
             return carry, jax.lax.cond(x.sum() > 0, jnp.sin, jnp.cos, x)
 
         with jax.named_scope("outer"):
@@ -295,15 +282,11 @@ def test_loops_and_branches_nest():
 
     nodes = convert(function, jnp.ones((3, 2)))
     box = "outer/scan"
-    boxes = {"while", "while/condition", "cond", "cond/branch_0", "cond/branch_1"}
-    assert scopes_of(nodes) == {"outer", box} | {f"{box}/{name}" for name in boxes}
-    assert nodes[f"{box}/cond/branch_1/sin"].input == [f"{box}/slice"]
-    assert set(nodes[f"{box}/cond/merge"].input[1:]) == {
-        f"{box}/cond/branch_0/cos",
-        f"{box}/cond/branch_1/sin",
-    }
-    assert nodes[f"{box}/while/add"].input == [f"{box}/while/carry", f"{box}/slice"]
-    assert nodes[f"{box}/stack"].input == [f"{box}/cond/merge"]
+    assert scopes_of(nodes) == {"outer", box, f"{box}/scan"}
+    assert set(nodes[f"{box}/while"].input) == {f"{box}/slice", f"{box}/carry"}
+    assert nodes[f"{box}/scan/mul"].input == [f"{box}/scan/carry", f"{box}/slice"]
+    assert f"{box}/slice" in nodes[f"{box}/cond"].input
+    assert nodes[f"{box}/stack"].input == [f"{box}/cond"]
     assert shapes_of(nodes[f"{box}/stack"]) == [(3, 2)]
 
 
@@ -381,12 +364,6 @@ def test_write_graph_follows_no_link(tmp_path: Path):
     graph.write_graph(tmp_path, jnp.sin, 1.0, tag="one")
     assert not (tmp_path / "other").exists()
     assert len(read_graphs(tmp_path)) == 1
-
-
-def test_write_graph_refuses_a_tag_that_leaves_the_folder(tmp_path: Path):
-    with pytest.raises(ValueError, match="may hold letters"):
-        graph.write_graph(tmp_path, jnp.sin, 1.0, tag="../a")
-    assert not list(tmp_path.iterdir())
 
 
 def test_a_run_writes_its_graphs_once_however_often_it_resumes(
