@@ -34,12 +34,8 @@ class Run:
     Attributes:
       config: With the dataset and folders that are really used; see `configs/default.py`.
       workdir: The run's folder, absolute.
-      dataset: On the host.
-      model: See `models`.
-      examples: Its images and labels, on the devices.
+      examples: The dataset's images and labels, on the devices.
       eval_indices: The batches of an evaluation by split; see `input_pipeline.eval_indices`.
-      checkpoints: Those of the workdir.
-      signals: Notes the signals that ask the run to stop.
     """
 
     config: ConfigDict
@@ -107,7 +103,9 @@ def open_run(
     _check_resumable(config, saved, workdir)
     dataset = dataset or _load_dataset(config, may_fall_back=saved is None)
     dataset.check_digest(saved.data_digest if saved else "")
-    config_lib.check_batch_size(config, dataset.sizes["train"])
+    if config.batch_size > (size := dataset.sizes["train"]):  # Would contain an example twice.
+        problem = f"is more than the {size} training examples; lower it"
+        raise UserError(f"config.batch_size: {config.batch_size} {problem}")
     _assert_same(config, workdir, dataset)
     model = model or create_model(config, dataset.num_classes)
     job.broadcast_from_first(functools.partial(_check_memory, config, dataset, model))
@@ -115,12 +113,12 @@ def open_run(
     _assert_shared(workdir or run_folder.locate(parent))
     if workdir is None:
         workdir = Path(job.broadcast_from_first(lambda: str(run_folder.create_new(parent))))
-    with (
-        sharding.use_all_devices(),
-        _claim(workdir),
-        SignalWatch() as signals,
-        Checkpoints(workdir, keep=config.keep_checkpoints) as checkpoints,
-    ):
+    claim = run_folder.claim(workdir)
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(sharding.use_all_devices())
+        job.broadcast_from_first(lambda: stack.enter_context(claim))
+        signals = stack.enter_context(SignalWatch())
+        checkpoints = stack.enter_context(Checkpoints(workdir, keep=config.keep_checkpoints))
         # Again: from now on no other process can begin a run here.
         _check_resumable(config, _newest_manifest(workdir), workdir)
         yield Run(
@@ -206,11 +204,3 @@ def _assert_shared(workdir: Path) -> None:
         )
         same = Path(token).exists()
         job.assert_same_on_all_processes(f"file system of workdir {workdir}", same)
-
-
-@contextlib.contextmanager
-def _claim(workdir: Path) -> Iterator[None]:
-    # By the first process, for all.
-    with contextlib.ExitStack() as stack:
-        job.broadcast_from_first(lambda: stack.enter_context(run_folder.claim(workdir)))
-        yield
