@@ -5,7 +5,7 @@ import os
 import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from ml_collections import ConfigDict
 
@@ -38,17 +38,16 @@ _CHANGEABLE_FIELDS = (
 )
 
 
-class _Constraint(NamedTuple):
-    is_valid: Callable[[Any], object]  # Called with values of the field's type.
-    expected: str
+# Whether a value of the field's type is valid, and what is.
+_Constraint = tuple[Callable[[Any], object], str]
 
 
 def _integer(low: int, high: int = _MAX_INT32) -> _Constraint:
-    return _Constraint(lambda v: low <= v <= high, f"an integer from {low} to {high}")
+    return lambda v: low <= v <= high, f"an integer from {low} to {high}"
 
 
 def _choice(*values: str) -> _Constraint:
-    return _Constraint(lambda v: v in values, "one of " + ", ".join(map(repr, values)))
+    return lambda v: v in values, "one of " + ", ".join(map(repr, values))
 
 
 def _are_integers(values: tuple[Any, ...], high: int = _MAX_INT32) -> bool:
@@ -73,29 +72,29 @@ def _is_dataset(value: str) -> object:
     return is_path or _DATASET_NAME.fullmatch(value)
 
 
-_FRACTION = _Constraint(lambda v: 0 <= v < 1, "a number from 0 to below 1")
+_FRACTION: _Constraint = (lambda v: 0 <= v < 1, "a number from 0 to below 1")
 # Of fields that may not have any value of their type; other integers are at least 1.
-_CONSTRAINTS = {
+_CONSTRAINTS: dict[str, _Constraint] = {
     "seed": _integer(0, 2**32 - 1),
-    "dataset": _Constraint(_is_dataset, "a dataset's name, like 'mnist', or path: './mine'"),
-    "image_size": _Constraint(
+    "dataset": (_is_dataset, "a dataset's name, like 'mnist', or path: './mine'"),
+    "image_size": (
         lambda v: len(v) in (0, 2) and _are_integers(v, _MAX_WIDTH),
         "a height and a width in pixels, like (32, 32), or ()",
     ),
     "fallback_dataset": _choice("", "mnist_5k", "fake"),
-    "hidden_sizes": _Constraint(
+    "hidden_sizes": (
         lambda v: _are_integers(v, _MAX_WIDTH),
         f"a tuple of integers from 1 to {_MAX_WIDTH}, like (128, 32)",
     ),
     "dtype": _choice("float32", "bfloat16"),
     "optimizer": _choice("sgd", "adam", "adamw"),
-    "learning_rate": _Constraint(lambda v: 0 < v < _MAX_FLOAT32, "a finite number above 0"),
+    "learning_rate": (lambda v: 0 < v < _MAX_FLOAT32, "a finite number above 0"),
     "schedule": _choice("constant", "cosine"),
     "warmup_steps": _integer(0),
     "momentum": _FRACTION,
     "weight_decay": _FRACTION,
-    "grad_clip_norm": _Constraint(lambda v: 0 <= v < _MAX_FLOAT32, "a finite number from 0"),
-    "profile_steps": _Constraint(
+    "grad_clip_norm": (lambda v: 0 <= v < _MAX_FLOAT32, "a finite number from 0"),
+    "profile_steps": (
         lambda v: not v or (len(v) == 2 and _are_integers(v) and v[0] <= v[1]),
         "the first and the last step to trace, like (200, 210), or ()",
     ),
@@ -113,11 +112,12 @@ def validate(config: ConfigDict) -> None:
         if name not in config:
             raise UserError(f"config.{name}: missing; derive from configs/default.py")
         value, wanted = config[name], type(default_value)
-        any_value = _Constraint(lambda _: True, f"of type {wanted.__name__}")
-        constraint = _CONSTRAINTS.get(name, _integer(1) if wanted is int else any_value)
+        any_value: _Constraint = (lambda _: True, f"of type {wanted.__name__}")
+        default_constraint = _integer(1) if wanted is int else any_value
+        is_valid, expected = _CONSTRAINTS.get(name, default_constraint)
         is_type = type(value) is wanted or (wanted is float and type(value) is int)
-        if not (is_type and constraint.is_valid(value)):
-            raise _error(config, name, f"is not {constraint.expected}")
+        if not (is_type and is_valid(value)):
+            raise _error(config, name, f"is not {expected}")
     if config.schedule == "cosine" and config.warmup_steps >= config.num_train_steps:
         raise _error(config, "warmup_steps", "leaves nothing to the cosine; lower it")
     if config.profile_steps and config.profile_steps[1] > config.num_train_steps:
@@ -135,7 +135,7 @@ def _error(config: ConfigDict, name: str, problem: str) -> UserError:
     return UserError(f"config.{name}: {value} {problem}")
 
 
-def check_resumable(config: ConfigDict, saved: ConfigDict, workdir: str) -> None:
+def check_resumable(config: ConfigDict, saved: ConfigDict, workdir: object) -> None:
     """Raises UserError if `config` can't resume the run in `workdir`, saved with `saved`."""
     differences = [
         f"config.{name}: {config[name]!r} here, {saved[name]!r} there"
