@@ -188,6 +188,5 @@ def _assert_same(
             token = job.broadcast_from_first(
                 lambda: stack.enter_context(run_folder.create_token(folder)).name
             )
-            job.assert_same_on_all_processes(
-                f"file system of workdir {folder}", Path(token).exists()
-            )
+            is_shared = Path(token).exists()
+            job.assert_same_on_all_processes(f"file system of workdir {folder}", is_shared)

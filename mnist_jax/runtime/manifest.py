@@ -1,7 +1,4 @@
-"""The manifest of a checkpoint: what it contains, with a SHA-256 of every file.
-
-The digests reveal damage, not forgery: whoever can write the files can write the manifest.
-"""
+"""The manifest of a checkpoint: what it contains, with a SHA-256 of every file."""
 
 import hashlib
 import json

@@ -11,13 +11,11 @@ _CONTROL_GROUP = Path("/sys/fs/cgroup/memory.max")  # As a container sees its ow
 
 
 def device_limit() -> int:
-    """Returns the bytes of each device of this process.
-
-    A CPU device has its share of the host's memory, of `ulimit -v` or of the control group.
-    """
+    """Returns the bytes of each device of this process; of a CPU's, its share of the host's."""
     devices = jax.local_devices()
     if statistics := devices[0].memory_stats():  # None on CPU.
         return statistics["bytes_limit"]
+    # The host's memory, `ulimit -v` and the control group.
     limits = [os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")]
     soft, _ = resource.getrlimit(resource.RLIMIT_AS)
     limits += [soft] if soft != resource.RLIM_INFINITY else []

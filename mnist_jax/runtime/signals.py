@@ -24,10 +24,7 @@ def exit_at_signals() -> None:
 
 
 class SignalWatch(contextlib.ExitStack):
-    """Records the first signal as `signum`, and ends the process at a second SIGINT.
-
-    The context restores the previous handlers.
-    """
+    """Records the first signal as `signum`, until it is closed; exits at a second SIGINT."""
 
     def __init__(self) -> None:
         super().__init__()
