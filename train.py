@@ -23,7 +23,7 @@ with command.errors_in_one_line():  # ml_collections reads a --flagfile here alr
     config_flags.DEFINE_config_file(
         "config",
         str(_DEFAULT_CONFIG),
-        help_string="A config file, like those in configs/. Default: configs/default.py.",
+        help_string="A config file, like those in configs/.",
         lock_config=False,
         accept_new_attributes=True,  # `read_config` reports those that are no fields.
     )

@@ -1,10 +1,6 @@
 """Runs a command of the installed package: `mnist-jax COMMAND ...`, or `python -m mnist_jax`.
 
-    mnist-jax train [--config FILE] [--workdir DIR] [--config.FIELD=VALUE ...]
-    mnist-jax evaluate --workdir DIR
-    mnist-jax predict --workdir DIR IMAGE...
-    mnist-jax demo --workdir DIR
-    mnist-jax export --workdir DIR --output FILE
+    mnist-jax train|evaluate|predict|demo|export [FLAGS]
 
 `mnist-jax COMMAND --help` lists the flags of a command.
 """

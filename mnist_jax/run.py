@@ -34,12 +34,8 @@ class Run:
     Attributes:
       config: With the dataset and folders that are really used; see `configs/default.py`.
       workdir: The run's folder, absolute.
-      dataset: On the host.
-      model: See `models`.
-      examples: Its images and labels, on the devices.
+      examples: The dataset's images and labels, on the devices.
       eval_indices: The batches of an evaluation by split; see `input_pipeline.eval_indices`.
-      checkpoints: Those of the workdir.
-      signals: Notes the signals that ask the run to stop.
     """
 
     config: ConfigDict
@@ -77,13 +73,7 @@ def open_run(
 ) -> Iterator[Run]:
     """Opens a run; at its end waits for the last save and releases the folder.
 
-    Args:
-      config: See `configs/default.py`.
-      workdir: The run's folder, new or with a run to resume. None: a new folder,
-        `runs/<name>/<YYYYMMDD-HHMMSS>`.
-      name: Of the new folder's parent.
-      dataset: Instead of the one that the config names.
-      model: Instead of the one that the config names.
+    The arguments are those of `train_loop.train_and_evaluate`.
 
     Raises:
       UserError: In the config, the data or the workdir; nothing on disk has changed.
@@ -104,25 +94,28 @@ def open_run(
     names = config.dataset, saved and saved.config.dataset
     if not dataset and names == ("mnist", config.fallback_dataset):
         config.dataset = config.fallback_dataset  # The run fell back when it began.
-    _check_resumable(config, saved, workdir)
+    if saved:
+        config_lib.check_resumable(config, saved.config, workdir)
     dataset = dataset or _load_dataset(config, may_fall_back=saved is None)
     dataset.check_digest(saved.data_digest if saved else "")
-    config_lib.check_batch_size(config, dataset.sizes["train"])
-    _assert_same(config, workdir, dataset)
+    if config.batch_size > (size := dataset.sizes["train"]):  # Would contain an example twice.
+        problem = f"is more than the {size} training examples; lower it"
+        raise UserError(f"config.batch_size: {config.batch_size} {problem}")
     model = model or create_model(config, dataset.num_classes)
     job.broadcast_from_first(functools.partial(_check_memory, config, dataset, model))
     parent = Path("runs", name)
-    _assert_shared(workdir or run_folder.locate(parent))
+    _assert_same(config, workdir, dataset, workdir or run_folder.locate(parent))
     if workdir is None:
         workdir = Path(job.broadcast_from_first(lambda: str(run_folder.create_new(parent))))
-    with (
-        sharding.use_all_devices(),
-        _claim(workdir),
-        SignalWatch() as signals,
-        Checkpoints(workdir, keep=config.keep_checkpoints) as checkpoints,
-    ):
+    claim = run_folder.claim(workdir)
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(sharding.use_all_devices())
+        job.broadcast_from_first(lambda: stack.enter_context(claim))
+        signals = stack.enter_context(SignalWatch())
+        checkpoints = stack.enter_context(Checkpoints(workdir, keep=config.keep_checkpoints))
         # Again: from now on no other process can begin a run here.
-        _check_resumable(config, _newest_manifest(workdir), workdir)
+        if begun := _newest_manifest(workdir):
+            config_lib.check_resumable(config, begun.config, workdir)
         yield Run(
             config=config,
             workdir=workdir,
@@ -139,11 +132,6 @@ def _newest_manifest(workdir: Path | None) -> Manifest | None:
     # Reads them all: each must be of this run, and fit this code.
     manifests = list(Checkpoints(workdir).intact_manifests()) if workdir else []
     return manifests[0] if manifests else None
-
-
-def _check_resumable(config: ConfigDict, saved: Manifest | None, workdir: Path | None) -> None:
-    if saved:
-        config_lib.check_resumable(config, saved.config, str(workdir))
 
 
 def _load_dataset(config: ConfigDict, *, may_fall_back: bool) -> Dataset:
@@ -187,30 +175,18 @@ def _num_bytes(tree: Any) -> int:
     return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
 
 
-def _assert_same(config: ConfigDict, workdir: Path | None, dataset: Dataset) -> None:
+def _assert_same(
+    config: ConfigDict, workdir: Path | None, dataset: Dataset, folder: Path
+) -> None:
+    """Raises an error in every process unless all have the same run and share its folder."""
     own_folders = {"data_dir": None, "manual_dir": None}  # Each machine may have its own.
     job.assert_same_on_all_processes("config", config.to_dict() | own_folders)
     job.assert_same_on_all_processes("workdir", workdir)
-    job.assert_same_on_all_processes(
-        f"dataset {config.dataset}", *dataset.examples, dict(dataset.sizes)
-    )
-
-
-def _assert_shared(workdir: Path) -> None:
-    """Raises an error in every process unless all of them find a file of the first one."""
-    if jax.process_count() == 1:
-        return
-    with contextlib.ExitStack() as stack:
-        token = job.broadcast_from_first(
-            lambda: stack.enter_context(run_folder.create_token(workdir)).name
-        )
-        same = Path(token).exists()
-        job.assert_same_on_all_processes(f"file system of workdir {workdir}", same)
-
-
-@contextlib.contextmanager
-def _claim(workdir: Path) -> Iterator[None]:
-    # By the first process, for all.
-    with contextlib.ExitStack() as stack:
-        job.broadcast_from_first(lambda: stack.enter_context(run_folder.claim(workdir)))
-        yield
+    job.assert_same_on_all_processes(f"dataset {config.dataset}", dataset.digest)
+    if jax.process_count() > 1:
+        with contextlib.ExitStack() as stack:
+            token = job.broadcast_from_first(
+                lambda: stack.enter_context(run_folder.create_token(folder)).name
+            )
+            is_shared = Path(token).exists()
+            job.assert_same_on_all_processes(f"file system of workdir {folder}", is_shared)

@@ -92,7 +92,7 @@ def test_a_batch_larger_than_the_split_is_refused(fake_config, tmp_path):
 def test_what_does_not_fit_into_memory_is_refused(
     fake_config, tmp_path, monkeypatch, fields, name
 ):
-    monkeypatch.setattr(memory, "host_limit", lambda: 2_000_000)
+    monkeypatch.setattr(memory, "device_limit", lambda: 2_000_000)
     fake_config.update({"hidden_sizes": (2000,), **fields})
     with pytest.raises(
         UserError, match=rf"^config\.{name}: the run needs at least .*reduce it$"

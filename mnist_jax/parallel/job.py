@@ -71,18 +71,12 @@ def max_over_processes(number: int) -> int:
     return int(multihost_utils.process_allgather(np.int32(number)).max())
 
 
-def assert_same_on_all_processes(name: str, *values: Any) -> None:
-    """Raises an error in every process unless all of them passed the same values.
-
-    The values are arrays, or objects with a complete `repr`; `name` says what they are.
-    """
+def assert_same_on_all_processes(name: str, value: object) -> None:
+    """Raises an error in every process unless the values have the same `repr` in all."""
     if jax.process_count() == 1:
         return
-    checksum = 0
-    for value in values:
-        content = value.tobytes() if isinstance(value, np.ndarray) else repr(value).encode()
-        checksum = zlib.crc32(content, checksum)
-    checksums = multihost_utils.process_allgather(np.uint32(checksum))
+    checksum = np.uint32(zlib.crc32(repr(value).encode()))
+    checksums = multihost_utils.process_allgather(checksum)
     others = np.flatnonzero(checksums != checksums[0])
     if others.size:
         problem = f"process {others[0]} and process 0 have different ones"

@@ -30,12 +30,10 @@ def put_replicated(tree: Any) -> Any:
     if mesh.empty:
         return jax.device_put(tree)
     sharding = NamedSharding(mesh, PartitionSpec())
-
-    def put(array: Any) -> jax.Array:
-        # Not `device_put`: with several processes it would compare every byte between them.
-        return jax.make_array_from_callback(array.shape, sharding, lambda _: array)
-
-    return jax.tree.map(put, tree)
+    # Not `device_put`: with several processes it would compare every byte between them.
+    return jax.tree.map(
+        lambda array: jax.make_array_from_callback(array.shape, sharding, lambda _: array), tree
+    )
 
 
 def shard_batch(tree: _T) -> _T:

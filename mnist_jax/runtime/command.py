@@ -5,6 +5,7 @@ import contextlib
 import gc
 import itertools
 import os
+import re
 import resource
 import signal
 import sys
@@ -16,7 +17,7 @@ from absl import app, flags, logging
 from ml_collections import ConfigDict, config_flags
 from ml_collections.config_flags.tuple_parser import TupleParser
 
-from mnist_jax.runtime import compile_cache, config, files, help_page, signals, terminal
+from mnist_jax.runtime import compile_cache, config, files, signals, terminal
 from mnist_jax.runtime.errors import CommandError, UserError, first_line, writing_to
 
 # Errors of the user, the files and the machine; all others are bugs, and keep their tracebacks.
@@ -64,13 +65,24 @@ def run(
         if {"-h", "-help", "--help"}.intersection(itertools.takewhile("--".__ne__, sys.argv)):
             signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # For `--help | head`.
             with writing_to("stdout"):
-                print(help_page.create(config_file), flush=True)
+                print(_create_help(config_file), flush=True)
         else:
             files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
             if files < _MIN_OPEN_FILES and files != resource.RLIM_INFINITY:
                 message = f"ulimit -n: {files} open files are too few"
                 raise UserError(f"{message}; allow {_MIN_OPEN_FILES} or more")
             app.run(call, flags_parser=lambda argv: parse_flags(argv, positional))
+
+
+def _create_help(config_file: Path | None) -> str:
+    """Returns the command's docstring, its flags, and the config file's fields and comments."""
+    docstring = sys.modules["__main__"].__doc__ or ""
+    sections = [docstring.strip(), f"Flags of {flags.FLAGS.module_help(sys.argv[0]).strip()}"]
+    if config_file:
+        fields = re.findall(r"^(?:    (?:config\.|# ).*)?\n", config_file.read_text(), re.M)
+        text = "".join(fields).strip("\n")
+        sections.append(f"Fields of the config, and their values in {config_file}:\n{text}")
+    return "\n\n".join(sections)
 
 
 @contextlib.contextmanager

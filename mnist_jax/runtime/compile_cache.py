@@ -1,20 +1,19 @@
 """JAX's persistent compile cache, enabled for commands: a short run takes a third less time.
 
 JAX trusts what it reads, but a killed process may leave half an entry. So one command at a time
-uses a folder of the cache, and records the folder's SHA-256 at its end. A command that finds
-another SHA-256 empties the folder before JAX reads it.
+uses a folder of the cache, and records the SHA-256 of its files at its end. A command that
+finds other files empties the folder before JAX reads it.
 """
 
 import contextlib
 import fcntl
-import hashlib
 import io
 import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
-from mnist_jax.runtime.files import open_regular
+from mnist_jax.runtime.files import digest_files, open_regular
 
 _MAX_FOLDERS = 8  # For commands that run at the same time; further ones have no cache.
 _MAX_ENTRIES = 200  # A folder with more is emptied; a run adds six, of 10 to 100 kB each.
@@ -50,7 +49,8 @@ def _use_folder(stack: contextlib.ExitStack) -> None:
     folder = root / str(number)
     folder.mkdir(exist_ok=True)
     record.seek(0)
-    if record.read() != _digest(folder) or len([*folder.iterdir()]) > _MAX_ENTRIES:
+    digests = digest_files(folder)
+    if record.read() != repr(digests).encode() or len(digests) > _MAX_ENTRIES:
         shutil.rmtree(folder)
         folder.mkdir()
     stack.callback(_write_record, record, folder)
@@ -63,13 +63,4 @@ def _use_folder(stack: contextlib.ExitStack) -> None:
 def _write_record(record: io.FileIO, folder: Path) -> None:
     with contextlib.suppress(OSError):
         record.truncate(0)
-        record.write(_digest(folder))
-
-
-def _digest(folder: Path) -> bytes:
-    """Returns the SHA-256 of all names, and of the contents of all files."""
-    digest = hashlib.sha256()
-    for path in sorted(folder.rglob("*")):
-        content = path.read_bytes() if path.is_file() else b""
-        digest.update(os.fsencode(path) + hashlib.sha256(content).digest())
-    return digest.digest()
+        record.write(repr(digest_files(folder)).encode())

@@ -1,5 +1,6 @@
 """What a run is made with: versions, devices, the commit of the code."""
 
+import contextlib
 import functools
 import platform
 import subprocess
@@ -22,10 +23,8 @@ def describe() -> dict[str, str]:
     checkout = Path(mnist_jax.__file__).parent.parent
     if (checkout / ".git").exists():
         command = ["git", "-C", str(checkout), "describe", "--always", "--dirty", "--abbrev=40"]
-        try:
+        with contextlib.suppress(OSError):  # git is not installed.
             # Without tags: a tag's name would stand in the commit's place.
             ended = subprocess.run([*command, "--exclude=*"], capture_output=True, text=True)
             environment["commit"] = ended.stdout.strip() or "unknown"
-        except OSError:  # git is not installed.
-            environment["commit"] = "unknown"
     return environment

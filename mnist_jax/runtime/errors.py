@@ -56,7 +56,6 @@ def writing_to(place: Path | str, expected: type[Exception] = OSError) -> Iterat
 def first_line(error: BaseException) -> str:
     """Returns the first line of an error's message, shortened in the middle."""
     reason = getattr(error, "strerror", None)  # An OSError's message without its path.
-    lines = str(reason or error).strip().splitlines()
-    line = lines[0] if lines else type(error).__name__
+    line = str(reason or error).strip().partition("\n")[0] or type(error).__name__
     line = re.split(r" \[\w+='", line, maxsplit=1)[0]  # TensorStore appends its settings.
     return line if len(line) <= 300 else f"{line[:120]} ... {line[-160:]}"

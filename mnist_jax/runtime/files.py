@@ -3,10 +3,11 @@
 import contextlib
 import errno
 import fcntl
+import hashlib
 import os
 import secrets
 import stat
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from pathlib import Path
 from typing import IO, Any
 
@@ -31,6 +32,17 @@ def is_pipe_or_device(path: str | Path) -> bool:
     with contextlib.suppress(OSError, ValueError):
         return stat.S_IFMT(Path(path).stat().st_mode) not in (stat.S_IFREG, stat.S_IFDIR)
     return False
+
+
+def digest_files(folder: Path, excluded: Container[str] = ()) -> dict[str, str]:
+    """Returns the SHA-256 of the files below a folder, by path, except those of some names."""
+    digests = {}
+    for path in sorted(folder.rglob("*")):
+        if path.is_file() and path.name not in excluded:
+            with path.open("rb") as file:
+                digest = hashlib.file_digest(file, "sha256").hexdigest()
+            digests[path.relative_to(folder).as_posix()] = digest
+    return digests
 
 
 @contextlib.contextmanager

@@ -1,7 +1,4 @@
-"""The manifest of a checkpoint: what it contains, with a SHA-256 of every file.
-
-The digests reveal damage, not forgery: whoever can write the files can write the manifest.
-"""
+"""The manifest of a checkpoint: what it contains, with a SHA-256 of every file."""
 
 import hashlib
 import json
@@ -14,6 +11,7 @@ from ml_collections import ConfigDict
 
 from mnist_jax.runtime import config as config_lib
 from mnist_jax.runtime.errors import UserError, first_line
+from mnist_jax.runtime.files import digest_files
 
 _NAME = "manifest.json"
 _EXCLUDED = (_NAME, "commit_success.txt")  # orbax writes the latter after the manifest.
@@ -52,7 +50,7 @@ def write(folder: Path, manifest: Manifest) -> None:
     content = manifest._asdict() | {
         "config": manifest.config.to_dict(),
         "environment": dict(manifest.environment),
-        "digests": _digest_files(folder),
+        "digests": digest_files(folder, _EXCLUDED),
     }
     sealed = {"content": content, "sha256": _digest_json(content)}
     (folder / _NAME).write_text(json.dumps(sealed, indent=1))
@@ -83,19 +81,9 @@ def read(folder: Path) -> Manifest:
 
 def verify_files(folder: Path, manifest: Manifest) -> None:
     """Raises ValueError unless the folder contains exactly the files that were written."""
-    changed = dict(_digest_files(folder).items() ^ manifest.digests.items())
+    changed = dict(digest_files(folder, _EXCLUDED).items() ^ manifest.digests.items())
     if changed:
         raise ValueError(f"{min(changed)} is not what was written")
-
-
-def _digest_files(folder: Path) -> dict[str, str]:
-    digests = {}
-    for path in sorted(folder.rglob("*")):
-        if path.is_file() and path.name not in _EXCLUDED:
-            with path.open("rb") as file:
-                digest = hashlib.file_digest(file, "sha256").hexdigest()
-            digests[path.relative_to(folder).as_posix()] = digest
-    return digests
 
 
 def _digest_json(content: Any) -> str:

@@ -13,15 +13,12 @@ _CONTROL_GROUP = Path("/sys/fs/cgroup/memory.max")  # As a container sees its ow
 def device_limit() -> int:
     """Returns the bytes of each device of this process; of a CPU's, its share of the host's."""
     devices = jax.local_devices()
-    statistics = devices[0].memory_stats() or {}  # None on CPU.
-    return statistics.get("bytes_limit") or host_limit() // len(devices)
-
-
-def host_limit() -> int:
-    """Returns the bytes of the host, or what `ulimit -v` or the control group allows."""
+    if statistics := devices[0].memory_stats():  # None on CPU.
+        return statistics["bytes_limit"]
+    # The host's memory, `ulimit -v` and the control group.
     limits = [os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")]
     soft, _ = resource.getrlimit(resource.RLIMIT_AS)
     limits += [soft] if soft != resource.RLIM_INFINITY else []
     with contextlib.suppress(OSError, ValueError):  # There is none, or it is "max".
         limits.append(int(_CONTROL_GROUP.read_text()))
-    return min(limits)
+    return min(limits) // len(devices)

@@ -112,10 +112,7 @@ def write_id(workdir: Path, run_id: str | None) -> str:
 
 
 def create_token(workdir: Path) -> IO[bytes]:
-    """Creates a file of a random name in the folder, or in the nearest of its parents.
-
-    It is deleted when it is closed. Raises UserError if it can't be created.
-    """
+    """Creates a temporary file in the folder, or its nearest parent, or raises UserError."""
     with _refusing("workdir", workdir):
         folder = next(path for path in (workdir, *workdir.parents) if path.exists())
         return tempfile.NamedTemporaryFile(prefix=".mnist_jax_", dir=folder)

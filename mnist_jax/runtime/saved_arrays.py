@@ -63,12 +63,7 @@ class _Handler(ocp.PyTreeCheckpointHandler):
 @ocp.args.register_with_handler(_Handler, for_save=True, for_restore=True)
 @dataclasses.dataclass(kw_only=True)
 class SaveArgs(ocp.args.PyTreeSave):
-    """What a `CheckpointManager` saves: the item on the devices.
+    """What a `CheckpointManager` saves: the item on the devices."""
 
-    Attributes:
-      saved: The same item on the host.
-      manifest: Written when the item has been read back.
-    """
-
-    saved: Any
-    manifest: Manifest
+    saved: Any  # The same item on the host.
+    manifest: Manifest  # Written when the item has been read back.

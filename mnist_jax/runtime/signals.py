@@ -1,10 +1,10 @@
 """SIGTERM, SIGINT and SIGHUP: they end start-up at once; the training loop polls for them."""
 
+import contextlib
 import os
 import signal
 import threading
 import types
-from typing import Self
 
 from mnist_jax.runtime.errors import CommandError
 
@@ -23,22 +23,15 @@ def exit_at_signals() -> None:
         signal.signal(signum, _exit)
 
 
-class SignalWatch:
-    """Records the first signal as `signum`, and ends the process at a second SIGINT."""
+class SignalWatch(contextlib.ExitStack):
+    """Records the first signal as `signum`, until it is closed; exits at a second SIGINT."""
 
     def __init__(self) -> None:
+        super().__init__()
         self.signum: int | None = None
-        self._previous: dict[int, object] = {}
-
-    def __enter__(self) -> Self:
         if threading.current_thread() is threading.main_thread():  # Python allows no other.
             for signum in _handled_signals():
-                self._previous[signum] = signal.signal(signum, self._record)
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        for signum, handler in self._previous.items():
-            signal.signal(signum, handler)  # type: ignore[arg-type]
+                self.callback(signal.signal, signum, signal.signal(signum, self._record))
 
     def _record(self, signum: int, frame: types.FrameType | None) -> None:
         if self.signum is not None and signum == signal.SIGINT:

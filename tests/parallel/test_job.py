@@ -325,6 +325,6 @@ def test_one_process_needs_no_others():
 
     assert job_lib.broadcast_from_first(lambda: 3) == 3
     assert job_lib.max_over_processes(7) == 7
-    job_lib.assert_same_on_all_processes("anything", object())
+    job_lib.assert_same_on_all_processes("anything", 3)
     with pytest.raises(UserError, match="no"):
         job_lib.broadcast_from_first(refuse)

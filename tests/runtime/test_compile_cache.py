@@ -64,14 +64,6 @@ def test_no_command_finds_a_damaged_entry(content: bytes):
             assert read(folder) == {}
 
 
-def test_no_command_finds_a_pipe():
-    with command() as folder:
-        write(folder, a=b"code")
-    os.mkfifo(folder / "b-cache")
-    with command() as folder:
-        assert read(folder) == {}
-
-
 @pytest.mark.parametrize("create", [os.mkfifo, lambda path: path.symlink_to("elsewhere")])
 def test_a_record_that_is_a_pipe_or_a_link_is_not_used(create, cache_home: Path):
     with command() as folder:
