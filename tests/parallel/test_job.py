@@ -49,7 +49,7 @@ def test_only_the_first_process_prints_and_writes(of_two_by_two):
     for word in ("Training", "Step", "Eval"):
         assert word not in second.stdout
     assert (first.stderr, second.stderr) == ("", "")
-    assert [line["step"] for line in journal(workdir)] == [10, 20, 20, 30, 40, 40]
+    assert [line["step"] for line in journal(workdir)] == [0, 10, 20, 20, 30, 40, 40]
 
 
 @pytest.mark.long

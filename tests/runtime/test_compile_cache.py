@@ -184,5 +184,5 @@ def test_a_second_run_compiles_nothing_and_ends_with_the_same_bits(
     assert {name.split("-")[0] for name in entries[0]} >= {
         "jit_init",
         "jit_train_steps",
-        "jit_eval_steps",
+        "jit_eval_step",
     }
