@@ -6,7 +6,7 @@
 #
 # Options before `--` are mpirun's, the rest are train.py's. JAX reads the coordinator, the number
 # of processes and the process id from mpirun's environment, and assigns GPUs by the local rank.
-# Ctrl-C, or a SIGTERM to mpirun, saves and ends; the same command resumes.
+# Relative paths are those of the checkout. Ctrl-C, or a SIGTERM to mpirun, saves and ends; the same command resumes.
 set -euo pipefail
 
 processes=${1:?usage: launch/mpirun.sh PROCESSES [MPIRUN OPTIONS --] [TRAIN.PY FLAGS]}

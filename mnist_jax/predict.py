@@ -42,6 +42,8 @@ def main(*files: str) -> None:
     shape = tuple(model.image_shape)
     if shape[2:] not in ((), (3,)):
         raise UserError(f"workdir: the model needs images of {shape[2]} channels, no files")
+    # Other images of MNIST's size, such as clothes, are not centred by their mass.
+    is_digit = shape == (28, 28) and set("0123456789") <= set(model.class_names)
     images: dict[str, np.ndarray] = {}
     inputs: dict[str, np.ndarray] = {}
     notes: dict[str, str] = {}
@@ -49,7 +51,7 @@ def main(*files: str) -> None:
     for file in files:
         try:
             image = normalize.read_image(file)
-            if shape == (28, 28):
+            if is_digit:
                 inputs[file] = normalize.normalize(image)
                 if note := normalize.find_doubt(image):
                     notes[file] = note

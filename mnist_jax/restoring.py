@@ -84,7 +84,8 @@ def restore(
         manifest = checkpoints.manifest(number)
         model = model or create_model(manifest.config, len(manifest.class_names))
         images = jax.ShapeDtypeStruct((1, *manifest.image_shape), np.uint8)
-        collections = jax.eval_shape(model.init, jax.random.key(0), images)
+        init = functools.partial(model.init, train=False)
+        collections = jax.eval_shape(init, jax.random.key(0), images)
         target = {"params": collections.pop("params"), "collections": collections}
         restored = checkpoints.restore(number, target)
     except CommandError as error:

@@ -147,7 +147,7 @@ def _check_memory(config: ConfigDict, dataset: Dataset, model: nn.Module) -> Non
     state = jax.eval_shape(lambda: create_train_state(config, model, dataset.image_shape))
     image = jax.ShapeDtypeStruct((1, *dataset.image_shape), np.uint8)
     apply = functools.partial(
-        model.apply, mutable=["intermediates"], capture_intermediates=True
+        model.apply, train=False, mutable=["intermediates"], capture_intermediates=True
     )
     _, outputs = jax.eval_shape(apply, state.variables, image)
     layer_bytes = [_num_bytes(output) for output in jax.tree.leaves(outputs)]

@@ -69,7 +69,7 @@ def init(
 ) -> TrainState:
     """Creates the state; equal arguments get the same static fields, so nothing is compiled."""
     step_key, init_key = jax.random.split(jax.random.key(seed))
-    collections = init_fn(init_key, jnp.zeros((1, *image_shape), jnp.uint8))
+    collections = init_fn(init_key, jnp.zeros((1, *image_shape), jnp.uint8), train=False)
     state = TrainState.create(
         apply_fn=apply_fn,
         params=collections.pop("params"),

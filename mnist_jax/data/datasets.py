@@ -30,7 +30,8 @@ class Dataset:
     """A dataset for image classification; `from_splits` creates one from arrays.
 
     Attributes:
-      name: After a fallback, the name of the fallback dataset.
+      name: Lower-case letters, digits and `_`, or an absolute path; after a fallback, that of
+        the fallback dataset.
       class_names: Label `i` stands for `class_names[i]`.
       examples: The examples of all splits, concatenated. The arrays are made read-only,
         because a device may use their memory instead of a copy.

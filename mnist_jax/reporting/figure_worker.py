@@ -8,6 +8,8 @@ import signal
 import sys
 import threading
 import types
+from collections.abc import Callable
+from concurrent import futures
 from concurrent.futures import Future, ThreadPoolExecutor
 from multiprocessing import resource_tracker
 from pathlib import Path
@@ -48,12 +50,21 @@ class FigureWorker:
             self._newest.cancel()
         self._newest = self._thread.submit(self._request, arguments)
 
-    def close(self, *, wait: bool) -> str | None:
-        """Ends the process, after the newest request or at once; returns the first error."""
-        if not (wait and self._newest):
-            self._process.kill()
-        self._thread.shutdown(cancel_futures=not wait)
+    def close(
+        self, *, wait: bool, should_stop: Callable[[], object] = lambda: False
+    ) -> str | None:
+        """Ends the process; returns the first error.
+
+        Args:
+          wait: Whether to wait for the newest request.
+          should_stop: Ends the waiting; called ten times a second.
+        """
+        while wait and self._newest and not self._newest.done() and not should_stop():
+            futures.wait([self._newest], timeout=0.1)
+        if self._newest and not self._newest.done():
+            self._error = self._error or "the run was stopped"
         self._process.kill()
+        self._thread.shutdown(cancel_futures=True)
         self._process.join()
         return self._error
 

@@ -1,10 +1,14 @@
 """A trace of some training steps, for TensorBoard's Profile tab and https://ui.perfetto.dev."""
 
-from collections.abc import Callable, Sequence
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import ParamSpec, TypeVar
 
 import jax
+
+from mnist_jax.runtime import terminal
+from mnist_jax.runtime.errors import first_line
 
 _P = ParamSpec("_P")
 _T = TypeVar("_T")
@@ -32,14 +36,15 @@ class Profiler:
         if not self._is_tracing:
             options = jax.profiler.ProfileOptions()
             options.python_tracer_level = 0  # Python's own calls would fill the trace.
-            jax.profiler.start_trace(
-                self._workdir, create_perfetto_trace=True, profiler_options=options
-            )
-            self._is_tracing = True
+            with self._warning():
+                jax.profiler.start_trace(
+                    self._workdir, create_perfetto_trace=True, profiler_options=options
+                )
+                self._is_tracing = True
         with jax.profiler.StepTraceAnnotation("train", step_num=steps[-1]):
             # Waits for the result, so that the event is as long as the step.
             result = jax.block_until_ready(function(*args, **kwargs))
-        if steps[-1] == self._steps[-1]:
+        if steps[-1] + 1 == self._steps.stop:
             self.close()
         return result
 
@@ -47,5 +52,14 @@ class Profiler:
         """Writes the trace, also one that was interrupted."""
         if self._is_tracing:
             self._is_tracing = False
-            jax.profiler.stop_trace()
-            self._print_line(f"Profile: {self._workdir / 'plugins' / 'profile'}")
+            with self._warning():
+                jax.profiler.stop_trace()
+                self._print_line(f"Profile: {self._workdir / 'plugins' / 'profile'}")
+
+    @contextlib.contextmanager
+    def _warning(self) -> Iterator[None]:
+        try:
+            yield
+        except Exception as error:  # Of any type: it must not end the training.
+            self._steps = range(0)
+            terminal.print_warning(f"WARNING: no profile: {first_line(error)}")

@@ -179,7 +179,10 @@ class Reporter:
         if self._figures:
             # After a signal or on a full disk there is no time or room for figures.
             is_urgent = isinstance(error, PreemptedError | WriteError)
-            failure = self._figures.close(wait=not is_urgent)
+            signals = self._run.signals
+            failure = self._figures.close(
+                wait=not is_urgent, should_stop=lambda: signals.signum
+            )
             if failure and not is_urgent:
                 terminal.print_warning(
                     f"WARNING: figures are missing ({failure}); draw them by "

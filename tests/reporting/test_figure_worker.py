@@ -121,6 +121,14 @@ def test_close_without_waiting_ends_even_a_stopped_process(worker, tmp_path):
     assert not (tmp_path / "figures").exists()
 
 
+def test_a_signal_ends_the_waiting_for_a_stopped_process(worker):
+    os.kill(worker_process().pid, signal.SIGSTOP)
+    worker.draw(step=10, **ARGUMENTS)
+    asked = iter([None, None, signal.SIGTERM])
+    assert "stopped" in worker.close(wait=True, should_stop=lambda: next(asked))
+    assert not multiprocessing.active_children()
+
+
 def test_a_failed_drawing_is_reported_by_close_and_the_next_is_drawn(worker, tmp_path):
     begun = threading.Event()
 

@@ -2,6 +2,7 @@ import gzip
 import json
 from pathlib import Path
 
+import jax
 import jax.numpy as jnp
 import pytest
 from ml_collections import ConfigDict
@@ -71,3 +72,21 @@ def test_profiled_steps_and_the_one_before_run_alone(
     assert cuts(fake_config, 14) == [(15, 15), (16, 20), (21, 30), (31, 40)]
     fake_config.profile_steps = (1, 2)
     assert cuts(fake_config, 0)[:3] == [(1, 1), (2, 2), (3, 10)]
+
+
+@pytest.mark.parametrize("function", ["start_trace", "stop_trace"])
+def test_a_profile_that_fails_is_a_warning(
+    function, fake_config, tmp_path, monkeypatch, capsys
+):
+    def fail(*args, **kwargs):
+        raise RuntimeError("the profiler is busy")
+
+    real_stop = jax.profiler.stop_trace
+    monkeypatch.setattr(jax.profiler, function, fail)
+    fake_config.profile_steps = (5, 7)
+    try:
+        assert int(train_loop.train_and_evaluate(fake_config, tmp_path).step) == 40
+    finally:
+        if function == "stop_trace":
+            real_stop()
+    assert capsys.readouterr().err == "WARNING: no profile: the profiler is busy\n"

@@ -176,5 +176,5 @@ class FigureWorkerInProcess:
         except TypeError as error:
             self._error = str(error)
 
-    def close(self, *, wait):
+    def close(self, *, wait, should_stop):
         return self._error
