@@ -91,3 +91,10 @@ def run_alone(workdir: Path, num_devices: int, fields: dict[str, Any] = FIELDS) 
     command = processes.train_command(workdir, fields)
     ended = processes.run(command, env=devices(num_devices))
     assert ended.returncode == 0, ended
+
+
+def assert_same_runs(*workdirs: Path) -> None:
+    """They have the same bits; TensorBoard's description is that of a run's beginning."""
+    config = processes.short_config()
+    one, other = (processes.remains(x, config).without_description() for x in workdirs)
+    assert one == other

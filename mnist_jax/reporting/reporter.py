@@ -104,7 +104,8 @@ class Reporter:
         self._unread: tuple[range, Metrics] | None = None
         self._figures: FigureWorker | None = None
         self._first_step = first_step
-        stderr, (columns, lines) = sys.stderr, shutil.get_terminal_size()
+        stderr = sys.stderr
+        columns, lines = shutil.get_terminal_size()
         self._bar = tqdm.tqdm(
             total=config.num_train_steps,
             initial=first_step,

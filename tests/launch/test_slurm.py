@@ -128,12 +128,7 @@ def test_at_the_time_limit_the_job_saves_and_is_requeued(cluster, tmp_path: Path
     assert slurm.job(job)["Restarts"] == "1"
     assert f", steps {step + 1} to " in (tmp_path / "log").read_text()
     jobs.run(tmp_path / "whole", 1, 2, fields)
-    config = processes.short_config()
-    stopped, whole = (
-        processes.remains(tmp_path / name, config).without_description()
-        for name in ("run", "whole")
-    )
-    assert stopped == whole
+    jobs.assert_same_runs(tmp_path / "run", tmp_path / "whole")
 
 
 @pytest.mark.long

@@ -147,12 +147,7 @@ def test_a_killed_job_comes_back_to_the_same_bits(num_processes, victim, tmp_pat
     fields = jobs.FIELDS | {"num_train_steps": last - last % 20 + 40}
     jobs.run(tmp_path / "killed", num_processes, 1, fields)
     jobs.run(tmp_path / "whole", 1, num_processes, fields)
-    config = processes.short_config()
-    killed, whole = (
-        processes.remains(tmp_path / name, config).without_description()
-        for name in ("killed", "whole")
-    )
-    assert killed == whole
+    jobs.assert_same_runs(tmp_path / "killed", tmp_path / "whole")
 
 
 @pytest.mark.long

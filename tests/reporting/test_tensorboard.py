@@ -87,9 +87,16 @@ def test_the_events_are_those_that_clus_writer_writes_with_tensorflow(tmp_path):
 
 
 def test_tensorflow_can_be_imported_after_the_stand_in(tmp_path):
-    """And without TensorFlow's own import: the module is gone, and jax is untouched."""
-    create_summary_writer(str(tmp_path)).close()
-    assert "tensorflow" not in sys.modules or hasattr(sys.modules["tensorflow"], "__version__")
+    program = (
+        "import sys\n"
+        "from mnist_jax.reporting.tensorboard import create_summary_writer\n"
+        "create_summary_writer(sys.argv[1]).close()\n"
+        "assert 'tensorflow' not in sys.modules\n"
+        "import tensorflow\n"
+        "print(tensorflow.constant(7).numpy())\n"
+    )
+    ended = processes.run([sys.executable, "-c", program, str(tmp_path)])
+    assert (ended.returncode, ended.stdout) == (0, "7\n")
 
 
 def test_an_error_of_the_thread_is_raised_by_a_later_call(tmp_path):
