@@ -74,15 +74,13 @@ def evaluate(
       logits of each example, in order, `float32[num_examples, num_classes]`.
     """
     step = functools.partial(eval_step, apply_fn=apply_fn)
-    # All batches are dispatched before the first result is read: the device never waits.
-    outputs = {
-        split: [step(variables, *examples, indices) for indices in batches]
-        for split, batches in eval_indices.items()
-    }
     results, logits = {}, {}
-    for split in eval_indices:
-        metrics, rows = zip(*jax.device_get(outputs[split]), strict=True)
-        logits[split] = np.concatenate(rows)[eval_indices[split].ravel() >= 0]
+    for split, batches in eval_indices.items():
+        # Each result is read before the next batch is dispatched: of several programs with
+        # collectives, queued on virtual CPU devices, one can wait for a thread for ever.
+        outputs = [jax.device_get(step(variables, *examples, indices)) for indices in batches]
+        metrics, rows = zip(*outputs, strict=True)
+        logits[split] = np.concatenate(rows)[batches.ravel() >= 0]
         total = jax.tree.map(lambda *sums: np.sum(sums), *metrics)
         counts = {"num_examples": total.accuracy.count, "num_correct": total.accuracy.total}
         values = {name: float(value) for name, value in total.compute().items()}

@@ -50,8 +50,13 @@ def test_the_default_batch_on_four_devices_and_on_eight():
 @pytest.mark.long
 @pytest.mark.mnist
 def test_the_tutorials_job_on_1_2_4_and_8(mnist_config: ConfigDict):
-    """2,000 steps magnify what the order of the sums changes; docs/scale.md tells how much."""
-    one, *more = report("1,2,4,8", {"data_dir": mnist_config.data_dir}).values()
+    """2,000 steps magnify what the order of the sums changes; docs/scale.md tells how much.
+
+    Evaluated in 700 batches: where several of them were queued, their collectives waited for
+    each other for ever.
+    """
+    fields = {"data_dir": mnist_config.data_dir, "eval_batch_size": 100}
+    one, *more = report("1,2,4,8", fields).values()
     for other in more:
         assert 0 < other["largest_difference"] < 5e-3
         assert other["num_correct"] == one["num_correct"]
