@@ -14,6 +14,7 @@ def get_config() -> ml_collections.ConfigDict:
     """Returns the default config with another network, optimizer and length."""
     config = default.get_config()
     config.model = "cnn"
+    config.dropout = 0.4
     config.optimizer = "adamw"
     config.learning_rate = 0.003
     config.schedule = "cosine"

@@ -15,6 +15,8 @@ def get_config() -> ml_collections.ConfigDict:
 
     # Determines initial parameters and the order of the examples.
     config.seed = 0
+    # Runs to train in one program, with the seeds seed, seed + 1, ...; see members.py.
+    config.num_seeds = 1
 
     # Data: mnist, or another image dataset of tensorflow-datasets (fashion_mnist, cifar10);
     # mnist_5k (5,000 embedded digits); fake (random patterns); or your own .npz file or
@@ -34,6 +36,8 @@ def get_config() -> ml_collections.ConfigDict:
     config.model = "mlp"
     # mlp: widths of the ReLU layers; (): logistic regression.
     config.hidden_sizes = (128, 32)
+    # Fraction of each hidden layer's outputs that a training step sets to 0.
+    config.dropout = 0.0
     # Of the computation: float32 or bfloat16. Parameters are float32.
     config.dtype = "float32"
 

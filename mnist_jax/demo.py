@@ -1,6 +1,7 @@
 """Serves a page to draw a digit on, which shows the network's input and its prediction.
 
-    python -m mnist_jax.demo --workdir DIR [--step latest|best|N] [--host ADDRESS] [--port N]
+    python -m mnist_jax.demo --workdir DIR [--step latest|best|N] [--member K]
+        [--host ADDRESS] [--port N]
 
 Examples:
     python -m mnist_jax.demo --workdir runs/mine
@@ -29,6 +30,7 @@ from mnist_jax.runtime.errors import UserError, first_line
 
 _WORKDIR = flags.DEFINE_string("workdir", "", "The run's folder.")
 _STEP = flags.DEFINE_string("step", "latest", "latest, best (by validation), or a number.")
+_MEMBER = flags.DEFINE_integer("member", None, "One of several seeds, from 0; else all.")
 _HOST = flags.DEFINE_string(
     "host", "127.0.0.1", "An address of this machine: that in its network, for a phone there."
 )
@@ -47,7 +49,7 @@ def main() -> None:
     from mnist_jax import restoring
     from mnist_jax.digits.normalize import UnreadableImageError, normalize
 
-    model = restoring.restore(_WORKDIR.value, _STEP.value)
+    model = restoring.restore(_WORKDIR.value, _STEP.value, member=_MEMBER.value)
     if tuple(model.image_shape) != (28, 28):
         shape = "x".join(map(str, model.image_shape))
         raise UserError(

@@ -2,6 +2,7 @@
 
 import functools
 from collections.abc import Mapping
+from typing import Any
 
 import flax
 import jax
@@ -12,7 +13,7 @@ from clu import metrics as clu_metrics
 from mnist_jax.parallel.sharding import replicate, shard_batch
 from mnist_jax.train_step import ApplyFn, Variables
 
-Results = dict[str, dict[str, float]]  # The metrics of each split, by name.
+Results = dict[str, dict[str, Any]]  # The metrics of each split by name, as numbers.
 
 
 @flax.struct.dataclass

@@ -1,7 +1,7 @@
 """Evaluates a checkpoint of a run, and draws its figures.
 
-    python -m mnist_jax.evaluate --workdir DIR [--step latest|best|N] [--split SPLIT] [--json]
-        [--figures DIR]
+    python -m mnist_jax.evaluate --workdir DIR [--step latest|best|N] [--member K]
+        [--split SPLIT] [--json] [--figures DIR]
 
 Examples:
     python -m mnist_jax.evaluate --workdir runs/mine
@@ -11,6 +11,7 @@ Examples:
 
 import json
 
+import numpy as np
 from absl import flags
 
 from mnist_jax.runtime import command, run_folder, terminal
@@ -18,6 +19,7 @@ from mnist_jax.runtime.errors import UserError
 
 _WORKDIR = flags.DEFINE_string("workdir", "", "The run's folder.")
 _STEP = flags.DEFINE_string("step", "latest", "latest, best (by validation), or a number.")
+_MEMBER = flags.DEFINE_integer("member", None, "One of several seeds, from 0; else all.")
 _SPLIT = flags.DEFINE_enum(
     "split", "all", ["all", "train", "validation", "test"], "The split to evaluate."
 )
@@ -29,17 +31,19 @@ _FIGURES = flags.DEFINE_string(
 
 def main() -> None:
     """Prints the results."""
-    from mnist_jax import restoring
-    from mnist_jax.eval_step import evaluate
+    from mnist_jax import committee, restoring
     from mnist_jax.input_pipeline import eval_indices
+    from mnist_jax.members import select
     from mnist_jax.reporting.journal import read_journal
     from mnist_jax.reporting.reporter import first_layer_images, format_result
 
     folder = run_folder.resolve("figures", _FIGURES.value) if _FIGURES.value else None
-    model = restoring.restore(_WORKDIR.value, _STEP.value)
+    model = restoring.restore(_WORKDIR.value, _STEP.value, member=_MEMBER.value)
     dataset = restoring.load_run_dataset(model)
     indices = eval_indices(dataset.sizes, model.config.eval_batch_size)
-    results, logits = evaluate(model.variables, model.model.apply, dataset.examples, indices)
+    results, logits = committee.evaluate(
+        model.variables, model.model.apply, dataset.examples, indices, model.num_members
+    )
     if folder:
         from mnist_jax.reporting import figures
 
@@ -53,7 +57,9 @@ def main() -> None:
                 step=model.step,
                 journal=read_journal(model.workdir, model.step),
                 weights=first_layer_images(
-                    model.model, model.variables["params"], dataset.image_shape
+                    model.model,
+                    select(model.variables["params"], 0, model.num_members),
+                    dataset.image_shape,
                 ),
                 labels=dataset.splits[split].label,
                 images=dataset.splits[split].image,
@@ -73,7 +79,7 @@ def main() -> None:
             "dataset": dataset.name,
             "splits": results,
         }
-        print(json.dumps(report))
+        print(json.dumps(report, default=np.ndarray.tolist))
     else:
         print(f"Step {model.step} of {model.workdir}")
         for split, result in results.items():

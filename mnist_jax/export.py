@@ -1,6 +1,6 @@
 """Exports a trained model to one file that other programs run without this package.
 
-    python -m mnist_jax.export --workdir DIR [--step latest|best|N] --output FILE
+    python -m mnist_jax.export --workdir DIR [--step latest|best|N] [--member K] --output FILE
 
 The exported function computes logits, float32[batch, classes], from images, uint8[batch, ...],
 for a batch of any size. A FILE that ends with .onnx is ONNX, and needs the package jax2onnx.
@@ -24,6 +24,7 @@ from mnist_jax.runtime.files import replacing
 
 _WORKDIR = flags.DEFINE_string("workdir", "", "The run's folder.")
 _STEP = flags.DEFINE_string("step", "latest", "latest, best (by validation), or a number.")
+_MEMBER = flags.DEFINE_integer("member", None, "One of several seeds, from 0; else all.")
 _OUTPUT = flags.DEFINE_string("output", "", "The file to write.")
 
 
@@ -38,10 +39,10 @@ def main() -> None:
         raise UserError("output: missing; give --output FILE")
     output = Path(_OUTPUT.value)
     output = run_folder.resolve("output", output.parent) / output.name
-    trained = restoring.restore(_WORKDIR.value, _STEP.value)
+    trained = restoring.restore(_WORKDIR.value, _STEP.value, member=_MEMBER.value)
 
     def compute_logits(images: jax.Array) -> Any:
-        return trained.model.apply(trained.variables, images, train=False)
+        return trained.apply_fn(trained.variables, images, train=False)
 
     (batch,) = jax.export.symbolic_shape("batch")
     images = jax.ShapeDtypeStruct((batch, *trained.image_shape), np.uint8)

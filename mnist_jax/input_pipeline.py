@@ -24,7 +24,7 @@ def batch_indices(seed: int, steps: range, batch_size: int, num_examples: int) -
     return stream[offset : offset + stop - start].reshape(len(steps), batch_size)
 
 
-@functools.lru_cache(maxsize=4)
+@functools.lru_cache(maxsize=128)
 def epoch_order(seed: int, epoch: int, num_examples: int) -> np.ndarray:
     """Returns the permutation of an epoch, counted from 0: `int32[num_examples]`, read-only.
 

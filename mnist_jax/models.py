@@ -28,9 +28,9 @@ def create_model(config: ConfigDict, num_classes: int) -> nn.Module:
     """Returns the network that the config names; raises UserError if there is none."""
     dtype = jnp.dtype(config.dtype)
     if config.model == "mlp":
-        return _create(MLP, tuple(config.hidden_sizes), num_classes, dtype)
+        return _create(MLP, tuple(config.hidden_sizes), num_classes, dtype, config.dropout)
     if config.model == "cnn":
-        return _create(CNN, num_classes, dtype)
+        return _create(CNN, num_classes, dtype, config.dropout)
     raise UserError(
         f"config.model: {config.model!r} is not in models.py; choose mlp or cnn, or give "
         "train_and_evaluate and restore your own `model`"
@@ -62,6 +62,7 @@ class MLP(nn.Module):
     hidden_sizes: tuple[int, ...]
     num_classes: int
     dtype: jnp.dtype = jnp.float32
+    dropout: float = 0.0
 
     @nn.compact
     def __call__(self, images: jax.Array, train: bool = False) -> jax.Array:
@@ -70,9 +71,10 @@ class MLP(nn.Module):
         for number, size in enumerate(self.hidden_sizes, start=1):
             name = f"hidden{number}"
             x = self._dense(size, name)(x)
-            # Puts the ReLU into its layer's box in TensorBoard's graph.
+            # Puts what follows into its layer's box in TensorBoard's graph.
             with jax.named_scope(name):
                 x = nn.relu(x)
+                x = nn.Dropout(self.dropout, deterministic=not train)(x)
         return self._dense(self.num_classes, "softmax_linear")(x).astype(jnp.float32)
 
     def _dense(self, size: int, name: str) -> nn.Dense:
@@ -97,6 +99,7 @@ class CNN(nn.Module):
 
     num_classes: int
     dtype: jnp.dtype = jnp.float32
+    dropout: float = 0.0
 
     @nn.compact
     def __call__(self, images: jax.Array, train: bool = False) -> jax.Array:
@@ -107,5 +110,5 @@ class CNN(nn.Module):
             x = nn.BatchNorm(use_running_average=not train, momentum=0.95, dtype=self.dtype)(x)
             x = nn.max_pool(nn.relu(x), (2, 2), strides=(2, 2))
         x = nn.relu(nn.Dense(128, dtype=self.dtype)(x.reshape(x.shape[0], -1)))
-        x = nn.Dropout(0.4, deterministic=not train)(x)
+        x = nn.Dropout(self.dropout, deterministic=not train)(x)
         return nn.Dense(self.num_classes, dtype=self.dtype)(x).astype(jnp.float32)

@@ -1,6 +1,7 @@
 """Classifies image files with the parameters of a checkpoint; `-` is the file on stdin.
 
-    python -m mnist_jax.predict --workdir DIR [--step latest|best|N] [--json] [--show] IMAGE...
+    python -m mnist_jax.predict --workdir DIR [--step latest|best|N] [--member K]
+        [--json] [--show] IMAGE...
 
 Examples:
     python -m mnist_jax.predict --workdir runs/mine photo.jpg
@@ -24,6 +25,7 @@ from mnist_jax.runtime.errors import UserError
 
 _WORKDIR = flags.DEFINE_string("workdir", "", "The run's folder.")
 _STEP = flags.DEFINE_string("step", "latest", "latest, best (by validation), or a number.")
+_MEMBER = flags.DEFINE_integer("member", None, "One of several seeds, from 0; else all.")
 _JSON = flags.DEFINE_bool("json", False, "Print one JSON object and nothing else.")
 _SHOW = flags.DEFINE_bool(
     "show", False, "Draw the images beside the network's inputs in ./predictions.png; open it."
@@ -38,7 +40,7 @@ def main(*files: str) -> None:
     from mnist_jax.digits import normalize
     from mnist_jax.digits.normalize import UnreadableImageError
 
-    model = restoring.restore(_WORKDIR.value, _STEP.value)
+    model = restoring.restore(_WORKDIR.value, _STEP.value, member=_MEMBER.value)
     shape = tuple(model.image_shape)
     if shape[2:] not in ((), (3,)):
         raise UserError(f"workdir: the model needs images of {shape[2]} channels, no files")

@@ -12,7 +12,7 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from mnist_jax import input_pipeline
+from mnist_jax import input_pipeline, members
 from mnist_jax.checkpointing import Checkpoints
 from mnist_jax.data import tfds_source
 from mnist_jax.data.datasets import Dataset
@@ -109,7 +109,7 @@ def open_run(
         workdir = Path(job.broadcast_from_first(lambda: str(run_folder.create_new(parent))))
     claim = run_folder.claim(workdir)
     with contextlib.ExitStack() as stack:
-        stack.enter_context(sharding.use_all_devices())
+        stack.enter_context(sharding.use_all_devices(config.num_seeds))
         job.broadcast_from_first(lambda: stack.enter_context(claim))
         signals = stack.enter_context(SignalWatch())
         checkpoints = stack.enter_context(Checkpoints(workdir, keep=config.keep_checkpoints))
@@ -149,12 +149,14 @@ def _check_memory(config: ConfigDict, dataset: Dataset, model: nn.Module) -> Non
     apply = functools.partial(
         model.apply, train=False, mutable=["intermediates"], capture_intermediates=True
     )
-    _, outputs = jax.eval_shape(apply, state.variables, image)
+    select_first = functools.partial(members.select, member=0, num_members=config.num_seeds)
+    first = jax.eval_shape(select_first, state.variables)
+    _, outputs = jax.eval_shape(apply, first, image)
     layer_bytes = [_num_bytes(output) for output in jax.tree.leaves(outputs)]
     num_devices = jax.device_count()
     size = "hidden_sizes" if config.model == "mlp" else "model"
     needs = {
-        size: _num_bytes((state, state.params)),  # The gradients are as large as params.
+        size: _num_bytes((state, first["params"])),  # The gradients are as large as params.
         "dataset": sum(array.nbytes for array in dataset.examples),
         # The gradients need the output of every layer, an evaluation one at a time.
         "batch_size": sum(layer_bytes) * config.batch_size // num_devices,

@@ -5,11 +5,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import flax.linen as nn
+import numpy as np
 from ml_collections import ConfigDict
 
+from mnist_jax import committee, members
 from mnist_jax.data.datasets import Dataset
-from mnist_jax.eval_step import evaluate
-from mnist_jax.input_pipeline import batch_indices
 from mnist_jax.parallel import job
 from mnist_jax.reporting.reporter import Reporter
 from mnist_jax.run import open_run
@@ -50,16 +50,18 @@ def train_and_evaluate(
         state = run.checkpoints.restore_newest(state)
         with Reporter(run, state) as reporter, job.exit_if_process_lost():
             if not 0 < int(state.step) < config.num_train_steps:  # The run is new or complete.
-                results, logits = evaluate(
-                    state.variables, state.apply_fn, run.examples, run.eval_indices
+                results, logits = committee.evaluate(
+                    state.variables,
+                    state.apply_fn,
+                    run.examples,
+                    run.eval_indices,
+                    config.num_seeds,
                 )
                 reporter.evaluation(state, results, logits)
                 reporter.restart_clock(0)
             for steps in device_calls(config, int(state.step)):
                 step, is_last = steps[-1], steps[-1] == config.num_train_steps
-                indices = batch_indices(
-                    config.seed, steps, config.batch_size, dataset.sizes["train"]
-                )
+                indices = members.batch_indices(config, steps, dataset.sizes["train"])
                 detailed = is_detailed(config, step)
                 state, metrics = reporter.profiler.call(
                     steps, train_steps, state, *run.examples, indices, detailed=detailed
@@ -76,11 +78,15 @@ def train_and_evaluate(
                 reporter.read_metrics()
                 validation_accuracy = None
                 if eval_is_due:
-                    results, logits = evaluate(
-                        state.variables, state.apply_fn, run.examples, run.eval_indices
+                    results, logits = committee.evaluate(
+                        state.variables,
+                        state.apply_fn,
+                        run.examples,
+                        run.eval_indices,
+                        config.num_seeds,
                     )
                     reporter.evaluation(state, results, logits)
-                    validation_accuracy = results["validation"]["accuracy"]
+                    validation_accuracy = float(np.mean(results["validation"]["accuracy"]))
                 if save_is_due:
                     manifest = run.manifest(step, validation_accuracy, reporter.flush())
                     run.checkpoints.save(state, manifest)

@@ -12,6 +12,7 @@ import optax
 from flax.training import train_state
 from ml_collections import ConfigDict, FrozenConfigDict
 
+from mnist_jax import members
 from mnist_jax.augmentation import Augmentation, create_augmentation
 from mnist_jax.optimizers import create_learning_rate_schedule, create_optimizer
 from mnist_jax.parallel.sharding import replicate, shard_batch
@@ -47,16 +48,19 @@ class TrainState(train_state.TrainState):
 def create_train_state(
     config: ConfigDict, model: nn.Module, image_shape: Sequence[int]
 ) -> TrainState:
-    """Returns the state at step 0: a function of `config.seed`.
+    """Returns the state at step 0: a function of `config.seed`; see `members` for several.
 
     Raises:
       UserError: The config names something that does not exist.
     """
     # The seed is an argument: compiled once for all seeds.
     fixed = FrozenConfigDict({**config, "seed": 0})
-    state = init(jnp.uint32(config.seed), fixed, model.init, model.apply, tuple(image_shape))
+    states = [
+        init(jnp.uint32(seed), fixed, model.init, model.apply, tuple(image_shape))
+        for seed in members.seeds(config)
+    ]
     # Raises where an array does not fit; reading one of the others would wait for ever.
-    return jax.block_until_ready(state)
+    return jax.block_until_ready(members.stack(states))
 
 
 @functools.partial(jax.jit, static_argnums=(1, 2, 3, 4))
@@ -129,7 +133,9 @@ def train_step(
     return state, metrics
 
 
-@functools.partial(jax.jit, donate_argnames="state", static_argnames="detailed")
+@functools.partial(
+    jax.jit, donate_argnames="state", static_argnames=("detailed", "members_at_once")
+)
 def train_steps(
     state: TrainState,
     images: jax.Array,
@@ -137,6 +143,7 @@ def train_steps(
     indices: jax.Array,
     *,
     detailed: bool = False,
+    members_at_once: int | None = None,
 ) -> tuple[TrainState, Metrics]:
     """Performs updates in one device call: a scan of `train_step`, or a single one.
 
@@ -144,19 +151,32 @@ def train_steps(
       state: Donated: use the returned one instead.
       images: All examples, `uint8[num_examples, *image_shape]`.
       labels: `int32[num_examples]`.
-      indices: The examples that each step sees, `int32[steps, batch]`.
+      indices: The examples that each step sees, `int32[steps, batch]`, or for several members
+        `int32[members, steps, batch]`.
       detailed: As for `train_step`, for every step: use it with few steps.
+      members_at_once: See `members.map_members`.
 
     Returns:
       The state after the last step, and the metrics of `train_step`, each with a leading
-      dimension `steps`.
+      dimension `steps`, then `members` if there are several.
     """
 
-    def body(state: TrainState, rows: jax.Array) -> tuple[TrainState, Metrics]:
-        batch = {"image": images[rows], "label": labels[rows]}
-        return train_step(state, shard_batch(batch), detailed=detailed)
+    def steps(
+        examples: tuple[jax.Array, jax.Array], state: TrainState, indices: jax.Array
+    ) -> tuple[TrainState, Metrics]:
+        images, labels = examples
 
-    if len(indices) == 1:  # XLA's CPU backend runs convolutions inside a scan slowly.
-        state, metrics = body(state, indices[0])
-        return replicate((state, jax.tree.map(lambda metric: metric[None], metrics)))
-    return replicate(jax.lax.scan(body, state, indices))
+        def body(state: TrainState, rows: jax.Array) -> tuple[TrainState, Metrics]:
+            batch = {"image": images[rows], "label": labels[rows]}
+            return train_step(state, shard_batch(batch), detailed=detailed)
+
+        if len(indices) == 1:  # XLA's CPU backend runs convolutions inside a scan slowly.
+            state, metrics = body(state, indices[0])
+            return state, jax.tree.map(lambda metric: metric[None], metrics)
+        return jax.lax.scan(body, state, indices)
+
+    examples = images, labels
+    if indices.ndim == 3:
+        mapped = members.map_members(steps, examples, state, indices, members_at_once)
+        return replicate(mapped)
+    return replicate(steps(examples, state, indices))

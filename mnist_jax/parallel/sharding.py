@@ -1,26 +1,34 @@
 """One mesh of all devices: batches are sharded over it, everything else is replicated.
 
 Outside of `use_all_devices` every function here is the one-device case and costs nothing.
-Inside, arrays are global arrays on a mesh with one axis, `data`, and XLA adds one all-reduce
-of the gradients to the step; the devices exchange nothing else.
+Inside, arrays are global arrays on a mesh with the axes `members`, of one device unless there
+are several seeds, and `data`. XLA adds one all-reduce of the gradients over `data` to the step;
+the devices exchange nothing else, until at the end of a device call all get the new state.
 """
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
 
 import jax
+import jax.numpy as jnp
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
-_AXIS = "data"
+_MEMBERS, _DATA = "members", "data"
 _T = TypeVar("_T")
 
 
 @contextlib.contextmanager
-def use_all_devices() -> Iterator[None]:
-    """Makes the functions below use all devices of all processes."""
-    mesh = jax.make_mesh((jax.device_count(),), (_AXIS,), axis_types=(AxisType.Auto,))
-    with jax.set_mesh(mesh):
+def use_all_devices(num_members: int = 1) -> Iterator[None]:
+    """Makes the functions below use all devices of all processes.
+
+    Several members are divided over the devices: over all, or, if there are fewer members than
+    devices, over as many groups of devices, of one size, as possible.
+    """
+    num_devices = jax.device_count()
+    groups = max(n for n in range(1, num_members + 1) if num_devices % n == 0)
+    shape, axis_types = (groups, num_devices // groups), (AxisType.Auto, AxisType.Auto)
+    with jax.set_mesh(jax.make_mesh(shape, (_MEMBERS, _DATA), axis_types=axis_types)):
         yield
 
 
@@ -42,7 +50,7 @@ def shard_batch(tree: _T) -> _T:
     The number of rows need not be a multiple of the number of devices. What reads the array,
     such as a mean over its rows, sees only the real rows.
     """
-    return _constrain(tree, PartitionSpec(_AXIS))
+    return _constrain(tree, PartitionSpec(_free_axes()))
 
 
 def replicate(tree: _T) -> _T:
@@ -50,7 +58,37 @@ def replicate(tree: _T) -> _T:
     return _constrain(tree, PartitionSpec())
 
 
+def divide_members(function: Callable[[Any, Any], Any], shared: Any, members: Any) -> Any:
+    """Inside `jit`: calls `function(shared, members)` for each group's share of the members.
+
+    The leading dimension of each array of `members` and of the result is that of the members.
+    If they can't be divided evenly, some groups compute the first member again.
+    """
+    mesh = jax.sharding.get_abstract_mesh()
+    groups = 1 if mesh.empty else mesh.shape[_MEMBERS]
+    if groups == 1:
+        return function(shared, members)
+    num_members = len(jax.tree.leaves(members)[0])
+    rows = jnp.arange(-(-num_members // groups) * groups)
+    padded = jax.tree.map(lambda leaf: leaf[jnp.where(rows < num_members, rows, 0)], members)
+    call = jax.shard_map(
+        function,
+        in_specs=(PartitionSpec(), PartitionSpec(_MEMBERS)),
+        out_specs=PartitionSpec(_MEMBERS),
+        axis_names={_MEMBERS},
+        check_vma=False,
+    )
+    return jax.tree.map(lambda leaf: leaf[:num_members], call(shared, padded))
+
+
+def _free_axes() -> tuple[str, ...]:
+    """Returns the axes that XLA divides: within `divide_members` only `data`; may be none."""
+    mesh = jax.sharding.get_abstract_mesh()
+    kinds = zip(mesh.axis_names, mesh.axis_types, strict=True)
+    return tuple(name for name, kind in kinds if kind == AxisType.Auto)
+
+
 def _constrain(tree: _T, spec: PartitionSpec) -> _T:
-    if jax.sharding.get_abstract_mesh().empty:
+    if not _free_axes():
         return tree
     return jax.lax.with_sharding_constraint(tree, spec)

@@ -7,7 +7,7 @@ import shlex
 import shutil
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Self
 
 import flax
@@ -18,6 +18,7 @@ import tqdm
 from clu.parameter_overview import get_parameter_overview
 
 from mnist_jax.eval_step import Results
+from mnist_jax.members import select
 from mnist_jax.parallel import job
 from mnist_jax.reporting import event_files
 from mnist_jax.reporting.figure_worker import FigureWorker
@@ -26,24 +27,61 @@ from mnist_jax.reporting.profiling import Profiler
 from mnist_jax.reporting.tensorboard import EventWriter
 from mnist_jax.run import Run
 from mnist_jax.runtime import config as config_lib
-from mnist_jax.runtime import environment, terminal
+from mnist_jax.runtime import environment, run_folder, terminal
 from mnist_jax.runtime.errors import TrainingDivergedError, WriteError, first_line, writing_to
 from mnist_jax.runtime.files import replacing
 from mnist_jax.runtime.signals import PreemptedError
 from mnist_jax.train_step import Metrics, TrainState, Variables, train_step
 
-_COUNTS = {"num_examples", "num_correct"}
+_COUNTS = {"num_examples", "num_correct", "committee_num_correct"}
+_CURVES: dict[str, Callable[..., Any]] = {
+    "": np.mean,
+    "/min": np.min,
+    "/max": np.max,
+}  # TensorBoard's, of several members.
 _TITLES = {"train": "Training", "validation": "Validation", "test": "Test"}
 
 
-def format_result(split: str, dataset_name: str, result: Mapping[str, float]) -> str:
-    """Returns the tutorial's two lines; names any dataset but the tutorial's own."""
+def format_result(split: str, dataset_name: str, result: Mapping[str, Any]) -> str:
+    """Returns the tutorial's two lines; names any dataset but the tutorial's own.
+
+    Of several members: the means and standard deviations, and a line of their committee.
+    """
     dataset = "" if dataset_name == "mnist" else f" [{dataset_name}]"
-    return (
+    text = (
         f"{_TITLES[split]} Data Eval:{dataset}\n"
-        f"  Num examples: {result['num_examples']}  Num correct: {result['num_correct']}"
-        f"  Precision @ 1: {result['accuracy']:0.04f}"
+        f"  Num examples: {result['num_examples']}"
+        f"  Num correct: {format_spread(result['num_correct'], '.0f')}"
+        f"  Precision @ 1: {format_spread(result['accuracy'], '0.04f')}"
     )
+    if np.ndim(result["accuracy"]):
+        text += (
+            f" ({len(result['accuracy'])} seeds)\n"
+            f"  Their committee: Num correct: {result['committee_num_correct']}"
+            f"  Precision @ 1: {result['committee_accuracy']:0.04f}"
+        )
+    return text
+
+
+def format_spread(value: Any, spec: str) -> str:
+    """Formats a number, or of several members' the mean ± the (sample) standard deviation."""
+    spread = f" ± {np.std(value, ddof=1):{spec}}" if np.ndim(value) else ""
+    return f"{np.mean(value):{spec}}{spread}"
+
+
+def summarize(values: Mapping[str, Any]) -> dict[str, float]:
+    """Returns numbers as they are, and of several members' the mean by the same name.
+
+    With `_std`, `_min` and `_max` after the name: their (sample) standard deviation and range.
+    """
+    summary: dict[str, float] = {}
+    for name, value in values.items():
+        summary[name] = float(np.mean(value))
+        if np.ndim(value):
+            summary[f"{name}_std"] = float(np.std(value, ddof=1))
+            summary[f"{name}_min"] = float(np.min(value))
+            summary[f"{name}_max"] = float(np.max(value))
+    return summary
 
 
 def graphs(
@@ -123,7 +161,7 @@ class Reporter:
         job.broadcast_from_first(lambda: self._open_journal(first_step))
         if self._is_first:
             with writing_to(run.workdir):
-                for sub_run in ("", *_TITLES):
+                for sub_run in ("", *run_folder.SUB_RUNS):
                     event_files.truncate(run.workdir / sub_run, first_step)
             self._events = EventWriter(run.workdir)
             if first_step == 0:
@@ -148,6 +186,7 @@ class Reporter:
     def _describe(self, state: TrainState) -> None:
         """Writes what the HParams, Text and Graphs tabs show of the run."""
         config = self._run.config
+        state = select(state, 0, config.num_seeds)
         parameters = get_parameter_overview(state.params, include_stats=False)
         texts = {
             "parameters": f"```\n{parameters}\n```",
@@ -211,21 +250,24 @@ class Reporter:
         (steps, metrics), self._unread = self._unread, None
         jax.block_until_ready(metrics)  # Raises where one of them did not fit into memory.
         step, losses = steps[-1], np.asarray(metrics["loss"])
-        for index in np.flatnonzero(~np.isfinite(losses)):
-            self._check_finite("the loss", losses[index], steps[index])
+        for index, *member in np.argwhere(~np.isfinite(losses)):
+            self._check_finite("the loss", losses[index, *member], steps[index])
         self._bar.update(step - self._bar.n)
         if step % self._run.config.log_every_steps:
             return
         steps_per_second = (step - self._clock_step) / (time.perf_counter() - self._clock)
         self.restart_clock(step)
-        self.print(f"Step {step}: loss = {losses[-1]:.2f} ({steps_per_second:,.0f} steps/s)")
+        num_seeds = self._run.config.num_seeds
+        unit = "steps/s" + (f" of {num_seeds} seeds" if num_seeds > 1 else "")
+        loss = format_spread(losses[-1], ".2f")
+        self.print(f"Step {step}: loss = {loss} ({steps_per_second:,.0f} {unit})")
         scalars = {
-            "loss": float(losses[-1]),
-            "learning_rate": float(metrics["learning_rate"][-1]),
+            "loss": losses[-1],
+            "learning_rate": float(np.ravel(metrics["learning_rate"][-1])[0]),
             "steps_per_second": steps_per_second,
         }
         if "grads" in metrics:
-            scalars["grad_norm"] = float(metrics["grad_norm"][-1])
+            scalars["grad_norm"] = np.asarray(metrics["grad_norm"][-1])
             if self._is_first:
                 trees = jax.device_get({name: metrics[name] for name in ("params", "grads")})
                 arrays = flax.traverse_util.flatten_dict(trees, sep="/")
@@ -254,7 +296,11 @@ class Reporter:
                 split="test",
                 step=step,
                 journal=list(self._journal.lines),
-                weights=first_layer_images(self._run.model, state.params, dataset.image_shape),
+                weights=first_layer_images(
+                    self._run.model,
+                    select(state.params, 0, self._run.config.num_seeds),
+                    dataset.image_shape,
+                ),
                 labels=labels,
                 images=images,
                 logits=logits["test"],
@@ -268,7 +314,7 @@ class Reporter:
         path, folder = run.workdir / "results.json", shlex.quote(str(run.workdir))
         if self._is_first:
             with writing_to(path), replacing(path) as file:
-                file.write(json.dumps(report, indent=1).encode())
+                file.write(json.dumps(report, indent=1, default=np.ndarray.tolist).encode())
         self.print(
             f"Complete: {path} contains the results. Next:\n"
             f"  tensorboard --logdir {folder}\n"
@@ -294,22 +340,29 @@ class Reporter:
                 self._bar.write(text, file=sys.stdout)
                 sys.stdout.flush()
 
-    def _write_scalars(self, step: int, groups: Mapping[str, Mapping[str, float]]) -> None:
+    def _write_scalars(self, step: int, groups: Mapping[str, Mapping[str, Any]]) -> None:
         """Writes the scalars of "batch", a training step, or of each split's evaluation."""
         groups = {
             group: {name: values[name] for name in values if name not in _COUNTS}
             for group, values in groups.items()
         }
-        line = flax.traverse_util.flatten_dict(groups, sep="/")
+        summaries = {group: summarize(values) for group, values in groups.items()}
+        line = flax.traverse_util.flatten_dict(summaries, sep="/")
         for tag, value in line.items():
             self._check_finite(tag, value, step)
         if self._is_first:
             self._journal.write(step, self._run.dataset.name, line)
-            for group, scalars in groups.items():
+            for group, values in groups.items():
                 # TensorBoard's tabs begin with the evaluations: "all" sorts before "batch".
                 run, prefix = ("train", "batch") if group == "batch" else (group, "all")
-                tags = {f"{prefix}/{name}": value for name, value in scalars.items()}
-                self._events.call("write_scalars", step, tags, run=run)
+                for suffix, reduce in _CURVES.items():
+                    tags = {
+                        f"{prefix}/{name}": float(reduce(value))
+                        for name, value in values.items()
+                        if np.ndim(value) or not suffix
+                    }
+                    if tags:
+                        self._events.call("write_scalars", step, tags, run=run + suffix)
 
     def _check_finite(self, name: str, value: float, step: int) -> None:
         if not math.isfinite(value):

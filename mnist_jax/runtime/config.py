@@ -86,6 +86,7 @@ _CONSTRAINTS: dict[str, _Constraint] = {
         lambda v: _are_integers(v, _MAX_WIDTH),
         f"a tuple of integers from 1 to {_MAX_WIDTH}, like (128, 32)",
     ),
+    "dropout": _FRACTION,
     "dtype": _choice("float32", "bfloat16"),
     "optimizer": _choice("sgd", "adam", "adamw"),
     "learning_rate": (lambda v: 0 < v < _MAX_FLOAT32, "a finite number above 0"),
@@ -120,6 +121,8 @@ def validate(config: ConfigDict) -> None:
             raise _error(config, name, f"is not {expected}")
     if config.schedule == "cosine" and config.warmup_steps >= config.num_train_steps:
         raise _error(config, "warmup_steps", "leaves nothing to the cosine; lower it")
+    if config.seed + config.num_seeds > 2**32:
+        raise _error(config, "num_seeds", "leads to seeds above 2**32 - 1; lower it or seed")
     if config.profile_steps and config.profile_steps[1] > config.num_train_steps:
         raise _error(config, "profile_steps", "ends after num_train_steps; lower it")
     if config.momentum and config.optimizer != "sgd":

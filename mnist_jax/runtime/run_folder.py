@@ -41,11 +41,16 @@ def resolve(name: str, folder: str | Path) -> Path:
     return path
 
 
+# TensorBoard's sub-runs; those below a split are curves of several members.
+SUB_RUNS = [
+    split + suffix
+    for split in ("train", "validation", "test")
+    for suffix in ("", "/min", "/max")
+]
 # What is written below the folder. A link could lead out of it, and a pipe would block.
 _FILES = [".lock", "run_id", "metrics.jsonl", "results.json", "events.out.tfevents.*"]
-_FILES += [f"{split}/events.out.tfevents.*" for split in ("train", "validation", "test")]
-_FOLDERS = ["checkpoints", "checkpoints/deleted", "damaged", "figures"]
-_FOLDERS += ["train", "validation", "test"]
+_FILES += [f"{sub_run}/events.out.tfevents.*" for sub_run in SUB_RUNS]
+_FOLDERS = ["checkpoints", "checkpoints/deleted", "damaged", "figures", *SUB_RUNS]
 _FOLDERS += ["plugins", "plugins/profile", "plugins/profile/*"]
 
 
