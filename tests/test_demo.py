@@ -42,7 +42,7 @@ def demo(*args):
 COLOUR_MODEL = """
 import types
 from mnist_jax import demo, restoring
-restoring.restore = lambda *args: types.SimpleNamespace(image_shape=[32, 32, 3])
+restoring.restore = lambda *args, **_: types.SimpleNamespace(image_shape=[32, 32, 3])
 demo.command.run(demo.main)
 """
 

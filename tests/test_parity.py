@@ -4,12 +4,12 @@ import jax
 import numpy as np
 import pytest
 
-from mnist_jax import input_pipeline, train_loop
+from mnist_jax import committee, input_pipeline, members
 from mnist_jax.data.load import load_dataset
 from mnist_jax.train_step import train_steps
 from tests.states import create_state
 
-SEEDS = range(10)
+SEEDS = 10
 # Mean and sample standard deviation over 12 seeds of the tutorial's program in TensorFlow
 # 2.21's graph mode: accuracy of test, validation, train; loss of test; by completed steps.
 REFERENCE_SEEDS = 12
@@ -20,7 +20,7 @@ REFERENCE = {
 REFERENCE_FIRST_LOSS = (2.307, 0.018)
 
 
-def assert_same_mean(name: str, ours: list[float], reference: tuple[float, float]) -> None:
+def assert_same_mean(name: str, ours: np.ndarray, reference: tuple[float, float]) -> None:
     """Within two standard errors of the difference, both sides' errors combined."""
     mean, deviation = reference
     error = np.sqrt(np.var(ours, ddof=1) / len(ours) + deviation**2 / REFERENCE_SEEDS)
@@ -35,27 +35,21 @@ def test_accuracies_and_losses_are_the_tutorials(mnist_config):
     dataset = load_dataset(mnist_config)
     examples = jax.device_put(dataset.examples)
     eval_indices = input_pipeline.eval_indices(dataset.sizes, mnist_config.eval_batch_size)
-    tx = create_state(mnist_config).tx  # One: every other would be compiled anew.
-    first_losses, results = [], {1000: [], 2000: []}
-    for seed in SEEDS:
-        mnist_config.seed = seed
-        state = create_state(mnist_config).replace(tx=tx)
-        for start in range(0, 2000, 100):
-            steps = range(start + 1, start + 101)
-            indices = input_pipeline.batch_indices(seed, steps, 100, dataset.sizes["train"])
-            state, metrics = train_steps(state, *examples, indices)
-            if start == 0:
-                first_losses.append(float(metrics["loss"][0]))
-            if steps[-1] in results:
-                r, _ = train_loop.evaluate(
-                    state.variables, state.apply_fn, examples, eval_indices
-                )
-                accuracies = [r[split]["accuracy"] for split in ("test", "validation", "train")]
-                results[steps[-1]].append([*accuracies, r["test"]["loss"]])
-    assert_same_mean("first loss", first_losses, REFERENCE_FIRST_LOSS)
+    mnist_config.num_seeds = SEEDS
+    state, results = create_state(mnist_config), {}
+    for start in range(0, 2000, 100):
+        steps = range(start + 1, start + 101)
+        indices = members.batch_indices(mnist_config, steps, dataset.sizes["train"])
+        state, metrics = train_steps(state, *examples, indices)
+        if start == 0:
+            assert_same_mean("first loss", metrics["loss"][0], REFERENCE_FIRST_LOSS)
+        if steps[-1] in REFERENCE:
+            r, _ = committee.evaluate(
+                state.variables, state.apply_fn, examples, eval_indices, SEEDS
+            )
+            accuracies = [r[split]["accuracy"] for split in ("test", "validation", "train")]
+            results[steps[-1]] = [*accuracies, r["test"]["loss"]]
     names = ("test accuracy", "validation accuracy", "train accuracy", "test loss")
-    for step, rows in results.items():
-        for name, ours, reference in zip(
-            names, zip(*rows, strict=True), REFERENCE[step], strict=True
-        ):
+    for step, values in results.items():
+        for name, ours, reference in zip(names, values, REFERENCE[step], strict=True):
             assert_same_mean(f"{name} after {step} steps", ours, reference)

@@ -107,7 +107,7 @@ def test_a_model_of_other_images_gets_those_and_its_class_names_are_printed(
     model = types.SimpleNamespace(
         image_shape=[8, 12, 3], class_names=["cat", "dog"], predict=classify
     )
-    monkeypatch.setattr("mnist_jax.restoring.restore", lambda *args: model)
+    monkeypatch.setattr("mnist_jax.restoring.restore", lambda *args, **_: model)
     flags.FLAGS.mark_as_parsed()
     main(str(images / "seven.png"))
     assert capsys.readouterr().out.endswith("seven.png: dog (90.0%), or cat (10.0%)\n")

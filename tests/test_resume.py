@@ -142,7 +142,7 @@ def test_a_checkpoint_that_does_not_belong_here_is_refused(fake_config, tmp_path
     own.rename(aside)
     for source, edit, message in (
         (tmp_path / "other/checkpoints/20", lambda content: None, "is not of this run"),
-        (aside, lambda content: content["config"].update(dropout=0.5), "config.dropout: there"),
+        (aside, lambda content: content["config"].update(cutout=0.5), "config.cutout: there"),
         (aside, lambda content: content.update(shards=4), "shards"),
     ):
         edit_manifest(shutil.copytree(source, own) / "default", edit)

@@ -34,11 +34,8 @@ from mnist_jax.runtime.signals import PreemptedError
 from mnist_jax.train_step import Metrics, TrainState, Variables, train_step
 
 _COUNTS = {"num_examples", "num_correct", "committee_num_correct"}
-_CURVES: dict[str, Callable[..., Any]] = {
-    "": np.mean,
-    "/min": np.min,
-    "/max": np.max,
-}  # TensorBoard's, of several members.
+# TensorBoard's curves of several members, by what follows the sub-run's name.
+_CURVES: dict[str, Callable[..., Any]] = {"": np.mean, "/min": np.min, "/max": np.max}
 _TITLES = {"train": "Training", "validation": "Validation", "test": "Test"}
 
 

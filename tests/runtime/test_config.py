@@ -145,10 +145,12 @@ def test_valid_configs_survive_json(fields: dict):
 def test_resuming_must_not_change_what_decides_the_parameters():
     changes = {
         "seed": 1,
+        "num_seeds": 2,
         "dataset": "fake",
         "image_size": (8, 8),
         "model": "cnn",
         "hidden_sizes": (17,),
+        "dropout": 0.5,
         "dtype": "bfloat16",
         "augmentation": "random_shift",
         "optimizer": "adam",
@@ -175,7 +177,7 @@ def test_resuming_must_not_change_what_decides_the_parameters():
     }
     saved = default.get_config()
     assert sorted(changes) == sorted(saved)
-    fixed = list(changes)[:15]
+    fixed = list(changes)[:17]
     for name, value in changes.items():
         config = default.get_config()
         config[name] = value
@@ -192,10 +194,12 @@ def test_hyperparameters_are_what_decides_the_results():
     assert sorted(hyperparameters) == sorted(
         [
             "seed",
+            "num_seeds",
             "dataset",
             "image_size",
             "model",
             "hidden_sizes",
+            "dropout",
             "dtype",
             "optimizer",
             "learning_rate",
