@@ -1,0 +1,185 @@
+"""Trains the rows of configs/lecun.py, and writes their test errors into docs/accuracy.md.
+
+    python -m benchmarks.accuracy [ROW ...]
+
+Trains each row that the file of results lacks, by `train.py` in a process of its own. If that is
+interrupted, the same command resumes it. Then writes tables and plot into the documents.
+"""
+
+import argparse
+import contextlib
+import json
+import os
+import signal
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+from mnist_jax.configs import default, lecun
+from mnist_jax.runtime.files import replacing
+
+_ROOT = Path(__file__).parent.parent
+_PERIOD_S = 10  # Between writes of an attempt's duration.
+_NUM_PIXELS, _NUM_CLASSES = 784, 10
+_RUNS = {"committee": "800-elastic"}  # Rows that are another row's run.
+_MACHINES_OWN = ("data_dir", "manual_dir")  # Fields of the config.
+
+
+def main() -> None:
+    """Trains what is missing, and writes the report."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.accuracy", description=__doc__)
+    parser.add_argument(
+        "rows", nargs="*", metavar="ROW", help=f"default: all of {', '.join(lecun.ROWS)}"
+    )
+    parser.add_argument(
+        "--results",
+        type=Path,
+        default=_ROOT / "benchmarks" / "results" / "accuracy.json",
+        help="JSON file to read and write",
+    )
+    parser.add_argument(
+        "--workdir",
+        type=Path,
+        default=_ROOT / "runs" / "accuracy",
+        help="folder of the runs, one for each row",
+    )
+    args = parser.parse_args()
+    rows = [_RUNS.get(row, row) for row in args.rows or lecun.ROWS]
+    if unknown := set(rows) - set(lecun.ROWS):
+        parser.error(f"{unknown.pop()}: no row; choose from {', '.join(lecun.ROWS)}")
+    for row in rows:
+        measure(row, args.results, args.workdir)
+
+
+def measure(
+    row: str,
+    results: Path,
+    folder: Path,
+    *,
+    arguments: Sequence[str] = (),
+    train: Path = _ROOT / "train.py",
+) -> None:
+    """Trains a row and records it, unless the file of results has it.
+
+    Args:
+      row: A row of `configs/lecun.py`.
+      results: JSON file, by row the return value of `summarize`; written completely or not at
+        all.
+      folder: Gets the run, as `row`, and the durations of its attempts, as `row.attempts.json`.
+      arguments: More arguments of the command.
+      train: The program.
+
+    Raises:
+      SystemExit: The command failed or was interrupted, with its exit code.
+    """
+    if row in read(results):
+        print(f"{row}: in {results}; to train it again, remove it there, and {folder / row}")
+        return
+    command = ["--config", f"configs/lecun.py:{row}", *arguments]
+    attempts = folder / f"{row}.attempts.json"
+    folder.mkdir(parents=True, exist_ok=True)
+    run = [sys.executable, str(train), *command, "--workdir", str((folder / row).absolute())]
+    if code := _attempt(run, attempts):
+        print(f"{row}: exit code {code}; the same command resumes", file=sys.stderr)
+        raise SystemExit(code)
+    report = json.loads((folder / row / "results.json").read_text())
+    entry = summarize(report, json.loads(attempts.read_text()))
+    entry["command"] = " ".join(["python", "train.py", *command])
+    _write(results, {**read(results), row: entry})
+
+
+def read(results: Path) -> dict[str, Any]:
+    """Returns the recorded rows; none if there is no file."""
+    return json.loads(results.read_text()) if results.exists() else {}
+
+
+def summarize(report: Mapping[str, Any], attempts: Sequence[float]) -> dict[str, Any]:
+    """Returns what is recorded of a run, from its `results.json` and its attempts' seconds.
+
+    Errors are in percent: of each seed, their mean and sample standard deviation (None for one
+    seed), and the error of the seeds' committee (None likewise).
+    """
+    config = report["config"]
+    num_train_examples = report["splits"]["train"]["num_examples"]
+    widths = (_NUM_PIXELS, *config["hidden_sizes"], _NUM_CLASSES)
+    defaults = json.loads(default.get_config().to_json())  # With lists for tuples, as there.
+    return {
+        "test": _errors(report["splits"]["test"]),
+        "validation": _errors(report["splits"]["validation"]),
+        "num_params": sum((inputs + 1) * outputs for inputs, outputs in pairwise(widths)),
+        "epochs": round(report["step"] * config["batch_size"] / num_train_examples, 3),
+        "wall_s": round(sum(attempts), 1),
+        "attempts": len(attempts),
+        "cores": os.cpu_count(),
+        "environment": report["environment"],
+        "config": {
+            name: value
+            for name, value in config.items()
+            if value != defaults[name] and name not in _MACHINES_OWN
+        },
+    }
+
+
+def _errors(split: Mapping[str, Any]) -> dict[str, Any]:
+    num_examples = split["num_examples"]
+
+    def percent(num_correct: float) -> float:
+        return round(100 * (num_examples - num_correct) / num_examples, 6)
+
+    counts, committee = split["num_correct"], split.get("committee_num_correct")
+    seeds = [percent(count) for count in (counts if isinstance(counts, list) else [counts])]
+    return {
+        "mean": round(statistics.mean(seeds), 6),
+        "std": round(statistics.stdev(seeds), 6) if len(seeds) > 1 else None,
+        "seeds": seeds,
+        "committee": None if committee is None else percent(committee),
+    }
+
+
+def _attempt(command: Sequence[str], attempts: Path) -> int:
+    """Runs a command, adds its duration to the file `attempts`, and returns its exit code.
+
+    The duration is written while the command runs: it counts even if this process is killed.
+    """
+    earlier = json.loads(attempts.read_text()) if attempts.exists() else []
+    start = time.monotonic()
+    # In its own session, so that a terminal's signals reach it once.
+    process = subprocess.Popen(command, cwd=_ROOT, start_new_session=True)
+    with _passing_signals_to(process):
+        while True:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(_PERIOD_S)
+            _write(attempts, [*earlier, round(time.monotonic() - start, 1)])
+            if process.returncode is not None:
+                return abs(process.returncode) + 128 * (process.returncode < 0)
+
+
+@contextlib.contextmanager
+def _passing_signals_to(process: subprocess.Popen[bytes]) -> Iterator[None]:
+    """The process saves its state at these signals, and ends."""
+    signals = [signal.SIGTERM, signal.SIGINT, signal.SIGHUP]
+    handlers = {
+        signum: signal.signal(signum, lambda number, frame: process.send_signal(number))
+        for signum in signals
+        if signal.getsignal(signum) != signal.SIG_IGN  # As nohup sets it.
+    }
+    try:
+        yield
+    finally:
+        for signum, handler in handlers.items():
+            signal.signal(signum, handler)
+
+
+def _write(path: Path, content: Any) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with replacing(path) as file:
+        file.write(json.dumps(content, indent=1).encode())
+
+
+if __name__ == "__main__":
+    main()
