@@ -1,9 +1,10 @@
-"""Trains the rows of configs/lecun.py, and writes their test errors into docs/accuracy.md.
+"""Trains the rows of configs/lecun.py and reports their test errors.
 
-    python -m benchmarks.accuracy [ROW ...]
+    python -m benchmarks.accuracy [ROW ...] [--from RESULTS]
 
-Trains each row that the file of results lacks, by `train.py` in a process of its own. If that is
-interrupted, the same command resumes it. Then writes tables and plot into the documents.
+Trains each row that the JSON file of results lacks, by `train.py` in a process of its own. If
+this is interrupted, the same command resumes it. Writes each result to the file, and from it
+tables and a plot into docs/accuracy.md, and a table into README.md.
 """
 
 import argparse
@@ -16,16 +17,15 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+from benchmarks import process, step_cost
 from mnist_jax.configs import default, lecun
 from mnist_jax.runtime.files import replacing
 
 _ROOT = Path(__file__).parent.parent
 _PERIOD_S = 10  # Between writes of an attempt's duration.
-_NUM_PIXELS, _NUM_CLASSES = 784, 10
 _RUNS = {"committee": "800-elastic"}  # Rows that are another row's run.
 _MACHINES_OWN = ("data_dir", "manual_dir")  # Fields of the config.
 
@@ -48,12 +48,22 @@ def main() -> None:
         default=_ROOT / "runs" / "accuracy",
         help="folder of the runs, one for each row",
     )
+    parser.add_argument("--from", dest="source", type=Path, help="only report these results")
+    parser.add_argument("--document", type=Path, default=_ROOT / "docs" / "accuracy.md")
+    parser.add_argument("--readme", type=Path, default=_ROOT / "README.md")
     args = parser.parse_args()
     rows = [_RUNS.get(row, row) for row in args.rows or lecun.ROWS]
     if unknown := set(rows) - set(lecun.ROWS):
         parser.error(f"{unknown.pop()}: no row; choose from {', '.join(lecun.ROWS)}")
+
+    from benchmarks import accuracy_report  # Here: the training needs no matplotlib.
+
+    if args.source:
+        accuracy_report.write(read(args.source), args.document, args.readme)
+        return
     for row in rows:
         measure(row, args.results, args.workdir)
+        accuracy_report.write(read(args.results), args.document, args.readme)
 
 
 def measure(
@@ -106,17 +116,18 @@ def summarize(report: Mapping[str, Any], attempts: Sequence[float]) -> dict[str,
     """
     config = report["config"]
     num_train_examples = report["splits"]["train"]["num_examples"]
-    widths = (_NUM_PIXELS, *config["hidden_sizes"], _NUM_CLASSES)
+    versions = dict(report["environment"])
+    commit = versions.pop("commit", None)
     defaults = json.loads(default.get_config().to_json())  # With lists for tuples, as there.
     return {
         "test": _errors(report["splits"]["test"]),
         "validation": _errors(report["splits"]["validation"]),
-        "num_params": sum((inputs + 1) * outputs for inputs, outputs in pairwise(widths)),
+        "num_params": step_cost.num_params((784, *config["hidden_sizes"], 10)),
         "epochs": round(report["step"] * config["batch_size"] / num_train_examples, 3),
         "wall_s": round(sum(attempts), 1),
         "attempts": len(attempts),
-        "cores": os.cpu_count(),
-        "environment": report["environment"],
+        "machine": {"processor": process.processor(), "cores": os.cpu_count(), **versions},
+        "commit": commit,
         "config": {
             name: value
             for name, value in config.items()
@@ -149,22 +160,22 @@ def _attempt(command: Sequence[str], attempts: Path) -> int:
     earlier = json.loads(attempts.read_text()) if attempts.exists() else []
     start = time.monotonic()
     # In its own session, so that a terminal's signals reach it once.
-    process = subprocess.Popen(command, cwd=_ROOT, start_new_session=True)
-    with _passing_signals_to(process):
+    program = subprocess.Popen(command, cwd=_ROOT, start_new_session=True)
+    with _passing_signals_to(program):
         while True:
             with contextlib.suppress(subprocess.TimeoutExpired):
-                process.wait(_PERIOD_S)
+                program.wait(_PERIOD_S)
             _write(attempts, [*earlier, round(time.monotonic() - start, 1)])
-            if process.returncode is not None:
-                return abs(process.returncode) + 128 * (process.returncode < 0)
+            if program.returncode is not None:
+                return abs(program.returncode) + 128 * (program.returncode < 0)
 
 
 @contextlib.contextmanager
-def _passing_signals_to(process: subprocess.Popen[bytes]) -> Iterator[None]:
-    """The process saves its state at these signals, and ends."""
+def _passing_signals_to(program: subprocess.Popen[bytes]) -> Iterator[None]:
+    """The program saves its state at these signals, and ends."""
     signals = [signal.SIGTERM, signal.SIGINT, signal.SIGHUP]
     handlers = {
-        signum: signal.signal(signum, lambda number, frame: process.send_signal(number))
+        signum: signal.signal(signum, lambda number, frame: program.send_signal(number))
         for signum in signals
         if signal.getsignal(signum) != signal.SIG_IGN  # As nohup sets it.
     }

@@ -327,12 +327,6 @@ def prepare_data(mnist: Path, path: Path) -> None:
 
 def describe_machine(pythons: Mapping[str, str], names: list[str]) -> dict[str, str]:
     """Returns the processor, the number of cores, and the versions of Python and packages."""
-    cpuinfo = Path("/proc/cpuinfo")
-    model = [
-        line.partition(":")[2].strip()
-        for line in (cpuinfo.read_text().splitlines() if cpuinfo.exists() else ())
-        if line.startswith("model name")
-    ]
     packages = ("jax", "flax", "optax", "orbax-checkpoint", "numpy", "tensorflow-cpu", "keras")
     versions = {name: metadata.version(name) for name in packages}
     if any(CONTESTANTS[name].python == "torch" for name in names):
@@ -341,7 +335,7 @@ def describe_machine(pythons: Mapping[str, str], names: list[str]) -> dict[str, 
             [pythons["torch"], "-c", command], capture_output=True, text=True, check=True
         ).stdout.strip()
     return {
-        "processor": model[0] if model else platform.processor() or platform.machine(),
+        "processor": process.processor(),
         "cores": str(len(os.sched_getaffinity(0))),
         "python": platform.python_version(),
         **versions,

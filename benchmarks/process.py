@@ -2,6 +2,7 @@
 
 import dataclasses
 import os
+import platform
 import signal
 import subprocess
 import tempfile
@@ -124,6 +125,14 @@ def run(
             peak_rss_mib=peak_rss_kib / 1024 if sample_memory else None,
             stdout=stdout.read(),
         )
+
+
+def processor() -> str:
+    """Returns the name of this machine's processor."""
+    cpuinfo = _PROC / "cpuinfo"
+    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine()
 
 
 def _busy_seconds() -> float:

@@ -30,5 +30,10 @@ def bytes_moved(batch_size: int, widths: Sequence[int]) -> int:
       batch_size: Examples per step.
       widths: Widths of the input and of every layer.
     """
-    parameters = sum((fan_in + 1) * fan_out for fan_in, fan_out in pairwise(widths))
-    return batch_size * widths[0] + 8 * parameters + 8 * batch_size * sum(widths[1:])
+    activations = batch_size * sum(widths[1:])
+    return batch_size * widths[0] + 8 * num_params(widths) + 8 * activations
+
+
+def num_params(widths: Sequence[int]) -> int:
+    """Returns the number of parameters, with biases; `widths` are as in `flops`."""
+    return sum((fan_in + 1) * fan_out for fan_in, fan_out in pairwise(widths))
