@@ -20,14 +20,16 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from ml_collections import ConfigDict
+
 from benchmarks import process, step_cost
 from mnist_jax.configs import default, lecun
+from mnist_jax.runtime import config as config_lib
 from mnist_jax.runtime.files import replacing
 
 _ROOT = Path(__file__).parent.parent
 _PERIOD_S = 10  # Between writes of an attempt's duration.
 _RUNS = {"committee": "800-elastic"}  # Rows that are another row's run.
-_MACHINES_OWN = ("data_dir", "manual_dir")  # Fields of the config.
 
 
 def main() -> None:
@@ -114,26 +116,28 @@ def summarize(report: Mapping[str, Any], attempts: Sequence[float]) -> dict[str,
     Errors are in percent: of each seed, their mean and sample standard deviation (None for one
     seed), and the error of the seeds' committee (None likewise).
     """
-    config = report["config"]
+    config = config_lib.from_json(report["config"])
     num_train_examples = report["splits"]["train"]["num_examples"]
     versions = dict(report["environment"])
     commit = versions.pop("commit", None)
-    defaults = json.loads(default.get_config().to_json())  # With lists for tuples, as there.
     return {
         "test": _errors(report["splits"]["test"]),
         "validation": _errors(report["splits"]["validation"]),
-        "num_params": step_cost.num_params((784, *config["hidden_sizes"], 10)),
-        "epochs": round(report["step"] * config["batch_size"] / num_train_examples, 3),
+        "num_params": step_cost.num_params((784, *config.hidden_sizes, 10)),
+        "epochs": round(report["step"] * config.batch_size / num_train_examples, 3),
         "wall_s": round(sum(attempts), 1),
         "attempts": len(attempts),
         "machine": {"processor": process.processor(), "cores": os.cpu_count(), **versions},
         "commit": commit,
-        "config": {
-            name: value
-            for name, value in config.items()
-            if value != defaults[name] and name not in _MACHINES_OWN
-        },
+        "config": hyperparameters(config),
     }
+
+
+def hyperparameters(config: ConfigDict) -> dict[str, Any]:
+    """Returns the fields that decide the results and differ from the default config."""
+    defaults = config_lib.hyperparameters(default.get_config())
+    fields = config_lib.hyperparameters(config)
+    return {name: value for name, value in fields.items() if value != defaults[name]}
 
 
 def _errors(split: Mapping[str, Any]) -> dict[str, Any]:

@@ -20,6 +20,7 @@ _SIMARD, _CIRESAN = "Simard et al. 2003", "Cireşan et al. 2010"
 _MEIER = "Meier et al. 2011"
 # From the palette of Okabe and Ito, by the training images.
 _COLORS = {"plain": "#0072b2", "affine": "#009e73", "elastic": "#d55e00"}
+_LABELLED_LEFT = ("500-300", "deep-elastic")  # In the plot, where the right is taken.
 _MISSING = "not trained yet"
 
 
@@ -64,7 +65,7 @@ ROWS = (
     Row("800", "elastic", 0.7, _SIMARD, 0.6, 0.45, "800-elastic"),
     Row("2500-2000-1500-1000-500", "elastic", 0.35, _CIRESAN, 0.45, 0.32, "deep-elastic"),
     Row(
-        "committee of 25 networks, 800",
+        "committee of 25, 800 each",
         "elastic",
         0.39,
         f"{_MEIER}; with normalized widths, deslanted",
@@ -172,18 +173,23 @@ def _verdict(row: Row, entry: Mapping[str, Any]) -> str:
 def plot(results: Mapping[str, Any], path: Path) -> None:
     """Draws test errors against parameters: ours as filled markers, published ones hollow."""
     figure, axes = plt.subplots(figsize=(9, 6), layout="constrained")
+    labelled: set[str] = set()
     for row in ROWS:
         color, entry = _COLORS[row.images], results.get(row.run)
         marker = "s" if row.is_committee else "o"
         x = _num_params(row)
         axes.plot(x, row.published, marker, color=color, markerfacecolor="white")
-        axes.annotate(
-            row.network,
-            (x, row.published),
-            xytext=(5, 5),
-            textcoords="offset points",
-            fontsize=8,
-        )
+        if row.network not in labelled:
+            labelled.add(row.network)
+            is_left = row.is_committee or row.run in _LABELLED_LEFT
+            axes.annotate(
+                row.network,
+                (x, row.published),
+                xytext=(-6 if is_left else 6, -3),
+                textcoords="offset points",
+                ha="right" if is_left else "left",
+                fontsize=8,
+            )
         if entry:
             y, std = _value(row, entry), entry["test"]["std"]
             axes.plot([x, x], [row.published, y], ":", color=color, linewidth=0.8)
