@@ -159,8 +159,8 @@ def _errors(split: Mapping[str, Any]) -> dict[str, Any]:
 def _attempt(command: Sequence[str], attempts: Path) -> int:
     """Runs a command, adds its duration to the file `attempts`, and returns its exit code.
 
-    The duration is written while the command runs: it counts even if the machine fails. If only
-    this process is killed, by SIGKILL, the command continues, and its further time is not counted.
+    The duration is written while the command runs: it counts even if the machine fails. If
+    SIGKILL ends this process alone, the command continues, and its further time is not counted.
     """
     earlier = json.loads(attempts.read_text()) if attempts.exists() else []
     start = time.monotonic()
