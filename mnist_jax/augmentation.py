@@ -73,8 +73,8 @@ def affine_positions(
     angle = math.radians(rotation) * draws[0]
     scale_y, scale_x, slope = 1 + scale * draws[1], 1 + scale * draws[2], shear * draws[3]
     centre_y, centre_x = (height - 1) / 2, (width - 1) / 2
-    y = jnp.arange(height, dtype=jnp.float32)[:, None] - centre_y
-    x = jnp.arange(width, dtype=jnp.float32) - centre_x
+    y = jnp.arange(height, dtype=jnp.float32)[None, :, None] - centre_y
+    x = jnp.arange(width, dtype=jnp.float32)[None, None, :] - centre_x
     sheared = slope * y + scale_x * x
     cos, sin = jnp.cos(angle), jnp.sin(angle)
     return (

@@ -14,6 +14,7 @@ from mnist_jax import input_pipeline
 from mnist_jax.checkpointing import Checkpoints
 from mnist_jax.configs import default
 from mnist_jax.data.load import load_dataset
+from mnist_jax.runtime import run_folder
 from mnist_jax.runtime.manifest import Manifest
 from mnist_jax.train_step import train_steps
 from tests.states import create_state
@@ -27,7 +28,7 @@ def journal(workdir: Path) -> list[dict[str, Any]]:
 def curves(workdir: Path) -> dict[str, list[tuple[int, float]]]:
     """The (step, value) points of TensorBoard's scalars, by `<sub-run>/<tag>`."""
     points = {}
-    for run in ("train", "validation", "test"):
+    for run in filter(lambda run: (workdir / run).exists(), run_folder.SUB_RUNS):
         events = EventAccumulator(str(workdir / run), size_guidance={"tensors": 0})
         events.Reload()
         for tag in events.PluginTagToContent("scalars"):

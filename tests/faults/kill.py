@@ -47,6 +47,7 @@ CONFIGS: dict[str, dict[str, Any]] = {
     "figures": {"figures": True},
     "one step per call": {"steps_per_call": 1},
     "profile": {"profile_steps": (195, 200)},
+    "three seeds": {"num_seeds": 3, "dropout": 0.2, "augmentation": "elastic"},
     "mnist_5k": {"dataset": "mnist_5k", "learning_rate": 0.05},
 }
 

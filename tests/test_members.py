@@ -1,0 +1,182 @@
+"""Several seeds in one program: each is its own run, and together they are a committee."""
+
+import json
+import re
+import signal
+
+import jax
+import numpy as np
+import pytest
+
+from mnist_jax import committee, members, restoring
+from mnist_jax.data.builtin import make_fake
+from mnist_jax.input_pipeline import batch_indices
+from mnist_jax.runtime.errors import UserError
+from mnist_jax.runtime.signals import PreemptedError
+from mnist_jax.train_loop import train_and_evaluate
+from mnist_jax.train_step import train_steps
+from tests.conftest import create_fake_config
+from tests.states import create_state
+from tests.test_resume import assert_same_run
+from tests.workdirs import contents, curves, journal
+
+SEED, NUM_SEEDS = 7, 3
+# Whatever depends on the seed: initial parameters, order, dropout, distortions.
+FIELDS = {"seed": SEED, "optimizer": "adam", "dropout": 0.2, "augmentation": "elastic"}
+
+
+def create_config(num_seeds: int = NUM_SEEDS):
+    config = create_fake_config()
+    config.update(FIELDS | {"num_seeds": num_seeds, "log_every_steps": 5})
+    return config
+
+
+def results(workdir):
+    return json.loads((workdir / "results.json").read_text())["splits"]
+
+
+@pytest.fixture(scope="module")
+def several(tmp_path_factory):
+    """A run of three seeds: its state and its folder."""
+    workdir = tmp_path_factory.mktemp("several")
+    return train_and_evaluate(create_config(), workdir), workdir
+
+
+@pytest.fixture(scope="module")
+def singles(tmp_path_factory):
+    """The runs of the same seeds, one by one."""
+    runs = []
+    for seed in range(SEED, SEED + NUM_SEEDS):
+        config, workdir = create_config(num_seeds=1), tmp_path_factory.mktemp("single")
+        config.seed = seed
+        dataset = make_fake(SEED)  # By its name, it would depend on the seed.
+        runs.append((train_and_evaluate(config, workdir, dataset=dataset), workdir))
+    return runs
+
+
+def test_each_member_has_the_bits_and_the_results_of_its_single_run(several, singles):
+    state, workdir = several
+    for number, (single, single_workdir) in enumerate(singles):
+        member = members.select(state, number, NUM_SEEDS)
+        for mine, its in zip(jax.tree.leaves(member), jax.tree.leaves(single), strict=True):
+            np.testing.assert_array_equal(mine, its, strict=True)
+        for split, values in results(single_workdir).items():
+            ours = results(workdir)[split]
+            assert ours["num_examples"] == values["num_examples"]
+            for name in ("num_correct", "accuracy", "loss"):
+                assert ours[name][number] == values[name]
+
+
+@pytest.mark.parametrize("at_once", [2, NUM_SEEDS])
+def test_members_computed_together_are_close_to_their_single_runs(fake_config, at_once):
+    """Also where the number of members is no multiple."""
+    fake_config.update(FIELDS | {"num_seeds": NUM_SEEDS, "augmentation": ""})
+    images = np.random.default_rng(0).integers(0, 256, (300, 28, 28), np.uint8)
+    labels = np.arange(300, dtype=np.int32) % 10
+    indices = members.batch_indices(fake_config, range(1, 21), 300)
+    together, metrics = train_steps(
+        create_state(fake_config), images, labels, indices, members_at_once=at_once
+    )
+    assert metrics["loss"].shape == (20, NUM_SEEDS)
+    for number, seed in enumerate(members.seeds(fake_config)):
+        fake_config.update(seed=seed, num_seeds=1)
+        np.testing.assert_array_equal(
+            indices[number], batch_indices(seed, range(1, 21), 30, 300)
+        )
+        single, losses = train_steps(create_state(fake_config), images, labels, indices[number])
+        np.testing.assert_allclose(metrics["loss"][:, number], losses["loss"], atol=1e-5)
+        member = members.select(together.params, number, NUM_SEEDS)
+        for mine, its in zip(
+            jax.tree.leaves(member), jax.tree.leaves(single.params), strict=True
+        ):
+            np.testing.assert_allclose(mine, its, atol=1e-5)
+
+
+def test_an_interrupted_run_of_several_seeds_is_resumed_to_the_bit(
+    several, tmp_path, after_train_steps
+):
+    config = create_config()
+    for stop_at, steps_per_call in ((13, 3), (28, 7)):
+        config.steps_per_call = steps_per_call
+
+        def stop(state, metrics, stop_at=stop_at):
+            if int(state.step) >= stop_at:
+                signal.raise_signal(signal.SIGTERM)
+            return state, metrics
+
+        after_train_steps(stop)
+        with pytest.raises(PreemptedError):
+            train_and_evaluate(config, tmp_path)
+    after_train_steps(None)
+    state = train_and_evaluate(config, tmp_path)
+    assert_same_run(state, tmp_path, *several)
+
+
+def test_reports_have_the_mean_the_deviation_and_the_range(singles, tmp_path, capsys):
+    workdir = tmp_path / "run"
+    train_and_evaluate(create_config(), workdir)
+    lines = capsys.readouterr().out.splitlines()
+    journals = [journal(folder) for _, folder in singles]
+    ours, points = journal(workdir), curves(workdir)
+    for number, line in enumerate(ours):
+        for name in ("batch/loss", "train/accuracy", "test/loss"):
+            if name in line:
+                values = [lines_of_one[number][name] for lines_of_one in journals]
+                for suffix, value in (
+                    ("", np.mean(values)),
+                    ("_std", np.std(values, ddof=1)),
+                    ("_min", min(values)),
+                    ("_max", max(values)),
+                ):
+                    assert line[name + suffix] == pytest.approx(value, rel=1e-5)
+    for run in ("train", "validation", "test"):
+        for suffix, curve in (("", ""), ("_min", "/min"), ("_max", "/max")):
+            expected = [line for line in ours if f"{run}/accuracy" in line]
+            assert [value for _, value in points[f"{run}{curve}/all/accuracy"]] == (
+                pytest.approx([line[f"{run}/accuracy{suffix}"] for line in expected])
+            )
+    test = results(workdir)["test"]
+    mean, deviation = np.mean(test["accuracy"]), np.std(test["accuracy"], ddof=1)
+    line = lines[lines.index("Test Data Eval: [fake]", 20) + 1]
+    assert line.endswith(f"Precision @ 1: {mean:.4f} ± {deviation:.4f} (3 seeds)")
+    assert f"Their committee: Num correct: {test['committee_num_correct']}" in lines[-5]
+    steps = [line for line in lines if line.startswith("Step ")]
+    assert re.fullmatch(
+        r"Step 5: loss = 2\.\d\d ± 0\.\d\d \([\d,]+ steps/s of 3 seeds\)", steps[0]
+    )
+
+
+def test_a_committee_has_the_mean_of_its_members_probabilities(several):
+    _, workdir = several
+    before = contents(workdir)
+    model = restoring.restore(workdir)
+    images, labels = restoring.load_run_dataset(model).splits["test"]
+    each = [restoring.restore(workdir, member=k).predict(images) for k in range(NUM_SEEDS)]
+    probabilities = model.predict(images)
+    np.testing.assert_allclose(probabilities, np.mean(each, axis=0), atol=1e-6)
+    test = results(workdir)["test"]
+    assert (probabilities.argmax(axis=1) == labels).sum() == test["committee_num_correct"]
+    assert test["committee_accuracy"] == test["committee_num_correct"] / len(labels)
+    for number, of_one in enumerate(each):
+        assert (of_one.argmax(axis=1) == labels).sum() == test["num_correct"][number]
+    assert contents(workdir) == before
+
+
+def test_a_committee_is_sure_where_logits_are_extreme():
+    logits = np.array([[[300.0, -300.0]], [[-300.0, 300.0]], [[300.0, -300.0]]], np.float32)
+    expected = np.log([[2 / 3, 1 / 3]])
+    np.testing.assert_allclose(committee.log_mean_probabilities(logits), expected, rtol=1e-6)
+
+
+@pytest.mark.parametrize("member", [-1, NUM_SEEDS])
+def test_a_member_that_does_not_exist_is_refused(several, member):
+    message = f"member: .* has no member {member}; choose one from 0 to 2"
+    with pytest.raises(UserError, match=message):
+        restoring.restore(several[1], member=member)
+
+
+def test_seeds_must_fit_into_32_bits(fake_config, tmp_path):
+    fake_config.update(seed=2**32 - 2, num_seeds=3)
+    with pytest.raises(UserError, match=r"config\.num_seeds: 3 leads to seeds above"):
+        train_and_evaluate(fake_config, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
