@@ -161,7 +161,7 @@ def _errors(split: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _attempt(command: Sequence[str], attempts: Path, variables: Mapping[str, str]) -> int:
-    """Runs a command with environment variables, adds its duration to the file `attempts`, and returns its exit code.
+    """Runs a command, adds its duration to the file `attempts`, and returns its exit code.
 
     The duration is written while the command runs: it counts even if the machine fails. If
     SIGKILL ends this process alone, the command continues, and its further time is not counted.

@@ -99,7 +99,7 @@ def main() -> None:
     config.num_train_steps = config.steps_per_call * calls
     config.eval_every_steps = config.checkpoint_every_steps = config.num_train_steps
     config.figures = False
-    with sharding.use_all_devices():  # As the loop does.
+    with sharding.use_devices():  # As the loop does.
         ratios = measure(config, args.calls_per_block)
     print(json.dumps({"ratio": statistics.median(ratios), "ratios": ratios}))
 

@@ -166,7 +166,7 @@ def worker(port: int, processes: int, process_id: int) -> None:
     with contextlib.ExitStack() as stack:
         if processes > 1:
             stack.enter_context(job.join_job(f"127.0.0.1:{port}", processes, process_id))
-        stack.enter_context(sharding.use_all_devices())
+        stack.enter_context(sharding.use_devices())
         seconds = [_seconds_per_step(100, steps=50), _seconds_per_step(4096, steps=10)]
     print(json.dumps(seconds))
 

@@ -109,7 +109,7 @@ def open_run(
         workdir = Path(job.broadcast_from_first(lambda: str(run_folder.create_new(parent))))
     claim = run_folder.claim(workdir)
     with contextlib.ExitStack() as stack:
-        stack.enter_context(sharding.use_all_devices(config.num_seeds))
+        stack.enter_context(sharding.use_devices(config.num_seeds))
         job.broadcast_from_first(lambda: stack.enter_context(claim))
         signals = stack.enter_context(SignalWatch())
         checkpoints = stack.enter_context(Checkpoints(workdir, keep=config.keep_checkpoints))

@@ -17,13 +17,11 @@ from typing import Any
 import jax
 import numpy as np
 from absl import app, flags
-from jax.sharding import AxisType
 from ml_collections import ConfigDict, config_flags
 
-from mnist_jax import input_pipeline
+from mnist_jax import committee, input_pipeline, members
 from mnist_jax.data.datasets import Dataset
 from mnist_jax.data.load import load_dataset
-from mnist_jax.eval_step import evaluate
 from mnist_jax.parallel import job, sharding
 from mnist_jax.train_step import train_steps
 from tests.states import create_state
@@ -46,21 +44,16 @@ def main(_: list[str]) -> None:
         report = {}
         first_params = None
         for number in map(int, _DEVICES.value):
-            mesh = jax.make_mesh(
-                (number,),
-                ("data",),
-                axis_types=(AxisType.Auto,),
-                devices=jax.devices()[:number],
-            )
-            with jax.set_mesh(mesh):
+            with sharding.use_devices(config.num_seeds, jax.devices()[:number]):
                 state, exchanges = train(config, dataset)
                 params = jax.tree.map(np.asarray, state.params)
                 first_params = first_params or params
-                results, _ = evaluate(
+                results, _ = committee.evaluate(
                     sharding.put_replicated({"params": first_params}),
                     state.apply_fn,
                     sharding.put_replicated(dataset.examples),
                     input_pipeline.eval_indices(dataset.sizes, config.eval_batch_size),
+                    config.num_seeds,
                 )
             leaves = jax.tree.leaves(state)
             differences = jax.tree.map(lambda a, b: abs(a - b).max(), params, first_params)
@@ -70,7 +63,8 @@ def main(_: list[str]) -> None:
                 ).hexdigest(),
                 "largest_difference": float(max(jax.tree.leaves(differences))),
                 "num_correct": {
-                    name: result["num_correct"] for name, result in results.items()
+                    name: np.asarray(result["num_correct"]).tolist()
+                    for name, result in results.items()
                 },
                 "exchanges": exchanges,
             }
@@ -84,9 +78,7 @@ def train(config: ConfigDict, dataset: Dataset) -> tuple[Any, list[str]]:
 
     def indices(first: int) -> np.ndarray:
         steps = range(first, min(first + config.steps_per_call, config.num_train_steps + 1))
-        return input_pipeline.batch_indices(
-            config.seed, steps, config.batch_size, dataset.sizes["train"]
-        )
+        return members.batch_indices(config, steps, dataset.sizes["train"])
 
     compiled = train_steps.lower(state, *examples, indices(1)).compile()
     names = "all-reduce|all-gather|all-to-all|reduce-scatter|collective-permute"

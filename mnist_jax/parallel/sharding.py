@@ -1,13 +1,13 @@
 """One mesh of all devices: batches are sharded over it, everything else is replicated.
 
-Outside of `use_all_devices` every function here is the one-device case and costs nothing.
+Outside of `use_devices` every function here is the one-device case and costs nothing.
 Inside, arrays are global arrays on a mesh with the axes `members`, of one device unless there
 are several seeds, and `data`. XLA adds one all-reduce of the gradients over `data` to the step;
 the devices exchange nothing else, until at the end of a device call all get the new state.
 """
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TypeVar
 
 import jax
@@ -19,16 +19,19 @@ _T = TypeVar("_T")
 
 
 @contextlib.contextmanager
-def use_all_devices(num_members: int = 1) -> Iterator[None]:
-    """Makes the functions below use all devices of all processes.
+def use_devices(
+    num_members: int = 1, devices: Sequence[jax.Device] | None = None
+) -> Iterator[None]:
+    """Makes the functions below use some devices, by default all of all processes.
 
     Several members are divided over the devices: over all, or, if there are fewer members than
     devices, over as many groups of devices, of one size, as possible.
     """
-    num_devices = jax.device_count()
+    num_devices = len(devices or jax.devices())
     groups = max(n for n in range(1, num_members + 1) if num_devices % n == 0)
     shape, axis_types = (groups, num_devices // groups), (AxisType.Auto, AxisType.Auto)
-    with jax.set_mesh(jax.make_mesh(shape, (_MEMBERS, _DATA), axis_types=axis_types)):
+    mesh = jax.make_mesh(shape, (_MEMBERS, _DATA), axis_types=axis_types, devices=devices)
+    with jax.set_mesh(mesh):
         yield
 
 

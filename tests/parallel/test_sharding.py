@@ -47,6 +47,18 @@ def test_the_default_batch_on_four_devices_and_on_eight():
     assert reports["4"]["exchanges"] == ["all-reduce"]
 
 
+def test_members_are_divided_over_the_devices_even_if_they_do_not_divide():
+    """Three on 2, 4 and 8 devices: on two groups, of which one repeats a member."""
+    fields = {"dataset": "fake", "hidden_sizes": (16,), "num_train_steps": 20}
+    one, *more = report("1,2,4,8", fields | {"steps_per_call": 10, "num_seeds": 3}).values()
+    for other in more:
+        assert other["largest_difference"] < 1e-6
+        assert other["num_correct"] == one["num_correct"]
+        assert len(one["num_correct"]["test"]) == 3
+    assert set(more[0]["exchanges"]) == {"all-gather"}  # Of the new states, at the end.
+    assert "all-reduce" in more[1]["exchanges"]  # Two devices share each member's batch.
+
+
 @pytest.mark.long
 @pytest.mark.mnist
 def test_the_tutorials_job_on_1_2_4_and_8(mnist_config: ConfigDict):
@@ -74,7 +86,7 @@ def test_one_device_computes_the_same_with_a_mesh_and_without(fake_config: Confi
         )
 
     plain = train()
-    with sharding.use_all_devices():
+    with sharding.use_devices():
         spread_over_one = train()
     for actual, expected in zip(spread_over_one, plain, strict=True):
         np.testing.assert_array_equal(actual, expected)
