@@ -55,8 +55,6 @@ def test_members_are_divided_over_the_devices_even_if_they_do_not_divide():
         assert other["largest_difference"] < 1e-6
         assert other["num_correct"] == one["num_correct"]
         assert len(one["num_correct"]["test"]) == 3
-    assert set(more[0]["exchanges"]) == {"all-gather"}  # Of the new states, at the end.
-    assert "all-reduce" in more[1]["exchanges"]  # Two devices share each member's batch.
 
 
 @pytest.mark.long
