@@ -55,7 +55,8 @@ def get_config() -> ml_collections.ConfigDict:
     # Gradients with a larger global norm are scaled to it; 0: none.
     config.grad_clip_norm = 0.0
 
-    # Changes the training images at random: random_shift; '': none. See augmentation.py.
+    # Changes the training images at random: random_shift, affine or elastic; '': none. See
+    # augmentation.py.
     config.augmentation = ""
 
     # Training: examples per step.
