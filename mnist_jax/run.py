@@ -12,7 +12,7 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from mnist_jax import input_pipeline, members
+from mnist_jax import input_pipeline
 from mnist_jax.checkpointing import Checkpoints
 from mnist_jax.data import tfds_source
 from mnist_jax.data.datasets import Dataset
@@ -144,19 +144,20 @@ def _load_dataset(config: ConfigDict, *, may_fall_back: bool) -> Dataset:
 
 def _check_memory(config: ConfigDict, dataset: Dataset, model: nn.Module) -> None:
     """Raises UserError if the run can't fit, by a lower bound of what it allocates."""
-    state = jax.eval_shape(lambda: create_train_state(config, model, dataset.image_shape))
+    single = ConfigDict({**config, "num_seeds": 1})
+    state = jax.eval_shape(lambda: create_train_state(single, model, dataset.image_shape))
     image = jax.ShapeDtypeStruct((1, *dataset.image_shape), np.uint8)
     apply = functools.partial(
         model.apply, train=False, mutable=["intermediates"], capture_intermediates=True
     )
-    select_first = functools.partial(members.select, member=0, num_members=config.num_seeds)
-    first = jax.eval_shape(select_first, state.variables)
-    _, outputs = jax.eval_shape(apply, first, image)
+    _, outputs = jax.eval_shape(apply, state.variables, image)
     layer_bytes = [_num_bytes(output) for output in jax.tree.leaves(outputs)]
     num_devices = jax.device_count()
     size = "hidden_sizes" if config.model == "mlp" else "model"
+    size = "num_seeds" if config.num_seeds > 1 else size
     needs = {
-        size: _num_bytes((state, first["params"])),  # The gradients are as large as params.
+        # The gradients are as large as the parameters.
+        size: config.num_seeds * _num_bytes(state) + _num_bytes(state.params),
         "dataset": sum(array.nbytes for array in dataset.examples),
         # The gradients need the output of every layer, an evaluation one at a time.
         "batch_size": sum(layer_bytes) * config.batch_size // num_devices,

@@ -180,3 +180,10 @@ def test_seeds_must_fit_into_32_bits(fake_config, tmp_path):
     with pytest.raises(UserError, match=r"config\.num_seeds: 3 leads to seeds above"):
         train_and_evaluate(fake_config, tmp_path / "run")
     assert not (tmp_path / "run").exists()
+
+
+def test_more_seeds_than_fit_into_memory_are_refused_at_once(fake_config, tmp_path):
+    fake_config.num_seeds = 2**31 - 1
+    with pytest.raises(UserError, match=r"config\.num_seeds: the run needs at least .* GB"):
+        train_and_evaluate(fake_config, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
