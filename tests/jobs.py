@@ -73,8 +73,12 @@ def wait(job: list[subprocess.Popen[str]], timeout: float = 120) -> list[process
 
 
 def without_waiting(stderr: str) -> str:
-    """Returns stderr without the line of a process that was there before the others."""
-    return re.sub(r"\AWaiting up to .* \.\.\.\n", "", stderr)
+    """Returns stderr without the lines of processes that were there before the others.
+
+    Whether a process writes such a line depends on how fast the others start, so how many of them
+    are in the common stderr of a job does too.
+    """
+    return re.sub(r"^Waiting up to .* \.\.\.\n", "", stderr, flags=re.MULTILINE)
 
 
 def run(
