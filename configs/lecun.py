@@ -39,8 +39,8 @@ ROWS: dict[str, dict[str, Any]] = {
     "deep-elastic": {
         "hidden_sizes": (2500, 2000, 1500, 1000, 500),
         "augmentation": "elastic",
-        "epochs": 100,
-        "learning_rate": 0.001,
+        "epochs": 300,
+        "learning_rate": 0.0005,
         "batch_size": 256,
         "num_seeds": 1,
         "checkpoint_every_steps": 1000,
@@ -60,7 +60,7 @@ def get_config(row: str = "") -> ml_collections.ConfigDict:
     config.fallback_dataset = ""
     config.num_seeds = 6  # Of which each of two CPU devices trains three.
     config.optimizer = "adamw"
-    config.learning_rate = 0.004 if "augmentation" in ROWS[row] else 0.002
+    config.learning_rate = 0.001 if "augmentation" in ROWS[row] else 0.002
     config.schedule = "cosine"
     config.warmup_steps = 400
     config.weight_decay = 0.02
@@ -69,7 +69,7 @@ def get_config(row: str = "") -> ml_collections.ConfigDict:
     config.checkpoint_every_steps = 5000  # At most 3 minutes on 2 CPU cores.
     config.keep_checkpoints = 1
     config.figures = False
-    fields = {"epochs": 60, **ROWS[row]}
+    fields = {"epochs": 150, **ROWS[row]}
     epochs = fields.pop("epochs")
     config.update(fields)
     config.num_train_steps = round(epochs * _NUM_TRAIN_EXAMPLES / config.batch_size)
