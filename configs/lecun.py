@@ -20,14 +20,14 @@ ROWS: dict[str, dict[str, Any]] = {
     "linear": {"hidden_sizes": (), "epochs": 30},
     "300": {"hidden_sizes": (300,), "dropout": 0.3, "epochs": 40},
     "300-distorted": {"hidden_sizes": (300,), "augmentation": "elastic"},
-    "1000": {"hidden_sizes": (1000,), "dropout": 0.5, "epochs": 40},
+    "1000": {"hidden_sizes": (1000,), "dropout": 0.5, "epochs": 80},
     "1000-distorted": {"hidden_sizes": (1000,), "augmentation": "elastic"},
     "300-100": {"hidden_sizes": (300, 100), "dropout": 0.2, "epochs": 40},
     "300-100-distorted": {"hidden_sizes": (300, 100), "augmentation": "elastic"},
     "500-150": {"hidden_sizes": (500, 150), "dropout": 0.3, "epochs": 40},
     "500-150-distorted": {"hidden_sizes": (500, 150), "augmentation": "elastic"},
     "500-300": {"hidden_sizes": (500, 300), "dropout": 0.3, "epochs": 40},
-    "800": {"hidden_sizes": (800,), "dropout": 0.5, "epochs": 40},
+    "800": {"hidden_sizes": (800,), "dropout": 0.5, "epochs": 80},
     "800-affine": {"hidden_sizes": (800,), "augmentation": "affine"},
     # Also trains the committee's members.
     "800-elastic": {
