@@ -118,12 +118,13 @@ def results_table(results: Mapping[str, Any]) -> str:
 def runs_table(results: Mapping[str, Any]) -> str:
     """Returns each run's size, length, time and command, and what all of them ran on."""
     header = ["command", "parameters of a seed", "seeds", "epochs", "wall time", "attempts"]
+    header += ["devices"]
     lines, machines = [], set()
     for run in dict.fromkeys(row.run for row in ROWS):
         entry = results.get(run)
         if not entry:
             command = f"python train.py --config configs/lecun.py:{run}"
-            lines.append([f"`{command}`", *[""] * 3, _MISSING, ""])
+            lines.append([f"`{command}`", *[""] * 3, _MISSING, "", ""])
             continue
         machines.add(", ".join(f"{k} {v}" for k, v in entry["machine"].items()))
         lines.append(
@@ -134,6 +135,7 @@ def runs_table(results: Mapping[str, Any]) -> str:
                 f"{entry['epochs']:.0f}",
                 f"{entry['wall_s'] / 60:,.1f} min",
                 str(entry["attempts"]),
+                entry["machine"]["devices"],
             ]
         )
     table = document.table(header, lines)

@@ -1,6 +1,7 @@
 """The networks of LeCun's table: their configs, their training, and the report."""
 
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -37,7 +38,7 @@ def report_of(run: str, num_correct: int | list[int], **committee: int) -> dict:
     return {
         "step": config.num_train_steps,
         "splits": {"train": {"num_examples": 55_000}, "validation": split, "test": split},
-        "environment": {"jax": "0.10.2", "commit": "abc"},
+        "environment": {"jax": "0.10.2", "devices": "2 x cpu", "commit": "abc"},
         "config": json.loads(config.to_json()),
     }
 
@@ -82,7 +83,7 @@ def test_errors_are_in_percent_with_the_sample_standard_deviation():
         "committee": 0.49,
     }
     assert (entry["wall_s"], entry["attempts"], entry["commit"]) == (90.5, 2, "abc")
-    assert (entry["num_params"], round(entry["epochs"])) == (636_010, 60)
+    assert (entry["num_params"], round(entry["epochs"])) == (636_010, 150)
     lines = accuracy_report.results_table({"800-elastic": entry}).splitlines()
     assert [line for line in lines if "0.65 ± 0.07 | 2 " in line and "**missed**" in line]
     assert [line for line in lines if "| 0.49 | 2 " in line and "| met |" in line]
@@ -123,7 +124,8 @@ def test_a_stopped_row_resumes_and_is_recorded_once(tmp_path: Path, capsys):
     assert recorded["800"] == "another row"
     assert recorded["300"]["test"]["mean"] == 1.5
     assert recorded["300"]["attempts"] == 2
-    assert recorded["300"]["command"].endswith("python train.py --config configs/lecun.py:300")
+    command = "python train.py --config configs/lecun.py:300"
+    assert re.fullmatch(rf"JAX_NUM_CPU_DEVICES=\d+ {command}", recorded["300"]["command"])
 
     program.unlink()
     accuracy.measure("300", results, folder, train=program)
