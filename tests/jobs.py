@@ -73,10 +73,9 @@ def wait(job: list[subprocess.Popen[str]], timeout: float = 120) -> list[process
 
 
 def without_waiting(stderr: str) -> str:
-    """Returns stderr without the lines of processes that were there before the others.
+    """Returns stderr without the lines of processes that wait for the others of their job.
 
-    Whether a process writes such a line depends on how fast the others start, so how many of them
-    are in the common stderr of a job does too.
+    How many there are depends on how fast the others start.
     """
     return re.sub(r"^Waiting up to .* \.\.\.\n", "", stderr, flags=re.MULTILINE)
 
