@@ -10,6 +10,7 @@ from ml_collections import ConfigDict
 
 from mnist_jax import committee, members
 from mnist_jax.data.datasets import Dataset
+from mnist_jax.eval_step import Results
 from mnist_jax.parallel import job
 from mnist_jax.reporting.reporter import Reporter
 from mnist_jax.run import open_run
@@ -49,7 +50,8 @@ def train_and_evaluate(
         state = create_train_state(config, run.model, dataset.image_shape)
         state = run.checkpoints.restore_newest(state)
         with Reporter(run, state) as reporter, job.exit_if_process_lost():
-            if not 0 < int(state.step) < config.num_train_steps:  # The run is new or complete.
+
+            def evaluate(state: TrainState) -> Results:
                 results, logits = committee.evaluate(
                     state.variables,
                     state.apply_fn,
@@ -58,6 +60,10 @@ def train_and_evaluate(
                     config.num_seeds,
                 )
                 reporter.evaluation(state, results, logits)
+                return results
+
+            if not 0 < int(state.step) < config.num_train_steps:  # The run is new or complete.
+                results = evaluate(state)
                 reporter.restart_clock(0)
             for steps in device_calls(config, int(state.step)):
                 step, is_last = steps[-1], steps[-1] == config.num_train_steps
@@ -78,14 +84,7 @@ def train_and_evaluate(
                 reporter.read_metrics()
                 validation_accuracy = None
                 if eval_is_due:
-                    results, logits = committee.evaluate(
-                        state.variables,
-                        state.apply_fn,
-                        run.examples,
-                        run.eval_indices,
-                        config.num_seeds,
-                    )
-                    reporter.evaluation(state, results, logits)
+                    results = evaluate(state)
                     validation_accuracy = float(np.mean(results["validation"]["accuracy"]))
                 if save_is_due:
                     manifest = run.manifest(step, validation_accuracy, reporter.flush())
