@@ -94,6 +94,6 @@ def _members_that_fit(state: Any) -> int:
     if jax.default_backend() == "cpu":
         return 1
     num_members = len(state.rng)
-    num_bytes = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(state))
     # A quarter of the memory, because a step also has gradients and the output of each layer.
-    return int(max(1, min(num_members, memory.device_limit() * num_members // (4 * num_bytes))))
+    limit = memory.device_limit() * num_members // (4 * memory.num_bytes(state))
+    return int(max(1, min(num_members, limit)))

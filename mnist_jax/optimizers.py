@@ -11,15 +11,12 @@ def create_learning_rate_schedule(config: ConfigDict) -> optax.Schedule:
     Linear from 0 over `warmup_steps`, then `learning_rate` (`constant`), or half a cosine
     from it down to 0 at `num_train_steps` (`cosine`).
     """
+    warmup = 0.0, config.learning_rate, config.warmup_steps
     if config.schedule == "cosine":
-        decay_steps = config.num_train_steps - config.warmup_steps
-        main = optax.cosine_decay_schedule(config.learning_rate, decay_steps)
-    else:
-        main = optax.constant_schedule(config.learning_rate)
-    if not config.warmup_steps:
-        return main
-    warmup = optax.linear_schedule(0.0, config.learning_rate, config.warmup_steps)
-    return optax.join_schedules([warmup, main], [config.warmup_steps])
+        return optax.warmup_cosine_decay_schedule(*warmup, config.num_train_steps)
+    if config.warmup_steps:
+        return optax.warmup_constant_schedule(*warmup)
+    return optax.constant_schedule(config.learning_rate)
 
 
 def create_optimizer(config: ConfigDict) -> optax.GradientTransformation:

@@ -100,10 +100,8 @@ def restore(
         manifest = checkpoints.manifest(number)
         num_members = manifest.config.num_seeds
         if member is not None and not 0 <= member < num_members:
-            problem = (
-                f"{workdir} has no member {member}; choose one from 0 to {num_members - 1}"
-            )
-            raise UserError(f"member: {problem}")
+            problem = f"{workdir} has no member {member}"
+            raise UserError(f"member: {problem}; choose one from 0 to {num_members - 1}")
         model = model or create_model(manifest.config, len(manifest.class_names))
         images = jax.ShapeDtypeStruct((1, *manifest.image_shape), np.uint8)
         init = functools.partial(model.init, train=False)

@@ -5,7 +5,6 @@ import dataclasses
 import functools
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
 
 import flax.linen as nn
 import jax
@@ -151,13 +150,13 @@ def _check_memory(config: ConfigDict, dataset: Dataset, model: nn.Module) -> Non
         model.apply, train=False, mutable=["intermediates"], capture_intermediates=True
     )
     _, outputs = jax.eval_shape(apply, state.variables, image)
-    layer_bytes = [_num_bytes(output) for output in jax.tree.leaves(outputs)]
+    layer_bytes = [memory.num_bytes(output) for output in jax.tree.leaves(outputs)]
     num_devices = jax.device_count()
     size = "hidden_sizes" if config.model == "mlp" else "model"
     size = "num_seeds" if config.num_seeds > 1 else size
     needs = {
         # The gradients are as large as the parameters.
-        size: config.num_seeds * _num_bytes(state) + _num_bytes(state.params),
+        size: config.num_seeds * memory.num_bytes(state) + memory.num_bytes(state.params),
         "dataset": sum(array.nbytes for array in dataset.examples),
         # The gradients need the output of every layer, an evaluation one at a time.
         "batch_size": sum(layer_bytes) * config.batch_size // num_devices,
@@ -172,10 +171,6 @@ def _check_memory(config: ConfigDict, dataset: Dataset, model: nn.Module) -> Non
             f"{need / 1e9:.1f} GB of memory ({shares}), and each device has "
             f"{limit / 1e9:.1f} GB; reduce it"
         )
-
-
-def _num_bytes(tree: Any) -> int:
-    return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
 
 
 def _assert_same(

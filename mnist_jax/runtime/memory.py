@@ -4,6 +4,7 @@ import contextlib
 import os
 import resource
 from pathlib import Path
+from typing import Any
 
 import jax
 
@@ -22,3 +23,8 @@ def device_limit() -> int:
     with contextlib.suppress(OSError, ValueError):  # There is none, or it is "max".
         limits.append(int(_CONTROL_GROUP.read_text()))
     return min(limits) // len(devices)
+
+
+def num_bytes(tree: Any) -> int:
+    """Returns the size of the arrays of a tree, which may be `jax.ShapeDtypeStruct`s."""
+    return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
