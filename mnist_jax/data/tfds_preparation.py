@@ -11,7 +11,7 @@ import sys
 import threading
 import urllib.parse
 import urllib.request
-from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +20,7 @@ from tensorflow_datasets.core import DatasetBuilder
 
 from mnist_jax.data import own_files
 from mnist_jax.data.datasets import SPLITS, Dataset, Split
-from mnist_jax.runtime.errors import DatasetUnavailableError, UserError, first_line
+from mnist_jax.runtime.errors import DatasetUnavailableError, UserError, first_line, refusing
 from mnist_jax.runtime.files import is_pipe_or_device, open_regular
 
 _NETWORK_TIMEOUT = 5.0  # Seconds; tensorflow-datasets itself retries for 200.
@@ -62,21 +62,15 @@ def load(name: str, data_dir: Path, manual_dir: Path) -> Dataset:
     _import_tensorflow()
     with _naming_damage(builder.data_dir):
         splits = {part: _read(builder, part) for part in SPLITS if part in builder.info.splits}
-    try:
+    with refusing(f"dataset: {name!r}", _SUITABLE, ValueError):
         # Some datasets know the names of their classes only when they are prepared.
         return Dataset.from_splits(name, builder.info.features["label"].names, splits)
-    except ValueError as error:
-        raise UserError(f"dataset: {name!r}: {error}; {_SUITABLE}") from error
 
 
-@contextlib.contextmanager
-def _naming_damage(folder: Path | str) -> Iterator[None]:
-    try:
-        yield
-    except Exception as error:  # A damaged file raises errors of any type.
-        problem = f"the prepared dataset can't be read ({first_line(error)})"
-        advice = "delete that folder, and the next start prepares it again"
-        raise UserError(f"{folder}: {problem}; {advice}") from error
+def _naming_damage(folder: Path | str) -> AbstractContextManager[None]:
+    advice = "delete that folder, and the next start prepares it again"
+    # A damaged file raises errors of any type.
+    return refusing(f"{folder}: the prepared dataset can't be read", advice, Exception)
 
 
 def _import_tensorflow() -> None:

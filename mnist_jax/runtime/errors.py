@@ -53,6 +53,19 @@ def writing_to(place: Path | str, expected: type[Exception] = OSError) -> Iterat
         ) from error
 
 
+@contextlib.contextmanager
+def refusing(
+    place: Path | str,
+    advice: str,
+    expected: type[Exception] | tuple[type[Exception], ...] = OSError,
+) -> Iterator[None]:
+    """Converts errors of the expected types into a UserError: the place, why, the advice."""
+    try:
+        yield
+    except expected as error:
+        raise UserError(f"{place}: {first_line(error)}; {advice}") from error
+
+
 def first_line(error: BaseException) -> str:
     """Returns the first line of an error's message, shortened in the middle."""
     reason = getattr(error, "strerror", None)  # An OSError's message without its path.

@@ -2,6 +2,7 @@
 
 import contextlib
 import fcntl
+import functools
 import glob
 import itertools
 import os
@@ -14,12 +15,16 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO
 
-from mnist_jax.runtime.errors import UserError, writing_to
+from mnist_jax.runtime.errors import UserError, refusing, writing_to
 from mnist_jax.runtime.files import open_regular, replacing
 
 # Orbax and TensorStore expand these in the paths of a checkpoint, and can't restore it.
 _UNSAFE_CHARACTERS = frozenset("*?[\\")
 _MAX_NAME = 255  # Bytes; `mkdir` would create the folders above before it refuses the name.
+
+_choosing = functools.partial(
+    refusing, advice="choose another", expected=(OSError, RuntimeError, ValueError)
+)
 
 
 def resolve(name: str, folder: str | Path) -> Path:
@@ -28,7 +33,7 @@ def resolve(name: str, folder: str | Path) -> Path:
     Raises:
       UserError: It can't be used; the message begins with `name`, the flag, field or variable.
     """
-    with _refusing(name, folder):
+    with _choosing(f"{name}: {folder}"):
         if "://" in str(folder):
             raise ValueError("is a URL; mount the bucket and name a folder of it")
         path = Path(folder).expanduser().absolute()
@@ -63,7 +68,7 @@ def locate(workdir: str | Path) -> Path:
     if not str(workdir):
         raise UserError("workdir: missing; give --workdir FOLDER")
     path = resolve("workdir", workdir)
-    with _refusing("workdir", workdir):
+    with _choosing(f"workdir: {workdir}"):
         for character in _UNSAFE_CHARACTERS.intersection(str(path)):
             raise ValueError(f"a checkpoint's path can't contain {character!r}")
         if path.exists():
@@ -87,7 +92,7 @@ def claim(workdir: Path) -> Iterator[None]:
       UserError: Another process holds the lock, or the folder can't be written.
     """
     with contextlib.ExitStack() as stack:
-        with _refusing("workdir", workdir):
+        with _choosing(f"workdir: {workdir}"):
             workdir.mkdir(parents=True, exist_ok=True)
             lock = stack.enter_context(open_regular(workdir / ".lock", "ab+", buffering=0))
             try:
@@ -118,7 +123,7 @@ def write_id(workdir: Path, run_id: str | None) -> str:
 
 def create_token(workdir: Path) -> IO[bytes]:
     """Creates a temporary file in the folder, or its nearest parent, or raises UserError."""
-    with _refusing("workdir", workdir):
+    with _choosing(f"workdir: {workdir}"):
         folder = next(path for path in (workdir, *workdir.parents) if path.exists())
         return tempfile.NamedTemporaryFile(prefix=".mnist_jax_", dir=folder)
 
@@ -127,19 +132,10 @@ def create_new(parent: Path) -> Path:
     """Creates `<parent>/<YYYYMMDD-HHMMSS>`, or raises UserError; returns its absolute path."""
     while True:
         workdir = locate(parent / time.strftime("%Y%m%d-%H%M%S"))
-        with _refusing("workdir", workdir), contextlib.suppress(FileExistsError):
+        with _choosing(f"workdir: {workdir}"), contextlib.suppress(FileExistsError):
             workdir.mkdir(parents=True)
             return workdir
         time.sleep(0.1)  # Another run started within this second.
-
-
-@contextlib.contextmanager
-def _refusing(name: str, folder: str | Path) -> Iterator[None]:
-    try:
-        yield
-    except (OSError, RuntimeError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or error  # An OSError's, without its path.
-        raise UserError(f"{name}: {folder}: {reason}; choose another") from error
 
 
 def move_into(folder: Path, parent: Path) -> Path:
