@@ -15,7 +15,7 @@ import numpy as np
 from absl import flags
 
 from mnist_jax.runtime import command, run_folder, terminal
-from mnist_jax.runtime.errors import UserError
+from mnist_jax.runtime.errors import refusing
 
 _WORKDIR = flags.DEFINE_string("workdir", "", "The run's folder.")
 _STEP = flags.DEFINE_string("step", "latest", "latest, best (by validation), or a number.")
@@ -35,7 +35,7 @@ def main() -> None:
     from mnist_jax.input_pipeline import eval_indices
     from mnist_jax.members import select
     from mnist_jax.reporting.journal import read_journal
-    from mnist_jax.reporting.reporter import first_layer_images, format_result
+    from mnist_jax.reporting.reporter import figure_arguments, format_result
 
     folder = run_folder.resolve("figures", _FIGURES.value) if _FIGURES.value else None
     model = restoring.restore(_WORKDIR.value, _STEP.value, member=_MEMBER.value)
@@ -48,26 +48,11 @@ def main() -> None:
         from mnist_jax.reporting import figures
 
         split = "test" if _SPLIT.value == "all" else _SPLIT.value
-        try:
-            _, errors = figures.draw(
-                folder,
-                dataset=dataset.name,
-                class_names=dataset.class_names,
-                split=split,
-                step=model.step,
-                journal=read_journal(model.workdir, model.step),
-                weights=first_layer_images(
-                    model.model,
-                    select(model.variables["params"], 0, model.num_members),
-                    dataset.image_shape,
-                ),
-                labels=dataset.splits[split].label,
-                images=dataset.splits[split].image,
-                logits=logits[split],
-            )
-        except OSError as error:
-            message = f"figures: {folder}: {error.strerror}; choose another folder"
-            raise UserError(message) from error
+        params = select(model.variables["params"], 0, model.num_members)
+        arguments = figure_arguments(model.model, params, dataset, split, logits[split])
+        journal = read_journal(model.workdir, model.step)
+        with refusing(f"figures: {folder}", "choose another folder"):
+            _, errors = figures.draw(folder, step=model.step, journal=journal, **arguments)
         if errors:
             terminal.print_warning(f"WARNING: figures are missing ({'; '.join(errors)})")
     if _SPLIT.value != "all":

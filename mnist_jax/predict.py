@@ -21,7 +21,7 @@ import numpy as np
 from absl import flags
 
 from mnist_jax.runtime import command, terminal
-from mnist_jax.runtime.errors import UserError
+from mnist_jax.runtime.errors import UserError, refusing
 
 _WORKDIR = flags.DEFINE_string("workdir", "", "The run's folder.")
 _STEP = flags.DEFINE_string("step", "latest", "latest, best (by validation), or a number.")
@@ -122,11 +122,9 @@ def _show(images: list[np.ndarray], inputs: list[np.ndarray], titles: list[str])
     pages = list(itertools.islice(free, -(-len(images) // _PAGE)))
     for number, path in enumerate(pages):
         page = slice(number * _PAGE, (number + 1) * _PAGE)
-        try:
-            figure = figures.predictions(images[page], inputs[page], titles[page])
-            figures.save(path.parent, {path.stem: figure})
-        except OSError as error:
-            raise UserError(f"{path}: {error.strerror}; go to another folder") from error
+        figure = figures.predictions(images[page], inputs[page], titles[page])
+        with refusing(path, "go to another folder"):
+            figures.save(path, figure)
     print(f"Drawn in {', '.join(map(str, pages))}", file=sys.stderr)
     if sys.platform != "linux" or {"DISPLAY", "WAYLAND_DISPLAY"} & os.environ.keys():
         Image.open(pages[0]).show()

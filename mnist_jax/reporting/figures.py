@@ -306,7 +306,7 @@ def draw(folder: Path, **arguments: Any) -> tuple[dict[str, bytes], list[str]]:
     errors = []
     for name, create in plots(**arguments).items():
         try:
-            pngs |= save(folder, {name: create()})
+            pngs[name] = save(folder / f"{name}.png", create())
         except OSError:
             raise
         except Exception as error:  # Of any type: class names and images may be anything.
@@ -314,18 +314,15 @@ def draw(folder: Path, **arguments: Any) -> tuple[dict[str, bytes], list[str]]:
     return pngs, errors
 
 
-def save(folder: Path, figures: Mapping[str, Figure]) -> dict[str, bytes]:
-    """Writes `<folder>/<name>.png`, each completely or not at all; returns the PNGs by name.
+def save(path: Path, figure: Figure) -> bytes:
+    """Writes a figure as a PNG, completely or not at all, and returns the file's content.
 
     Raises:
-      OSError: A file can't be written.
+      OSError: The file can't be written.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    pngs = {}
-    for name, figure in figures.items():
-        buffer = io.BytesIO()
-        figure.savefig(buffer, pil_kwargs={"compress_level": 1})  # 0.1 s faster.
-        pngs[name] = buffer.getvalue()
-        with replacing(folder / f"{name}.png") as file:
-            file.write(pngs[name])
-    return pngs
+    path.parent.mkdir(parents=True, exist_ok=True)
+    buffer = io.BytesIO()
+    figure.savefig(buffer, pil_kwargs={"compress_level": 1})  # 0.1 s faster.
+    with replacing(path) as file:
+        file.write(buffer.getvalue())
+    return buffer.getvalue()

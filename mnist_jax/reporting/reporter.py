@@ -17,6 +17,7 @@ import numpy as np
 import tqdm
 from clu.parameter_overview import get_parameter_overview
 
+from mnist_jax.data.datasets import Dataset
 from mnist_jax.eval_step import Results
 from mnist_jax.members import select
 from mnist_jax.parallel import job
@@ -98,19 +99,28 @@ def graphs(
     }
 
 
-def first_layer_images(
-    model: nn.Module, params: Variables, image_shape: Sequence[int]
-) -> np.ndarray | None:
-    """Returns the weights that the model offers for a figure, if it does; see `models`."""
+def figure_arguments(
+    model: nn.Module, params: Variables, dataset: Dataset, split: str, logits: np.ndarray
+) -> dict[str, Any]:
+    """Returns the arguments of `figures.plots` but the step and the journal.
+
+    `params` are a single member's; `logits`, `float32[n, num_classes]`, those of the split.
+    """
+    weights = None
     try:
-        create = model.first_layer_images
-    except AttributeError:
-        return None
-    try:
-        return create(jax.device_get(params), image_shape)
+        if create := getattr(model, "first_layer_images", None):  # See `models`.
+            weights = create(jax.device_get(params), dataset.image_shape)
     except Exception as error:  # Of any type: it must not end the training.
         terminal.print_warning(f"WARNING: no figure of the first layer: {first_line(error)}")
-        return None
+    return {
+        "dataset": dataset.name,
+        "class_names": dataset.class_names,
+        "split": split,
+        "weights": weights,
+        "labels": dataset.splits[split].label,
+        "images": dataset.splits[split].image,
+        "logits": logits,
+    }
 
 
 def _table(values: Mapping[str, Any]) -> str:
@@ -286,22 +296,11 @@ class Reporter:
         for split, result in results.items():
             self.print(format_result(split, dataset.name, result))
         if self._figures:
-            images, labels = dataset.splits["test"]
-            self._figures.draw(
-                dataset=dataset.name,
-                class_names=dataset.class_names,
-                split="test",
-                step=step,
-                journal=list(self._journal.lines),
-                weights=first_layer_images(
-                    self._run.model,
-                    select(state.params, 0, self._run.config.num_seeds),
-                    dataset.image_shape,
-                ),
-                labels=labels,
-                images=images,
-                logits=logits["test"],
+            params = select(state.params, 0, self._run.config.num_seeds)
+            arguments = figure_arguments(
+                self._run.model, params, dataset, "test", logits["test"]
             )
+            self._figures.draw(step=step, journal=list(self._journal.lines), **arguments)
 
     def complete(self, step: int, results: Results) -> None:
         """Writes `results.json`, completely or not at all, and prints what can be done next."""

@@ -227,24 +227,21 @@ def test_a_model_without_mistakes_and_journal_can_be_drawn(tmp_path):
     arguments["logits"] = 9 * np.eye(10)[arguments["labels"]]
     drawn = draw(**arguments)
     assert drawn["mistakes"].get_suptitle().endswith("no mistakes")
-    figures.save(tmp_path, drawn)
+    figures.save(tmp_path / "mistakes.png", drawn["mistakes"])
 
 
 def test_save_returns_the_pngs_that_it_writes(tmp_path):
-    drawn = draw(**create_arguments())
-    pngs = figures.save(tmp_path / "new" / "folder", drawn)
-    files = (tmp_path / "new" / "folder").iterdir()
-    assert {path.name: path.read_bytes() for path in files} == {
-        f"{name}.png": pngs[name] for name in NAMES
-    }
-    for name, figure in drawn.items():
-        with Image.open(io.BytesIO(pngs[name])) as picture:
+    for name, figure in draw(**create_arguments()).items():
+        path = tmp_path / "new" / "folder" / f"{name}.png"
+        png = figures.save(path, figure)
+        assert path.read_bytes() == png
+        with Image.open(io.BytesIO(png)) as picture:
             assert picture.width == 700
             assert picture.height == pytest.approx(200 * figure.get_figheight(), abs=1)
 
 
 def test_a_file_is_replaced_as_a_whole(tmp_path, monkeypatch):
-    old = figures.save(tmp_path, {"a": Figure((1, 1))})["a"]
+    old = figures.save(tmp_path / "a.png", Figure((1, 1)))
 
     def fail(*args):
         raise OSError("No space left on device")
@@ -252,9 +249,9 @@ def test_a_file_is_replaced_as_a_whole(tmp_path, monkeypatch):
     with monkeypatch.context() as patched:
         patched.setattr(Path, "replace", fail)
         with pytest.raises(OSError, match="No space"):
-            figures.save(tmp_path, {"a": Figure((2, 2))})
+            figures.save(tmp_path / "a.png", Figure((2, 2)))
     assert (tmp_path / "a.png").read_bytes() == old
-    new = figures.save(tmp_path, {"a": Figure((2, 2))})["a"]
+    new = figures.save(tmp_path / "a.png", Figure((2, 2)))
     assert (tmp_path / "a.png").read_bytes() == new
     assert [path.name for path in tmp_path.iterdir()] == ["a.png"]
 
@@ -263,7 +260,7 @@ def test_a_link_is_replaced_and_not_followed(tmp_path):
     (tmp_path / "other").write_bytes(b"not ours")
     (tmp_path / "figures").mkdir()
     (tmp_path / "figures" / "a.png").symlink_to(tmp_path / "other")
-    png = figures.save(tmp_path / "figures", {"a": Figure((1, 1))})["a"]
+    png = figures.save(tmp_path / "figures" / "a.png", Figure((1, 1)))
     assert (tmp_path / "other").read_bytes() == b"not ours"
     assert not (tmp_path / "figures" / "a.png").is_symlink()
     assert (tmp_path / "figures" / "a.png").read_bytes() == png
