@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -19,6 +20,8 @@ from tests.states import create_state
 from tests.workdirs import contents
 
 ROOT = Path(__file__).parent.parent.parent
+signal.signal(signal.SIGHUP, signal.SIG_DFL)  # nohup sets it to be ignored, also by children.
+
 NOT_REPRODUCIBLE = "batch/steps_per_second"
 
 # Short, and yet with an optimizer state, and with something due at every tenth step.
