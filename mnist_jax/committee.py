@@ -34,20 +34,17 @@ def evaluate(
     ]
     if num_members == 1:
         return each[0]
-    # All splits at once: compiled once.
-    rows = np.stack([np.concatenate(list(logits.values())) for _, logits in each])
-    committee = np.asarray(log_mean_probabilities(rows))
-    labels = np.asarray(examples[1])
     results: Results = {}
     logits: dict[str, np.ndarray] = {}
     for split, batches in eval_indices.items():
-        indices = batches[batches >= 0]
-        values = [results_of_one[split] for results_of_one, _ in each]
+        labels = np.asarray(examples[1])[batches[batches >= 0]]
+        values = [of_member[split] for of_member, _ in each]
+        rows = np.stack([of_member[split] for _, of_member in each])
+        logits[split] = np.asarray(log_mean_probabilities(rows))
+        is_correct = logits[split].argmax(axis=-1) == labels
         results[split] = {name: np.array([v[name] for v in values]) for name in values[0]}
-        logits[split] = committee[indices]
-        is_correct = logits[split].argmax(axis=-1) == labels[indices]
         results[split] |= {
-            "num_examples": len(indices),
+            "num_examples": len(labels),
             "committee_num_correct": int(is_correct.sum()),
             "committee_accuracy": float(is_correct.mean()),
         }
