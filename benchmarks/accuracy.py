@@ -89,12 +89,15 @@ def measure(
     Raises:
       SystemExit: The command failed or was interrupted, with its exit code.
     """
-    if row in read(results):
+    expected = hyperparameters(lecun.get_config(row))
+    if read(results).get(row, {}).get("config") == expected:
         print(f"{row}: in {results}; to train it again, remove it there, and {folder / row}")
         return
     command = ["--config", f"configs/lecun.py:{row}", *arguments]
     attempts = folder / f"{row}.attempts.json"
     folder.mkdir(parents=True, exist_ok=True)
+    if not (folder / row).exists():  # The run was removed, to train it again.
+        attempts.unlink(missing_ok=True)
     run = [sys.executable, str(train), *command, "--workdir", str((folder / row).absolute())]
     # A device for each core: there a member's small operations are faster than on two cores.
     devices = min(os.cpu_count() or 1, lecun.get_config(row).num_seeds)
@@ -104,6 +107,8 @@ def measure(
         raise SystemExit(code)
     report = json.loads((folder / row / "results.json").read_text())
     entry = summarize(report, json.loads(attempts.read_text()))
+    if report["step"] != lecun.get_config(row).num_train_steps or entry["config"] != expected:
+        raise SystemExit(f"{folder / row}: a run of another config; remove it")
     on_cpu = report["environment"]["devices"].endswith("cpu")  # Elsewhere they say nothing.
     assignments = [f"{name}={value}" for name, value in variables.items() if on_cpu]
     entry["command"] = " ".join([*assignments, "python", "train.py", *command])

@@ -1,7 +1,7 @@
 """Random changes of the training images, inside the step: pure functions of (key, images).
 
-Each gets a PRNG key, a function of the step, and a batch as the model's: `uint8[batch, height,
-width]`, or with channels. It returns images of the same shape and of any dtype, 0 to 255.
+Each gets the step's PRNG key and the model's batch, `uint8[batch, height, width]`, or with
+channels. It returns images of the same shape and of any dtype, 0 to 255.
 """
 
 import functools
@@ -94,11 +94,12 @@ def affine_terms(
 def noise_terms(
     key: jax.Array, shape: tuple[int, ...], sigma: float
 ) -> tuple[jax.Array, np.ndarray]:
-    """Draws uniform noise in ±1, averaged by a Gaussian of `sigma` pixels in each image.
+    """Draws normal noise with the covariance of uniform noise in ±1, averaged by a Gaussian.
 
-    The average of so many numbers is normal, and has few degrees of freedom. So few normal
-    numbers are drawn: the factors of the modes that make 99.9 % of the variance, 23 of 28x28
-    pixels at a `sigma` of 5. Their number grows with the pixels, and with 1 / sigma^2.
+    The Gaussian has a standard deviation of `sigma` pixels. The average of many numbers is
+    nearly normal, and has few degrees of freedom. So few normal numbers are drawn: the factors
+    of the modes that make 99.9 % of the variance, 23 of 28x28 pixels at a `sigma` of 5. Their
+    number grows with the pixels, and with 1 / sigma^2.
 
     Returns:
       Factors `float32[2, batch, modes]` and a basis `float32[modes, height * width]`, whose
@@ -132,7 +133,7 @@ def sample(images: jax.Array, y: jax.Array, x: jax.Array) -> jax.Array:
     """Returns the images at the positions `y` and `x`, interpolated between four pixels.
 
     Args:
-      images: `uint8[batch, height, width]`, or with channels; zero outside. At least 2x2.
+      images: `uint8[batch, height, width]`, or with channels; zero outside.
       y: For each pixel of the result, `float32[batch, height * width]`; in pixels from the
         centre of the first one.
       x: Likewise.
@@ -142,6 +143,9 @@ def sample(images: jax.Array, y: jax.Array, x: jax.Array) -> jax.Array:
     """
     if images.ndim == 4:
         return jax.vmap(sample, (3, None, None), 3)(images, y, x)
+    shape, sides = images.shape, images.shape[1:]
+    # At least 2x2 pixels, for the four neighbours of a position.
+    images = jnp.pad(images, [(0, 0), *((0, max(0, 2 - side)) for side in sides)])
     batch, height, width = images.shape
     # The first of four neighbours that are all in the image: outside, their weights fall to 0.
     top, left = jnp.floor(jnp.clip(y, 0, height - 2)), jnp.floor(jnp.clip(x, 0, width - 2))
@@ -160,7 +164,7 @@ def sample(images: jax.Array, y: jax.Array, x: jax.Array) -> jax.Array:
     (above, below), (before, after) = weights(y - top), weights(x - left)
     upper = before * pixel(0) + after * pixel(1)
     lower = before * pixel(width) + after * pixel(width + 1)
-    return (above * upper + below * lower).reshape(images.shape)
+    return (above * upper + below * lower).reshape(shape)
 
 
 _AUGMENTATIONS: dict[str, Augmentation] = {

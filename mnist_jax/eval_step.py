@@ -13,7 +13,7 @@ from clu import metrics as clu_metrics
 from mnist_jax.parallel.sharding import replicate, shard_batch
 from mnist_jax.train_step import ApplyFn, Variables
 
-Results = dict[str, dict[str, Any]]  # The metrics of each split by name, as numbers.
+Results = dict[str, dict[str, Any]]  # By split and name: numbers, or arrays of members.
 
 
 @flax.struct.dataclass

@@ -99,7 +99,7 @@ def restore(
             raise UserError(f"step: {workdir} has no checkpoint {step!r}; {choices}")
         manifest = checkpoints.manifest(number)
         num_members = manifest.config.num_seeds
-        if member is not None and not 0 <= member < num_members:
+        if member is not None and member not in range(num_members):
             problem = f"{workdir} has no member {member}"
             raise UserError(f"member: {problem}; choose one from 0 to {num_members - 1}")
         model = model or create_model(manifest.config, len(manifest.class_names))

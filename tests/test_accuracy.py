@@ -127,6 +127,15 @@ def test_a_stopped_row_resumes_and_is_recorded_once(tmp_path: Path, capsys):
     command = "python train.py --config configs/lecun.py:300"
     assert re.fullmatch(rf"JAX_NUM_CPU_DEVICES=\d+ {command}", recorded["300"]["command"])
 
+    report = report_of("300", [9850] * 5) | {"step": 1}
+    (tmp_path / "report.json").write_text(json.dumps(report))
+    stale = recorded | {"300": recorded["300"] | {"config": {}}}
+    results.write_text(json.dumps(stale))
+    with pytest.raises(SystemExit, match="a run of another config"):
+        accuracy.measure("300", results, folder, train=program)
+    assert accuracy.read(results) == stale
+
+    results.write_text(json.dumps(recorded))
     program.unlink()
     accuracy.measure("300", results, folder, train=program)
     assert accuracy.read(results) == recorded

@@ -50,7 +50,9 @@ def grid(height: int, width: int) -> np.ndarray:
     return np.mgrid[:height, :width].reshape(2, 1, -1).astype(np.float32)
 
 
-@pytest.mark.parametrize("shape", [(5, 28, 28), (5, 9, 12), (5, 9, 12, 3)])
+@pytest.mark.parametrize(
+    "shape", [(5, 28, 28), (5, 9, 12), (5, 9, 12, 3), (5, 1, 12), (5, 9, 1)]
+)
 def test_no_strength_is_the_identity_to_the_bit(shape: tuple[int, ...]):
     images = random_images(*shape)
     none = {"rotation": 0.0, "scale": 0.0, "shear": 0.0, "shift": 0.0}

@@ -284,7 +284,7 @@ class Reporter:
     def evaluation(
         self, state: TrainState, results: Results, logits: Mapping[str, Any]
     ) -> None:
-        """Reports what `eval_step.evaluate` returned, and draws figures of the test split.
+        """Reports what `committee.evaluate` returned, and draws figures of the test split.
 
         At step 0 nothing is printed or drawn. A complete run's results are only printed.
         """
