@@ -89,7 +89,8 @@ def measure(
     Raises:
       SystemExit: The command failed or was interrupted, with its exit code.
     """
-    expected = hyperparameters(lecun.get_config(row))
+    config = lecun.get_config(row)
+    expected = hyperparameters(config)
     if read(results).get(row, {}).get("config") == expected:
         print(f"{row}: in {results}; to train it again, remove it there, and {folder / row}")
         return
@@ -100,14 +101,14 @@ def measure(
         attempts.unlink(missing_ok=True)
     run = [sys.executable, str(train), *command, "--workdir", str((folder / row).absolute())]
     # A device for each core: there a member's small operations are faster than on two cores.
-    devices = min(os.cpu_count() or 1, lecun.get_config(row).num_seeds)
+    devices = min(os.cpu_count() or 1, config.num_seeds)
     variables = {"JAX_NUM_CPU_DEVICES": str(devices)}
     if code := _attempt(run, attempts, variables):
         print(f"{row}: exit code {code}; the same command resumes", file=sys.stderr)
         raise SystemExit(code)
     report = json.loads((folder / row / "results.json").read_text())
     entry = summarize(report, json.loads(attempts.read_text()))
-    if report["step"] != lecun.get_config(row).num_train_steps or entry["config"] != expected:
+    if (report["step"], entry["config"]) != (config.num_train_steps, expected):
         raise SystemExit(f"{folder / row}: a run of another config; remove it")
     on_cpu = report["environment"]["devices"].endswith("cpu")  # Elsewhere they say nothing.
     assignments = [f"{name}={value}" for name, value in variables.items() if on_cpu]

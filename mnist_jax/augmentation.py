@@ -143,16 +143,13 @@ def sample(images: jax.Array, y: jax.Array, x: jax.Array) -> jax.Array:
     """
     if images.ndim == 4:
         return jax.vmap(sample, (3, None, None), 3)(images, y, x)
-    shape, sides = images.shape, images.shape[1:]
-    # At least 2x2 pixels, for the four neighbours of a position.
-    images = jnp.pad(images, [(0, 0), *((0, max(0, 2 - side)) for side in sides)])
-    batch, height, width = images.shape
-    # The first of four neighbours that are all in the image: outside, their weights fall to 0.
-    top, left = jnp.floor(jnp.clip(y, 0, height - 2)), jnp.floor(jnp.clip(x, 0, width - 2))
-    # Padded, because XLA would otherwise gather the batch again for each of the four pixels.
-    pixels = jnp.pad(images.reshape(batch, -1), [(0, 0), (0, 1)])
-    first = jnp.arange(batch)[:, None] * pixels.shape[1]
-    indices = first + (top * width + left).astype(jnp.int32)
+    _, height, width = images.shape
+    # With a row and a column of zeros, each pixel is the first of four neighbours; outside,
+    # their weights fall to 0. Besides, XLA would otherwise gather the batch for each of them.
+    pixels = jnp.pad(images, [(0, 0), (0, 1), (0, 1)])
+    top, left = jnp.floor(jnp.clip(y, 0, height - 1)), jnp.floor(jnp.clip(x, 0, width - 1))
+    first = jnp.arange(len(pixels))[:, None] * pixels[0].size
+    indices = first + (top * (width + 1) + left).astype(jnp.int32)
 
     def pixel(offset: int) -> jax.Array:
         found = pixels.reshape(-1).at[indices + offset].get(mode="promise_in_bounds")
@@ -163,8 +160,8 @@ def sample(images: jax.Array, y: jax.Array, x: jax.Array) -> jax.Array:
 
     (above, below), (before, after) = weights(y - top), weights(x - left)
     upper = before * pixel(0) + after * pixel(1)
-    lower = before * pixel(width) + after * pixel(width + 1)
-    return (above * upper + below * lower).reshape(shape)
+    lower = before * pixel(width + 1) + after * pixel(width + 2)
+    return (above * upper + below * lower).reshape(images.shape)
 
 
 _AUGMENTATIONS: dict[str, Augmentation] = {

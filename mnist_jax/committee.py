@@ -34,17 +34,18 @@ def evaluate(
     ]
     if num_members == 1:
         return each[0]
+    labels = np.asarray(examples[1])
     results: Results = {}
     logits: dict[str, np.ndarray] = {}
     for split, batches in eval_indices.items():
-        labels = np.asarray(examples[1])[batches[batches >= 0]]
+        indices = batches[batches >= 0]
         values = [of_member[split] for of_member, _ in each]
         rows = np.stack([of_member[split] for _, of_member in each])
         logits[split] = np.asarray(log_mean_probabilities(rows))
-        is_correct = logits[split].argmax(axis=-1) == labels
+        is_correct = logits[split].argmax(axis=-1) == labels[indices]
         results[split] = {name: np.array([v[name] for v in values]) for name in values[0]}
         results[split] |= {
-            "num_examples": len(labels),
+            "num_examples": len(indices),
             "committee_num_correct": int(is_correct.sum()),
             "committee_accuracy": float(is_correct.mean()),
         }

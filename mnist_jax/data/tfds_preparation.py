@@ -11,7 +11,6 @@ import sys
 import threading
 import urllib.parse
 import urllib.request
-from contextlib import AbstractContextManager
 from pathlib import Path
 
 import numpy as np
@@ -67,7 +66,7 @@ def load(name: str, data_dir: Path, manual_dir: Path) -> Dataset:
         return Dataset.from_splits(name, builder.info.features["label"].names, splits)
 
 
-def _naming_damage(folder: Path | str) -> AbstractContextManager[None]:
+def _naming_damage(folder: Path | str) -> contextlib.AbstractContextManager[None]:
     advice = "delete that folder, and the next start prepares it again"
     # A damaged file raises errors of any type.
     return refusing(f"{folder}: the prepared dataset can't be read", advice, Exception)

@@ -227,15 +227,19 @@ def test_a_model_without_mistakes_and_journal_can_be_drawn(tmp_path):
     arguments["logits"] = 9 * np.eye(10)[arguments["labels"]]
     drawn = draw(**arguments)
     assert drawn["mistakes"].get_suptitle().endswith("no mistakes")
-    figures.save(tmp_path / "mistakes.png", drawn["mistakes"])
+    for name, figure in drawn.items():
+        figures.save(tmp_path / f"{name}.png", figure)
 
 
 def test_save_returns_the_pngs_that_it_writes(tmp_path):
-    for name, figure in draw(**create_arguments()).items():
-        path = tmp_path / "new" / "folder" / f"{name}.png"
-        png = figures.save(path, figure)
-        assert path.read_bytes() == png
-        with Image.open(io.BytesIO(png)) as picture:
+    folder = tmp_path / "new" / "folder"
+    drawn = draw(**create_arguments())
+    pngs = {name: figures.save(folder / f"{name}.png", drawn[name]) for name in drawn}
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == {
+        f"{name}.png": pngs[name] for name in NAMES
+    }
+    for name, figure in drawn.items():
+        with Image.open(io.BytesIO(pngs[name])) as picture:
             assert picture.width == 700
             assert picture.height == pytest.approx(200 * figure.get_figheight(), abs=1)
 
