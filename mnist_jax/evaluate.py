@@ -61,12 +61,14 @@ def main() -> None:
         report = {
             "workdir": str(model.workdir),
             "step": model.step,
+            "member": _MEMBER.value,
             "dataset": dataset.name,
             "splits": results,
         }
         print(json.dumps(report, default=np.ndarray.tolist))
     else:
-        print(f"Step {model.step} of {model.workdir}")
+        of_member = "" if _MEMBER.value is None else f", member {_MEMBER.value}"
+        print(f"Step {model.step} of {model.workdir}{of_member}")
         for split, result in results.items():
             print(format_result(split, dataset.name, result))
 

@@ -72,6 +72,7 @@ def main(*files: str) -> None:
         report = {
             "workdir": str(model.workdir),
             "step": model.step,
+            "member": _MEMBER.value,
             "dataset": model.config.dataset,
             "images": [
                 {

@@ -3,6 +3,8 @@
 import json
 import re
 import signal
+import subprocess
+import sys
 
 import jax
 import numpy as np
@@ -10,12 +12,14 @@ import pytest
 
 from mnist_jax import committee, members, restoring
 from mnist_jax.data.builtin import make_fake
+from mnist_jax.digits.normalize import normalize, read_image
 from mnist_jax.input_pipeline import batch_indices
 from mnist_jax.runtime.errors import UserError
 from mnist_jax.runtime.signals import PreemptedError
 from mnist_jax.train_loop import train_and_evaluate
 from mnist_jax.train_step import train_steps
-from tests.conftest import create_fake_config
+from tests.conftest import ROOT, create_fake_config
+from tests.images import draw_seven
 from tests.states import create_state
 from tests.test_resume import assert_same_run
 from tests.workdirs import contents, curves, journal
@@ -160,6 +164,37 @@ def test_a_committee_has_the_mean_of_its_members_probabilities(several):
     for number, of_one in enumerate(each):
         assert (of_one.argmax(axis=1) == labels).sum() == test["num_correct"][number]
     assert contents(workdir) == before
+
+
+def test_the_commands_take_a_member_or_the_committee(several, tmp_path):
+    _, workdir = several
+    test = results(workdir)["test"]
+
+    def run(command, *args):
+        arguments = [command, f"--workdir={workdir}", *args]
+        result = subprocess.run(
+            [sys.executable, "-m", "mnist_jax", *arguments],
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+        )
+        assert (result.returncode, result.stderr) == (0, "")
+        return result.stdout
+
+    report = json.loads(run("evaluate", "--json", "--split=test"))
+    assert (report["member"], report["splits"]["test"]) == (None, test)
+    lines = run("evaluate", "--member=2", "--split=test").splitlines()
+    assert lines[0] == f"Step 40 of {workdir}, member 2"
+    assert f"Num correct: {test['num_correct'][2]} " in lines[2]
+    image = tmp_path / "seven.png"
+    draw_seven(28).save(image)
+    pixels = normalize(read_image(str(image)))
+    for member in (None, 1):
+        flags = () if member is None else (f"--member={member}",)
+        report = json.loads(run("predict", "--json", *flags, str(image)))
+        (expected,) = restoring.restore(workdir, member=member).predict(pixels[np.newaxis])
+        assert report["member"] == member
+        assert report["images"][0]["probabilities"] == expected.tolist()
 
 
 def test_a_committee_is_sure_where_logits_are_extreme():
