@@ -55,8 +55,8 @@ def elastic(
     factors, basis = affine_terms(affine_key, images.shape, **strengths)
     noise, modes = noise_terms(noise_key, images.shape, sigma)
     # One product gives both, in memory: XLA computes a sum again at each of its uses.
-    factors = jnp.concatenate([factors, strength * noise], axis=2)
-    basis = np.concatenate([basis, modes])
+    factors = jnp.concatenate([factors, noise], axis=2)
+    basis = np.concatenate([basis, strength * modes])
     return sample(images, *jnp.matmul(factors, basis, precision="highest"))
 
 
