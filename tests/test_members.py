@@ -74,7 +74,7 @@ def test_each_member_has_the_bits_and_the_results_of_its_single_run(several, sin
 @pytest.mark.parametrize("at_once", [2, NUM_SEEDS])
 def test_members_computed_together_are_close_to_their_single_runs(fake_config, at_once):
     """Also where the number of members is no multiple."""
-    fake_config.update(FIELDS | {"num_seeds": NUM_SEEDS, "augmentation": ""})
+    fake_config.update(FIELDS | {"num_seeds": NUM_SEEDS})
     images = np.random.default_rng(0).integers(0, 256, (300, 28, 28), np.uint8)
     labels = np.arange(300, dtype=np.int32) % 10
     indices = members.batch_indices(fake_config, range(1, 21), 300)
