@@ -19,8 +19,8 @@ def get_config() -> ml_collections.ConfigDict:
     config.num_seeds = 1
 
     # Data: mnist, or another image dataset of tensorflow-datasets (fashion_mnist, cifar10);
-    # mnist_5k (5,000 embedded digits); fake (random patterns); or your own .npz file or
-    # folder, as a path that begins with /, . or ~ or ends with .npz.
+    # mnist_5k (5,000 embedded digits); fake (random patterns, drawn by seed); or your own .npz
+    # file or folder, as a path that begins with /, . or ~ or ends with .npz.
     config.dataset = "mnist"
     # Your own folder of images: height and width to resize them to; (): as they are.
     config.image_size = ()
@@ -62,7 +62,7 @@ def get_config() -> ml_collections.ConfigDict:
     # Training: examples per step.
     config.batch_size = 100
     config.num_train_steps = 2000
-    # Steps per device call; affects the speed, not the results.
+    # Steps per device call; affects the speed, not the results (cnn: see configs/cnn.py).
     config.steps_per_call = 100
 
     # Reporting: loss and speed.

@@ -68,7 +68,8 @@ def map_members(
       state: Of all members.
       indices: `int32[members, steps, batch]`.
       at_once: Members to compute together, by `vmap`, on each device. With 1, each member has
-        the bits of its single run. None: 1 on CPUs, as many as fit elsewhere.
+        the bits of its single run (exceptions: docs/scale.md). None: 1 on CPUs, as many
+        as fit elsewhere.
 
     Returns:
       The next state of all members, and metrics `[steps, members, ...]`.

@@ -108,7 +108,8 @@ class CNN(nn.Module):
         for features in (16, 32):
             x = nn.Conv(features, (5, 5), use_bias=False, dtype=self.dtype)(x)
             x = nn.BatchNorm(use_running_average=not train, momentum=0.95, dtype=self.dtype)(x)
-            x = nn.max_pool(nn.relu(x), (2, 2), strides=(2, 2))
+            window = tuple(min(2, side) for side in x.shape[1:3])
+            x = nn.max_pool(nn.relu(x), window, strides=window)
         x = nn.relu(nn.Dense(128, dtype=self.dtype)(x.reshape(x.shape[0], -1)))
         x = nn.Dropout(self.dropout, deterministic=not train)(x)
         return nn.Dense(self.num_classes, dtype=self.dtype)(x).astype(jnp.float32)

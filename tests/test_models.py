@@ -98,3 +98,11 @@ def test_images_of_any_shape(model, shape):
     images = np.zeros((2, *shape), np.uint8)
     variables = model.init(jax.random.key(0), images)
     assert model.apply(variables, images).shape == (2, 5)
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (3, 2, 5)])
+def test_the_cnn_takes_images_of_a_few_pixels(shape):
+    model = CNN(num_classes=3)
+    images = np.zeros((2, *shape), np.uint8)
+    logits, _ = model.init_with_output(jax.random.key(0), images)
+    assert logits.shape == (2, 3)

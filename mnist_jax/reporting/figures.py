@@ -133,6 +133,8 @@ def mistakes(
 def _sheet(images: np.ndarray, captions: Sequence[str], *title: str) -> Figure:
     """Draws an image below each of at most 20 captions."""
     images = images[: len(captions)]
+    if images.shape[3:] not in ((), (3,)):  # `imshow` draws grey and RGB.
+        images = images.mean(axis=3).astype(np.uint8)
     factor = math.ceil(28 / images.shape[2])  # The margins are whole pixels.
     images = images.repeat(factor, axis=1).repeat(factor, axis=2)
     unit = images.shape[2] / 28

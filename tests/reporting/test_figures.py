@@ -171,7 +171,7 @@ def test_long_class_names_and_images_of_any_shape(image_shape, num_classes):
 
 
 def test_a_figure_that_fails_does_not_prevent_the_others(tmp_path):
-    arguments = create_arguments() | {"images": np.zeros((2000, 28, 28, 2), np.uint8)}
+    arguments = create_arguments() | {"images": np.zeros((2000, 784), np.uint8)}
     pngs, (error,) = figures.draw(tmp_path, **arguments)
     assert error.startswith("mistakes: ")
     assert sorted([*pngs, "mistakes"]) == NAMES
@@ -220,6 +220,15 @@ def test_expected_calibration_error_is_its_formula():
     figure = figures.calibration(labels, np.stack([confidence, 1 - confidence], axis=1), "")
     ece = (4 * (0.75 - 0.5) + 1 * (1 - 0.65)) / 5
     assert figure.get_suptitle().endswith(f"expected calibration error {ece:.4f}")
+
+
+@pytest.mark.parametrize("channels", [1, 2, 4, 5])
+def test_mistakes_have_any_number_of_channels(tmp_path, channels):
+    arguments = create_arguments()
+    images = arguments["images"][:, :, :, np.newaxis].repeat(channels, axis=3)
+    plain = figures.save(tmp_path / "plain.png", draw(**arguments)["mistakes"])
+    several = draw(**arguments | {"images": images})["mistakes"]
+    assert figures.save(tmp_path / "several.png", several) == plain
 
 
 def test_a_model_without_mistakes_and_journal_can_be_drawn(tmp_path):
