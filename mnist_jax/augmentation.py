@@ -54,7 +54,8 @@ def elastic(
     affine_key, noise_key = jax.random.split(key)
     factors, basis = affine_terms(affine_key, images.shape, **strengths)
     noise, modes = noise_terms(noise_key, images.shape, sigma)
-    # One product gives both, in memory: XLA computes a sum again at each of its uses.
+    # One product gives both, in memory: XLA computes a sum again at each of its uses. The
+    # strength is in the constants: times the noise, several devices would round differently.
     factors = jnp.concatenate([factors, noise], axis=2)
     basis = np.concatenate([basis, strength * modes])
     return sample(images, *jnp.matmul(factors, basis, precision="highest"))
