@@ -24,6 +24,9 @@ def get_config() -> ml_collections.ConfigDict:
     config.dataset = "mnist"
     # Your own folder of images: height and width to resize them to; (): as they are.
     config.image_size = ()
+    # Where the examples are: device (all in its memory), host (only the rows of a call are
+    # copied to it), or auto: device if they take less than half of its memory.
+    config.examples = "auto"
     # Used, with a warning, if mnist is unavailable; '': none.
     config.fallback_dataset = "mnist_5k"
     # Prepared datasets; '': $TFDS_DATA_DIR or ~/tensorflow_datasets.
