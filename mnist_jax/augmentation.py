@@ -174,7 +174,7 @@ AUGMENTATIONS: dict[str, Augmentation] = {
 
 
 def create_augmentation(config: ConfigDict) -> Augmentation | None:
-    """Returns the function that the config names, or None; raises UserError if there is none."""
+    """Returns the function that the config names; raises UserError if there is none."""
     if not config.augmentation:
         return None
     return config_lib.choose(config, "augmentation", AUGMENTATIONS)

@@ -94,7 +94,7 @@ def evaluate(
             values.append(of_batch)
             kept += [jax.device_get(its_outputs)] if split in keep else []
         is_real = batches.ravel() >= 0
-        columns = {
+        columns: dict[str, np.ndarray] = {
             name: np.concatenate([of_batch[name] for of_batch in values], axis=-1)[..., is_real]
             for name in values[0]
         }
@@ -107,10 +107,12 @@ def evaluate(
 def summarize(task: Task, columns: Mapping[str, np.ndarray]) -> dict[str, Any]:
     """Returns a split's result from the values of its examples, `[..., num_examples]`."""
     count = columns["loss"].shape[-1]
-    sums = {name: column.sum(axis=-1, dtype=float) for name, column in columns.items()}
+    sums: dict[str, Any] = {name: column.sum(axis=-1, dtype=float) for name, column in columns.items()}
 
     def divide(sums: Mapping[str, float]) -> dict[str, float]:
-        return {name: float(x) / count for name, x in sums.items()} | task.summarize(sums, count)
+        return {name: float(x) / count for name, x in sums.items()} | task.summarize(
+            sums, count
+        )
 
     if not sums["loss"].ndim:
         return {"num_examples": count, **divide(sums)}

@@ -4,7 +4,6 @@ import functools
 from collections.abc import Mapping
 from typing import Any, Protocol
 
-import jax
 import numpy as np
 
 from mnist_jax.data.datasets import Split
@@ -102,7 +101,7 @@ class HostExamples:
 
 
 def take(examples: Batch | None, rows: Any) -> Batch:
-    """Inside `jit`: returns the batch of some rows of the examples, or rows that are a batch."""
+    """Inside `jit`: returns the examples of some rows, or the rows that are a batch."""
     return rows if examples is None else {name: x[rows] for name, x in examples.items()}
 
 
@@ -116,7 +115,9 @@ def choose_place(examples: Split, where: str) -> str:
     if where == "auto":
         return "device" if size < limit / 2 else "host"
     if where == "device" and size > limit:
-        problem = f"{size / 1e9:.1f} GB of examples do not fit into a device's {limit / 1e9:.1f}"
+        problem = (
+            f"{size / 1e9:.1f} GB of examples do not fit into a device's {limit / 1e9:.1f}"
+        )
         raise UserError(f"config.examples: {problem} GB; set it to host")
     return where
 

@@ -106,9 +106,13 @@ def at_once(state: Any) -> int:
 
 
 def apply(
-    apply_fn: Callable[..., Any], task: Task, variables: Any, inputs: jax.Array, num_members: int
+    apply_fn: Callable[..., Any],
+    task: Task,
+    variables: Any,
+    inputs: jax.Array,
+    num_members: int,
 ) -> tuple[jax.Array, jax.Array]:
-    """Inside `jit`: returns each member's outputs, `[members, batch, ...]`, and the committee's.
+    """Inside `jit`: returns the members' outputs, `[members, batch, ...]`, and the committee's.
 
     Of a single member both are its outputs, `[batch, ...]`.
     """

@@ -16,7 +16,7 @@ from ml_collections import ConfigDict
 from mnist_jax.runtime import config as config_lib
 from mnist_jax.runtime.errors import UserError
 
-_Rate = optax.Schedule | float
+_Rate = Any  # An `optax.Schedule`, or a number.
 
 
 def constant(learning_rate: float, warmup_steps: int) -> optax.Schedule:

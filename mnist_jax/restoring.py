@@ -1,7 +1,7 @@
 """A trained model, or only its variables, from a workdir alone."""
 
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -123,17 +123,18 @@ def restore(
         if member is not None and member not in range(num_members):
             problem = f"{workdir} has no member {member}"
             raise UserError(f"member: {problem}; choose one from 0 to {num_members - 1}")
-        create = functools.partial(create_model, num_outputs=manifest.num_outputs)
-        model = _find_code(manifest, "model", model, MODELS, create)
+        num_outputs = manifest.num_outputs or len(manifest.class_names)
+        create = functools.partial(create_model, num_outputs=num_outputs)
+        module: nn.Module = _find_code(manifest, "model", model, MODELS, create)
         trained = TrainedModel(
             workdir,
             manifest,
-            model,
+            module,
             _find_code(manifest, "task", task, TASKS, create_task),
             variables={},
             num_members=num_members,
         )
-        init = functools.partial(model.init, train=False)
+        init = functools.partial(module.init, train=False)
         if num_members > 1:
             init = jax.vmap(init, axis_size=num_members, in_axes=None)
         example = jax.ShapeDtypeStruct((1, *trained.input.shape), trained.input.dtype)

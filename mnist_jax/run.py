@@ -66,8 +66,9 @@ class Run:
     def create_state(self) -> TrainState:
         """Returns the state at step 0: random, or with the variables of `config.init_from`."""
         state = create_train_state(self.config, self.model, self.task, self.dataset.input)
-        leaves, treedef = jax.tree.flatten(state)
-        leaves = [self.init_variables.get(n, x) for n, x in zip(leaves_by_name(state), leaves)]
+        treedef = jax.tree.structure(state)
+        start = self.init_variables
+        leaves = [start.get(name, leaf) for name, leaf in leaves_by_name(state).items()]
         return jax.tree.unflatten(treedef, sharding.put_replicated(jax.device_get(leaves)))
 
     def create_manifest(self, step: int, **fields: Any) -> Manifest:
@@ -77,13 +78,13 @@ class Run:
             step=step,
             config=self.config,
             class_names=self.dataset.class_names,
-            num_outputs=self.task.num_outputs(self.dataset),
             image_shape=example.shape,
             image_dtype=str(example.dtype),
             own_code=self.own_code,
             init_from=self.init_from,
             data_digest=self.dataset.digest,
             environment=environment.describe(),
+            num_outputs=self.task.num_outputs(self.dataset),
             **fields,
         )
 
@@ -136,7 +137,7 @@ def open_run(
     state = check_code(config, model, task, dataset)
     place = functools.partial(_choose_place, config, dataset, state)
     config.examples, config.steps_per_call = job.broadcast_from_first(place)
-    init_from, init_variables = (saved and saved.init_from), {}
+    init_from, init_variables = saved and saved.init_from, dict[str, np.ndarray]()
     if config.init_from and not saved:
         init_from, init_variables = restoring.read_start(config, state)
     parent = Path("runs", name)
@@ -210,7 +211,9 @@ def _load_dataset(config: ConfigDict, *, may_fall_back: bool) -> Dataset:
     return load()
 
 
-def check_code(config: ConfigDict, model: nn.Module, task: Task, dataset: Dataset) -> TrainState:
+def check_code(
+    config: ConfigDict, model: nn.Module, task: Task, dataset: Dataset
+) -> TrainState:
     """Traces a step and an evaluation, without computing them; returns the state's shapes.
 
     Raises:
@@ -233,8 +236,12 @@ def check_code(config: ConfigDict, model: nn.Module, task: Task, dataset: Datase
                 raise ValueError(f"{name} is {[*value.shape]}, expected {[size]}")
         metric, mode = task.best
         if metric not in values or mode not in ("max", "min"):
-            raise ValueError(f"best is {task.best}, expected one of {[*values]}, and max or min")
-    with _blaming("augmentation", config.augmentation, "it must suit the dataset and the model"):
+            raise ValueError(
+                f"best is {task.best}, expected one of {[*values]}, and max or min"
+            )
+    with _blaming(
+        "augmentation", config.augmentation, "it must suit the dataset and the model"
+    ):
         jax.eval_shape(train_step, state, batch)
     return state
 
@@ -261,9 +268,10 @@ def _choose_place(config: ConfigDict, dataset: Dataset, state: TrainState) -> tu
     # The gradients are as large as the parameters.
     need = config.num_seeds * memory.num_bytes(state) + memory.num_bytes(state.params)
     if need > (limit := memory.device_limit()):
-        field = "num_seeds" if config.num_seeds > 1 else "model"
-        problem = f"the state needs {need / 1e9:.1f} GB, and a device has {limit / 1e9:.1f} GB"
-        raise UserError(f"config.{field}: {problem}; choose a smaller one")
+        field = "hidden_sizes" if config.model == "mlp" else "model"
+        field = "num_seeds" if config.num_seeds > 1 else field
+        problem = f"the run needs at least {need / 1e9:.1f} GB of memory, and each device has"
+        raise UserError(f"config.{field}: {problem} {limit / 1e9:.1f} GB; reduce it")
     if place == "device":
         return place, config.steps_per_call
     row = dataset.examples.image.nbytes // len(dataset.examples.label)

@@ -71,9 +71,7 @@ class Task:
         """Returns the outputs of a committee; `outputs` are its members', `[members, ...]`."""
         return outputs.mean(axis=0)
 
-    def describe(
-        self, outputs: np.ndarray, class_names: Sequence[str]
-    ) -> list[dict[str, Any]]:
+    def describe(self, outputs: np.ndarray, class_names: Sequence[str]) -> list[dict[str, Any]]:
         """Returns for each example its prediction by JSON values, and as `text` for people."""
         numbers = np.asarray(outputs).reshape(len(outputs), -1).tolist()
         return [{"text": " ".join(f"{x:.4f}" for x in row), "outputs": row} for row in numbers]
@@ -120,7 +118,9 @@ class Classification(Task):
         label, classes = dataset.examples.label, len(dataset.class_names)
         if label.dtype != np.int32 or label.ndim != 1:
             form = f"{label.dtype}{list(label.shape)}"
-            raise ValueError(f"labels are {form}, expected an integer each; choose another task")
+            raise ValueError(
+                f"labels are {form}, expected an integer each; choose another task"
+            )
         if label.min() < 0 or label.max() >= classes:
             found = f"labels from {label.min()} to {label.max()}"
             raise ValueError(f"{found}, expected 0 to {classes - 1}: one of {classes} classes")
@@ -150,9 +150,7 @@ class Classification(Task):
         log_probabilities = jax.nn.log_softmax(outputs)
         return jax.nn.logsumexp(log_probabilities, axis=0) - math.log(len(outputs))
 
-    def describe(
-        self, outputs: np.ndarray, class_names: Sequence[str]
-    ) -> list[dict[str, Any]]:
+    def describe(self, outputs: np.ndarray, class_names: Sequence[str]) -> list[dict[str, Any]]:
         """Returns the class; in the text also up to two others of at least 1 %."""
         rows = []
         for p in np.asarray(jax.nn.softmax(jnp.asarray(outputs))):

@@ -108,6 +108,7 @@ class Dataset:
     @property
     def input(self) -> "jax.ShapeDtypeStruct":
         import jax
+
         return jax.ShapeDtypeStruct(self.examples.image.shape[1:], self.examples.image.dtype)
 
     @property

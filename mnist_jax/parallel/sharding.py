@@ -68,10 +68,11 @@ def put_rows(array: Any, indices: np.ndarray) -> jax.Array:
 
     if mesh.empty:
         return jax.device_put(read())
-    has_members = indices.ndim == 3
-    axes = [_MEMBERS, None, _DATA] if has_members else [None, (_MEMBERS, _DATA)][-indices.ndim :]
-    sizes = [math.prod(mesh.shape[a] for a in np.ravel(axis) if a) for axis in axes]
-    spec = [a if n % k == 0 else None for a, n, k in zip(axes, indices.shape, sizes, strict=True)]
+    axes = [(_MEMBERS,), (), (_DATA,)] if indices.ndim == 3 else [(), (_MEMBERS, _DATA)]
+    spec = [
+        axis if size % math.prod(mesh.shape[name] for name in axis) == 0 else None
+        for axis, size in zip(axes[-indices.ndim :], indices.shape, strict=True)
+    ]
     return jax.make_array_from_callback(shape, NamedSharding(mesh, PartitionSpec(*spec)), read)
 
 

@@ -73,7 +73,7 @@ class Reporter:
     ):
         """Opens the files, and removes what an earlier attempt reported after `state.step`.
 
-        `saved` is the manifest of the checkpoint that the run is resumed from; `is_over` whether
+        `saved` is the manifest of the checkpoint that the run is resumed from. `is_over`:
         nothing is left to train.
 
         Raises:
@@ -221,8 +221,8 @@ class Reporter:
                 file.write(json.dumps(report, indent=1, default=np.ndarray.tolist).encode())
         if best and step < run.config.num_train_steps:
             self._print(
-                f"Stopped early at step {step}: validation {best['name']} has not been better "
-                f"than {best['value']:.4f}, at step {best['step']}, in {best['evals']} evaluations"
+                f"Stopped early at step {step}: in {best['evals']} evaluations validation "
+                f"{best['name']} was not better than {best['value']:.4f} at step {best['step']}"
             )
         commands = [f"tensorboard --logdir {folder}", self._command("evaluate")]
         if run.dataset.input.shape == (28, 28) and run.dataset.class_names:

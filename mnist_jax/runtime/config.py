@@ -234,7 +234,13 @@ def hyperparameters(config: ConfigDict) -> dict[str, Any]:
 
 
 def from_json(fields: Mapping[str, Any]) -> ConfigDict:
-    """Returns the locked config of a JSON object: what it was, not whether it is valid now."""
+    """Returns the locked config of a JSON object: what it was, not whether it is valid now.
+
+    Raises:
+      UserError: It has a field that this version does not know.
+    """
+    if unknown := sorted(fields.keys() - _DEFAULTS.keys()):
+        raise UserError(f"config.{unknown[0]}: there is no such field in this version")
     values = {k: tuple(v) if isinstance(v, list) else v for k, v in fields.items()}
     # Older configs lack newer fields, whose defaults change nothing.
     return ConfigDict(_DEFAULTS.to_dict() | values).lock()

@@ -25,9 +25,9 @@ class Manifest(NamedTuple):
       step: Completed updates.
       config: The run's config, with the dataset that was really used.
       class_names: Of that dataset, by label.
-      num_outputs: Of the model.
       image_shape: Shape of one of its inputs.
       image_dtype: Their dtype.
+      num_outputs: Of the model; None: as many as there are classes.
       best: The `name` of the task's best metric, its `mode`, "max" or "min", and its `value` on
         the validation split at this step; None where it was not evaluated.
       early_stopping: The best `value` so far, its `step`, and `evals` since; see
@@ -45,13 +45,13 @@ class Manifest(NamedTuple):
     step: int
     config: ConfigDict
     class_names: Sequence[str]
-    num_outputs: int
-    best: Mapping[str, Any] | None = None
+    best: Mapping[str, Any] | None
     early_stopping: Mapping[str, Any] | None = None
     own_code: Mapping[str, Mapping[str, str]] = MappingProxyType({})
     init_from: Mapping[str, Any] | None = None
     image_shape: Sequence[int] = (28, 28)  # In version 0.1 all had this one.
-    image_dtype: str = "uint8"  # Up to version 0.2.
+    image_dtype: str = "uint8"  # Up to version 0.2, as the next one.
+    num_outputs: int | None = None
     data_digest: str = ""
     environment: Mapping[str, str] = MappingProxyType({})
     digests: Mapping[str, str] = MappingProxyType({})
@@ -89,9 +89,8 @@ def read(folder: Path) -> Manifest:
     if "num_classes" in content:  # Version 0.1 did not name the classes.
         content["class_names"] = [str(i) for i in range(content.pop("num_classes"))]
     if _OLD_BEST in content:  # Up to version 0.2.
-        content["num_outputs"], value = len(content["class_names"]), content.pop(_OLD_BEST)
-        best = {"name": "accuracy", "mode": "max", "value": value}
-        content["best"] = None if value is None else best
+        rating = {"name": "accuracy", "mode": "max", "value": content.pop(_OLD_BEST)}
+        content["best"] = None if rating["value"] is None else rating
     try:
         return Manifest(**content | {"config": config_lib.from_json(content["config"])})
     except (KeyError, TypeError) as error:  # Of another version: other fields.

@@ -33,7 +33,8 @@ def load(field: str, spec: str) -> Any:
         if place.endswith(".py"):
             file.stat()
             found = importlib.util.spec_from_file_location(module_name, file)
-            assert found and found.loader
+            assert found
+            assert found.loader
             module = importlib.util.module_from_spec(found)
             sys.modules[module_name] = module  # `dataclasses` looks there.
             found.loader.exec_module(module)
@@ -74,5 +75,7 @@ def warn_if_changed(kind: str, here: Mapping[str, str], there: Mapping[str, str]
     """Prints a warning if an object's `repr` or source is not what a run recorded."""
     changed = [what for what in ("repr", "sha256") if here[what] != there[what]]
     if changed:
-        problem = f"not the run's, which was {there['name']}: its {' and '.join(changed)} differs"
+        problem = (
+            f"not the run's, which was {there['name']}: its {' and '.join(changed)} differs"
+        )
         terminal.print_warning(f"WARNING: {kind}: {here['name']} is {problem}")
