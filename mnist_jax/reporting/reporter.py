@@ -233,7 +233,7 @@ class Reporter:
             if failure and not is_urgent:
                 terminal.print_warning(
                     f"WARNING: figures are missing ({failure}); draw them by "
-                    f"python -m mnist_jax.evaluate --workdir {self._run.workdir} --figures DIR"
+                    f"mnist-jax evaluate --workdir {self._run.workdir} --figures DIR"
                 )
         if self._is_first:
             self._journal.close()
@@ -314,8 +314,8 @@ class Reporter:
         self.print(
             f"Complete: {path} contains the results. Next:\n"
             f"  tensorboard --logdir {folder}\n"
-            f"  python -m mnist_jax.evaluate --workdir {folder}\n"
-            f"  python -m mnist_jax.demo --workdir {folder}"
+            f"  mnist-jax evaluate --workdir {folder}\n"
+            f"  mnist-jax demo --workdir {folder}"
         )
 
     def restart_clock(self, step: int) -> None:
