@@ -22,7 +22,7 @@ np.save(sys.argv[3], logits)
 
 
 def export(*args: object) -> subprocess.CompletedProcess:
-    command = [sys.executable, "-m", "mnist_jax.export", *map(str, args)]
+    command = [sys.executable, "-m", "mnist_jax", "export", *map(str, args)]
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
 
 

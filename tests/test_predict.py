@@ -1,4 +1,4 @@
-"""The command `python -m mnist_jax.predict`."""
+"""The command `mnist-jax predict`."""
 
 import json
 import os
@@ -12,7 +12,7 @@ import pytest
 from absl import flags
 from PIL import Image
 
-from mnist_jax.predict import format_prediction, main
+from mnist_jax.commands.predict import format_prediction, main
 from tests.conftest import ROOT
 from tests.images import draw_seven
 from tests.workdirs import contents
@@ -31,7 +31,7 @@ def images(tmp_path):
 def predict(*args, folder) -> subprocess.CompletedProcess:
     env = {k: v for k, v in os.environ.items() if k not in ("DISPLAY", "WAYLAND_DISPLAY")}
     return subprocess.run(
-        [sys.executable, "-m", "mnist_jax.predict", *map(str, args)],
+        [sys.executable, "-m", "mnist_jax", "predict", *map(str, args)],
         cwd=folder,
         env=env | {"PYTHONPATH": str(ROOT)},
         capture_output=True,

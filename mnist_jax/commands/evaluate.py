@@ -1,12 +1,12 @@
 """Evaluates a checkpoint of a run, and draws its figures.
 
-    python -m mnist_jax.evaluate --workdir DIR [--step latest|best|N] [--member K]
+    mnist-jax evaluate --workdir DIR [--step latest|best|N] [--member K]
         [--split SPLIT] [--json] [--figures DIR]
 
 Examples:
-    python -m mnist_jax.evaluate --workdir runs/mine
-    python -m mnist_jax.evaluate --workdir runs/mine --step best --split test --json
-    python -m mnist_jax.evaluate --workdir runs/mine --figures figures
+    mnist-jax evaluate --workdir runs/mine
+    mnist-jax evaluate --workdir runs/mine --step best --split test --json
+    mnist-jax evaluate --workdir runs/mine --figures figures
 """
 
 import json
@@ -14,16 +14,16 @@ import json
 import numpy as np
 from absl import flags
 
-from mnist_jax.runtime import command, run_folder, terminal
+from mnist_jax.commands.flags import JSON, MEMBER, STEP, WORKDIR
+from mnist_jax.runtime import run_folder, terminal
 from mnist_jax.runtime.errors import refusing
 
-_WORKDIR = flags.DEFINE_string("workdir", "", "The run's folder.")
-_STEP = flags.DEFINE_string("step", "latest", "latest, best (by validation), or a number.")
-_MEMBER = flags.DEFINE_integer("member", None, "One of several seeds, from 0; else all.")
+for flag in (WORKDIR, STEP, MEMBER, JSON):
+    flags.declare_key_flag(flag)
+
 _SPLIT = flags.DEFINE_enum(
     "split", "all", ["all", "train", "validation", "test"], "The split to evaluate."
 )
-_JSON = flags.DEFINE_bool("json", False, "Print one JSON object and nothing else.")
 _FIGURES = flags.DEFINE_string(
     "figures", None, "Folder to draw the figures of the split in (with all: of the test split)."
 )
@@ -38,7 +38,7 @@ def main() -> None:
     from mnist_jax.reporting.reporter import figure_arguments, format_result
 
     folder = run_folder.resolve("figures", _FIGURES.value) if _FIGURES.value else None
-    model = restoring.restore(_WORKDIR.value, _STEP.value, member=_MEMBER.value)
+    model = restoring.restore(WORKDIR.value, STEP.value, member=MEMBER.value)
     dataset = restoring.load_run_dataset(model)
     indices = eval_indices(dataset.sizes, model.config.eval_batch_size)
     results, logits = committee.evaluate(
@@ -57,21 +57,17 @@ def main() -> None:
             terminal.print_warning(f"WARNING: figures are missing ({'; '.join(errors)})")
     if _SPLIT.value != "all":
         results = {_SPLIT.value: results[_SPLIT.value]}
-    if _JSON.value:
+    if JSON.value:
         report = {
             "workdir": str(model.workdir),
             "step": model.step,
-            "member": _MEMBER.value,
+            "member": MEMBER.value,
             "dataset": dataset.name,
             "splits": results,
         }
         print(json.dumps(report, default=np.ndarray.tolist))
     else:
-        of_member = "" if _MEMBER.value is None else f", member {_MEMBER.value}"
+        of_member = "" if MEMBER.value is None else f", member {MEMBER.value}"
         print(f"Step {model.step} of {model.workdir}{of_member}")
         for split, result in results.items():
             print(format_result(split, dataset.name, result))
-
-
-if __name__ == "__main__":
-    command.run(main)

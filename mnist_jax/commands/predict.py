@@ -1,13 +1,13 @@
-"""Classifies image files with the parameters of a checkpoint; `-` is the file on stdin.
+"""Classifies image files with a checkpoint; `-` is the file on stdin.
 
-    python -m mnist_jax.predict --workdir DIR [--step latest|best|N] [--member K]
+    mnist-jax predict --workdir DIR [--step latest|best|N] [--member K]
         [--json] [--show] IMAGE...
 
 Examples:
-    python -m mnist_jax.predict --workdir runs/mine photo.jpg
-    python -m mnist_jax.predict --workdir runs/mine --show one.png two.png
-    python -m mnist_jax.predict --workdir runs/mine --step best --json *.png
-    scanimage --format=png | python -m mnist_jax.predict --workdir runs/mine -
+    mnist-jax predict --workdir runs/mine photo.jpg
+    mnist-jax predict --workdir runs/mine --show one.png two.png
+    mnist-jax predict --workdir runs/mine --step best --json *.png
+    scanimage --format=png | mnist-jax predict --workdir runs/mine -
 """
 
 import itertools
@@ -20,13 +20,13 @@ from pathlib import Path
 import numpy as np
 from absl import flags
 
-from mnist_jax.runtime import command, terminal
+from mnist_jax.commands.flags import JSON, MEMBER, STEP, WORKDIR
+from mnist_jax.runtime import terminal
 from mnist_jax.runtime.errors import UserError, refusing
 
-_WORKDIR = flags.DEFINE_string("workdir", "", "The run's folder.")
-_STEP = flags.DEFINE_string("step", "latest", "latest, best (by validation), or a number.")
-_MEMBER = flags.DEFINE_integer("member", None, "One of several seeds, from 0; else all.")
-_JSON = flags.DEFINE_bool("json", False, "Print one JSON object and nothing else.")
+for flag in (WORKDIR, STEP, MEMBER, JSON):
+    flags.declare_key_flag(flag)
+
 _SHOW = flags.DEFINE_bool(
     "show", False, "Draw the images beside the network's inputs in ./predictions.png; open it."
 )
@@ -34,13 +34,13 @@ _SHOW = flags.DEFINE_bool(
 _PAGE = 20  # Images of a file that --show draws.
 
 
-def main(*files: str) -> None:
+def main(*image: str) -> None:
     """Prints the prediction for each image; for unreadable ones an error on stderr."""
     from mnist_jax import restoring
     from mnist_jax.digits import normalize
     from mnist_jax.digits.normalize import UnreadableImageError
 
-    model = restoring.restore(_WORKDIR.value, _STEP.value, member=_MEMBER.value)
+    model = restoring.restore(WORKDIR.value, STEP.value, member=MEMBER.value)
     shape = tuple(model.image_shape)
     if shape[2:] not in ((), (3,)):
         raise UserError(f"workdir: the model needs images of {shape[2]} channels, no files")
@@ -50,17 +50,17 @@ def main(*files: str) -> None:
     inputs: dict[str, np.ndarray] = {}
     notes: dict[str, str] = {}
     errors: dict[str, str] = {}
-    for file in files:
+    for file in image:
         try:
-            image = normalize.read_image(file)
+            pixels = normalize.read_image(file)
             if is_digit:
-                inputs[file] = normalize.normalize(image)
-                if note := normalize.find_doubt(image):
+                inputs[file] = normalize.normalize(pixels)
+                if note := normalize.find_doubt(pixels):
                     notes[file] = note
             else:
-                inputs[file] = normalize.resize(image, shape)
+                inputs[file] = normalize.resize(pixels, shape)
             if _SHOW.value:
-                images[file] = image
+                images[file] = pixels
         except UnreadableImageError as error:
             errors[file] = str(error)
             terminal.print_error(f"{file}: {error}")
@@ -68,11 +68,11 @@ def main(*files: str) -> None:
     probabilities = model.predict(np.stack([*inputs.values()])) if inputs else ()
     predictions = dict(zip(inputs, probabilities, strict=True))
     texts = {f: format_prediction(p, model.class_names) for f, p in predictions.items()}
-    if _JSON.value:
+    if JSON.value:
         report = {
             "workdir": str(model.workdir),
             "step": model.step,
-            "member": _MEMBER.value,
+            "member": MEMBER.value,
             "dataset": model.config.dataset,
             "images": [
                 {
@@ -129,7 +129,3 @@ def _show(images: list[np.ndarray], inputs: list[np.ndarray], titles: list[str])
     print(f"Drawn in {', '.join(map(str, pages))}", file=sys.stderr)
     if sys.platform != "linux" or {"DISPLAY", "WAYLAND_DISPLAY"} & os.environ.keys():
         Image.open(pages[0]).show()
-
-
-if __name__ == "__main__":
-    command.run(main, positional="image")

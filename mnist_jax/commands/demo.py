@@ -1,11 +1,11 @@
-"""Serves a page to draw a digit on, which shows the network's input and its prediction.
+"""Serves a page to draw a digit on; it shows the network's input and its prediction.
 
-    python -m mnist_jax.demo --workdir DIR [--step latest|best|N] [--member K]
+    mnist-jax demo --workdir DIR [--step latest|best|N] [--member K]
         [--host ADDRESS] [--port N]
 
 Examples:
-    python -m mnist_jax.demo --workdir runs/mine
-    python -m mnist_jax.demo --workdir runs/mine --host 192.168.1.20
+    mnist-jax demo --workdir runs/mine
+    mnist-jax demo --workdir runs/mine --host 192.168.1.20
 """
 
 import contextlib
@@ -13,7 +13,6 @@ import ipaddress
 import json
 import secrets
 import signal
-import socket
 import sys
 import threading
 from collections.abc import Callable
@@ -25,12 +24,12 @@ from typing import Any
 import numpy as np
 from absl import flags
 
-from mnist_jax.runtime import command
+from mnist_jax.commands.flags import MEMBER, STEP, WORKDIR
 from mnist_jax.runtime.errors import UserError, refusing
 
-_WORKDIR = flags.DEFINE_string("workdir", "", "The run's folder.")
-_STEP = flags.DEFINE_string("step", "latest", "latest, best (by validation), or a number.")
-_MEMBER = flags.DEFINE_integer("member", None, "One of several seeds, from 0; else all.")
+for flag in (WORKDIR, STEP, MEMBER):
+    flags.declare_key_flag(flag)
+
 _HOST = flags.DEFINE_string(
     "host", "127.0.0.1", "An address of this machine: that in its network, for a phone there."
 )
@@ -40,7 +39,6 @@ _PORT = flags.DEFINE_integer(
 
 _SIDE = 280  # Pixels of the canvas, which the page sends as one byte of grey each.
 _NUM_BYTES = _SIDE * _SIDE
-_DEADLINE = 10  # Seconds for a whole request.
 _MAX_THREADS = 64
 
 
@@ -49,7 +47,7 @@ def main() -> None:
     from mnist_jax import restoring
     from mnist_jax.digits.normalize import UnreadableImageError, normalize
 
-    model = restoring.restore(_WORKDIR.value, _STEP.value, member=_MEMBER.value)
+    model = restoring.restore(WORKDIR.value, STEP.value, member=MEMBER.value)
     if tuple(model.image_shape) != (28, 28):
         shape = "x".join(map(str, model.image_shape))
         raise UserError(
@@ -94,7 +92,7 @@ class _Server(ThreadingHTTPServer):
     ):
         """Opens the port; `predict` is called with `uint8[280, 280]`, in several threads."""
         self.predict = predict
-        self.page = resources.files("mnist_jax").joinpath("demo.html").read_bytes()
+        self.page = resources.files("mnist_jax.commands").joinpath("demo.html").read_bytes()
         self._free_threads = threading.Semaphore(_MAX_THREADS)
         advice = "choose another --port or --host"
         with refusing(f"port: {host}:{port}", advice, (OSError, ValueError)):
@@ -109,15 +107,7 @@ class _Server(ThreadingHTTPServer):
         super().process_request(request, client_address)
 
     def process_request_thread(self, request: Any, client_address: Any) -> None:
-        def end() -> None:
-            with contextlib.suppress(OSError):  # It has ended just now.
-                request.shutdown(socket.SHUT_RDWR)
-
-        deadline = threading.Timer(_DEADLINE, end)
-        deadline.daemon = True
-        deadline.start()
         super().process_request_thread(request, client_address)
-        deadline.cancel()
         self._free_threads.release()
 
     def handle_error(self, request: object, client_address: object) -> None:
@@ -128,6 +118,7 @@ class _Server(ThreadingHTTPServer):
 
 class _Handler(BaseHTTPRequestHandler):
     server: _Server
+    timeout = 10  # Seconds without a byte from the client.
 
     def parse_request(self) -> bool:
         """Refuses what another site's page sends, also one whose name leads to this machine."""
@@ -175,7 +166,3 @@ class _Handler(BaseHTTPRequestHandler):
 
     def log_message(self, format: str, *args: object) -> None:
         """Does nothing: a line for each stroke would hide the address of the page."""
-
-
-if __name__ == "__main__":
-    command.run(main)

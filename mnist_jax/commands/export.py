@@ -1,6 +1,6 @@
 """Exports a trained model to one file that other programs run without this package.
 
-    python -m mnist_jax.export --workdir DIR [--step latest|best|N] [--member K] --output FILE
+    mnist-jax export --workdir DIR [--step latest|best|N] [--member K] --output FILE
 
 The exported function computes logits, float32[batch, classes], from images, uint8[batch, ...],
 for a batch of any size. A FILE that ends with .onnx is ONNX, and needs the package jax2onnx.
@@ -8,8 +8,8 @@ Any other FILE is StableHLO, which jax alone runs on CPU, GPU or TPU:
 `jax.export.deserialize(bytearray(content)).call(images)`.
 
 Examples:
-    python -m mnist_jax.export --workdir runs/mine --output digits.stablehlo
-    python -m mnist_jax.export --workdir runs/mine --step best --output digits.onnx
+    mnist-jax export --workdir runs/mine --output digits.stablehlo
+    mnist-jax export --workdir runs/mine --step best --output digits.onnx
 """
 
 from collections.abc import Callable
@@ -18,13 +18,14 @@ from typing import Any
 
 from absl import flags
 
-from mnist_jax.runtime import command, run_folder
+from mnist_jax.commands.flags import MEMBER, STEP, WORKDIR
+from mnist_jax.runtime import run_folder
 from mnist_jax.runtime.errors import UserError, refusing
 from mnist_jax.runtime.files import replacing
 
-_WORKDIR = flags.DEFINE_string("workdir", "", "The run's folder.")
-_STEP = flags.DEFINE_string("step", "latest", "latest, best (by validation), or a number.")
-_MEMBER = flags.DEFINE_integer("member", None, "One of several seeds, from 0; else all.")
+for flag in (WORKDIR, STEP, MEMBER):
+    flags.declare_key_flag(flag)
+
 _OUTPUT = flags.DEFINE_string("output", "", "The file to write.")
 
 
@@ -39,7 +40,7 @@ def main() -> None:
         raise UserError("output: missing; give --output FILE")
     output = Path(_OUTPUT.value)
     output = run_folder.resolve("output", output.parent) / output.name
-    trained = restoring.restore(_WORKDIR.value, _STEP.value, member=_MEMBER.value)
+    trained = restoring.restore(WORKDIR.value, STEP.value, member=MEMBER.value)
 
     def compute_logits(images: jax.Array) -> Any:
         return trained.apply_fn(trained.variables, images, train=False)
@@ -66,7 +67,3 @@ def _to_onnx(function: Callable[..., Any], images: Any) -> bytes:
     except ImportError as error:
         raise UserError("output: .onnx needs jax2onnx; see README.md") from error
     return to_onnx(function, inputs=[images], model_name="mnist_jax").SerializeToString()
-
-
-if __name__ == "__main__":
-    command.run(main)
