@@ -107,7 +107,9 @@ def evaluate(
 def summarize(task: Task, columns: Mapping[str, np.ndarray]) -> dict[str, Any]:
     """Returns a split's result from the values of its examples, `[..., num_examples]`."""
     count = columns["loss"].shape[-1]
-    sums: dict[str, Any] = {name: column.sum(axis=-1, dtype=float) for name, column in columns.items()}
+    sums: dict[str, Any] = {
+        name: column.sum(axis=-1, dtype=float) for name, column in columns.items()
+    }
 
     def divide(sums: Mapping[str, float]) -> dict[str, float]:
         return {name: float(x) / count for name, x in sums.items()} | task.summarize(

@@ -51,8 +51,10 @@ def test_a_model_of_other_images_gets_one_line():
     command = [sys.executable, "-c", COLOUR_MODEL]
     result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert (result.returncode, result.stdout) == (2, "")
-    message = "workdir: its images are 32x32x3; the demo needs 28x28, grey; choose another\n"
-    assert result.stderr == message
+    message = (
+        "workdir: it learned Classification of uint8[32, 32, 3]; the demo needs classes of"
+    )
+    assert result.stderr == f"{message} grey bytes, 28x28; choose another\n"
 
 
 SERVER = """
@@ -69,7 +71,7 @@ class Server(demo._Server):
         finally:
             requests.remove(args)
 def predict(grey):
-    return {"classes": names, "digit": 1, "probabilities": [0, 1, 0], "image": [0] * 784,
+    return {"classes": names, "label": 1, "probabilities": [0, 1, 0], "image": [0] * 784,
             "num_requests": len(requests)}
 with Server(predict, sys.argv[1], 0) as server:
     print(server.url, flush=True)
@@ -112,14 +114,14 @@ def test_answers_a_drawing(port):
     )
     answer = json.loads(body)
     assert status == 200
-    assert answer["digit"] == np.argmax(answer["probabilities"]) == 7
+    assert answer["label"] == np.argmax(answer["probabilities"]) == 7
     assert len(answer["image"]) == 784
     assert max(answer["image"]) == 255
 
 
 def test_answers_an_empty_sheet(port):
     status, body = ask(port, "POST", "/predict", bytes(280 * 280))
-    assert (status, json.loads(body)["digit"]) == (200, None)
+    assert (status, json.loads(body)["label"]) == (200, None)
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,8 @@ import pytest
 from absl import flags
 from PIL import Image
 
-from mnist_jax.commands.predict import format_prediction, main
+from mnist_jax.commands.predict import main
+from mnist_jax.tasks import Classification
 from tests.conftest import ROOT
 from tests.images import draw_seven
 from tests.workdirs import contents
@@ -84,7 +85,7 @@ def test_json_is_one_object_and_show_draws_a_figure(trained_workdir, images):
     seven, two, *others = report["images"]
     assert (seven["file"], two["file"]) == ("seven.png", "two.png")
     for image in (seven, *others):
-        assert (image["digit"], image["class"]) == (7, "7")
+        assert (image["label"], image["class"]) == (7, "7")
         assert sum(image["probabilities"]) == pytest.approx(1, abs=1e-5)
         assert np.argmax(image["probabilities"]) == 7
         assert "note" not in image
@@ -131,9 +132,10 @@ def test_a_mistake_gets_one_line(images, args, message):
 @pytest.mark.parametrize(
     ("probabilities", "text"),
     [
-        ([0.001, 0.999, 0.0], "1 (99.9%)"),
+        ([0.001, 0.998, 0.001], "1 (99.8%)"),
         ([0.3, 0.65, 0.05], "1 (65.0%), or 0 (30.0%), 2 (5.0%)"),
     ],
 )
 def test_the_line_names_the_most_probable_classes(probabilities, text):
-    assert format_prediction(np.array(probabilities), ["0", "1", "2"]) == text
+    (row,) = Classification().describe(np.log([probabilities]), ["0", "1", "2"])
+    assert row["text"] == text

@@ -1,7 +1,7 @@
 """Serves a page to draw a digit on; it shows the network's input and its prediction.
 
     mnist-jax demo --workdir DIR [--step latest|best|N] [--member K]
-        [--host ADDRESS] [--port N]
+        [--model FILE.py:NAME] [--task FILE.py:NAME] [--host ADDRESS] [--port N]
 
 Examples:
     mnist-jax demo --workdir runs/mine
@@ -24,10 +24,10 @@ from typing import Any
 import numpy as np
 from absl import flags
 
-from mnist_jax.commands.flags import MEMBER, STEP, WORKDIR
+from mnist_jax.commands.flags import CHECKPOINT, restore_checkpoint
 from mnist_jax.runtime.errors import UserError, refusing
 
-for flag in (WORKDIR, STEP, MEMBER):
+for flag in CHECKPOINT:
     flags.declare_key_flag(flag)
 
 _HOST = flags.DEFINE_string(
@@ -44,28 +44,24 @@ _MAX_THREADS = 64
 
 def main() -> None:
     """Serves the page until Ctrl-C."""
-    from mnist_jax import restoring
     from mnist_jax.digits.normalize import UnreadableImageError, normalize
+    from mnist_jax.tasks import Classification
 
-    model = restoring.restore(WORKDIR.value, STEP.value, member=MEMBER.value)
-    if tuple(model.image_shape) != (28, 28):
-        shape = "x".join(map(str, model.image_shape))
-        raise UserError(
-            f"workdir: its images are {shape}; the demo needs 28x28, grey; choose another"
-        )
+    model = restore_checkpoint()
+    shape, dtype = model.input.shape, model.input.dtype
+    if (shape, dtype) != ((28, 28), np.uint8) or not isinstance(model.task, Classification):
+        problem = f"it learned {type(model.task).__name__} of {dtype}{[*shape]}"
+        needs = "the demo needs classes of grey bytes, 28x28"
+        raise UserError(f"workdir: {problem}; {needs}; choose another")
 
     def predict(grey: np.ndarray) -> dict[str, object]:
         try:
             image = normalize(grey[:, :, np.newaxis] / 255)
         except UnreadableImageError:  # Nothing is drawn.
-            return {"classes": model.class_names, "digit": None}
-        (probabilities,) = model.predict(image[np.newaxis])
-        return {
-            "classes": model.class_names,
-            "digit": int(probabilities.argmax()),
-            "image": image.ravel().tolist(),
-            "probabilities": probabilities.tolist(),
-        }
+            return {"classes": model.manifest.class_names, "label": None}
+        (row,) = model.predict(image[np.newaxis])
+        pixels = image.ravel().tolist()
+        return {"classes": model.manifest.class_names, "image": pixels, **row}
 
     predict(255 * np.eye(_SIDE, dtype=np.uint8))  # Compiles before the first request.
     with _Server(predict, _HOST.value, _PORT.value) as server:

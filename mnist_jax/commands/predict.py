@@ -1,7 +1,7 @@
 """Classifies image files with a checkpoint; `-` is the file on stdin.
 
     mnist-jax predict --workdir DIR [--step latest|best|N] [--member K]
-        [--json] [--show] IMAGE...
+        [--model FILE.py:NAME] [--task FILE.py:NAME] [--json] [--show] IMAGE...
 
 Examples:
     mnist-jax predict --workdir runs/mine photo.jpg
@@ -14,17 +14,16 @@ import itertools
 import json
 import os
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 from absl import flags
 
-from mnist_jax.commands.flags import JSON, MEMBER, STEP, WORKDIR
+from mnist_jax.commands.flags import CHECKPOINT, JSON, MEMBER, restore_checkpoint
 from mnist_jax.runtime import terminal
 from mnist_jax.runtime.errors import UserError, refusing
 
-for flag in (WORKDIR, STEP, MEMBER, JSON):
+for flag in (*CHECKPOINT, JSON):
     flags.declare_key_flag(flag)
 
 _SHOW = flags.DEFINE_bool(
@@ -36,16 +35,16 @@ _PAGE = 20  # Images of a file that --show draws.
 
 def main(*image: str) -> None:
     """Prints the prediction for each image; for unreadable ones an error on stderr."""
-    from mnist_jax import restoring
     from mnist_jax.digits import normalize
     from mnist_jax.digits.normalize import UnreadableImageError
 
-    model = restoring.restore(WORKDIR.value, STEP.value, member=MEMBER.value)
-    shape = tuple(model.image_shape)
-    if shape[2:] not in ((), (3,)):
-        raise UserError(f"workdir: the model needs images of {shape[2]} channels, no files")
+    model = restore_checkpoint()
+    shape, dtype = model.input.shape, model.input.dtype
+    if dtype != np.uint8 or len(shape) < 2 or shape[2:] not in ((), (3,)):
+        problem = f"the model's input is {dtype}{[*shape]}, and files are grey or RGB bytes"
+        raise UserError(f"workdir: {problem}; use restoring.restore in Python")
     # Other images of MNIST's size, such as clothes, are not centred by their mass.
-    is_digit = shape == (28, 28) and set("0123456789") <= set(model.class_names)
+    is_digit = shape == (28, 28) and set("0123456789") <= set(model.manifest.class_names)
     images: dict[str, np.ndarray] = {}
     inputs: dict[str, np.ndarray] = {}
     notes: dict[str, str] = {}
@@ -65,9 +64,8 @@ def main(*image: str) -> None:
             errors[file] = str(error)
             terminal.print_error(f"{file}: {error}")
 
-    probabilities = model.predict(np.stack([*inputs.values()])) if inputs else ()
-    predictions = dict(zip(inputs, probabilities, strict=True))
-    texts = {f: format_prediction(p, model.class_names) for f, p in predictions.items()}
+    rows = model.predict(np.stack([*inputs.values()])) if inputs else []
+    texts = {file: row.pop("text") for file, row in zip(inputs, rows, strict=True)}
     if JSON.value:
         report = {
             "workdir": str(model.workdir),
@@ -75,14 +73,8 @@ def main(*image: str) -> None:
             "member": MEMBER.value,
             "dataset": model.config.dataset,
             "images": [
-                {
-                    "file": file,
-                    "digit": int(p.argmax()),
-                    "class": model.class_names[p.argmax()],
-                    "probabilities": p.tolist(),
-                }
-                | ({"note": notes[file]} if file in notes else {})
-                for file, p in predictions.items()
+                {"file": file, **row, **({"note": notes[file]} if file in notes else {})}
+                for file, row in zip(inputs, rows, strict=True)
             ],
             "errors": [{"file": file, "error": error} for file, error in errors.items()],
         }
@@ -97,19 +89,6 @@ def main(*image: str) -> None:
         _show([*images.values()], [*inputs.values()], titles)
     if errors:
         sys.exit(UserError.exit_code)
-
-
-def format_prediction(probabilities: np.ndarray, class_names: Sequence[str]) -> str:
-    """Formats the most probable class, and up to two others of at least 1 %.
-
-    Args:
-      probabilities: `float[num_classes]`.
-      class_names: By label.
-    """
-    first, *others = np.argsort(-probabilities, kind="stable")[:3]
-    classes = [first, *(label for label in others if probabilities[label] >= 0.01)]
-    best, *rest = (f"{class_names[i]} ({probabilities[i]:.1%})" for i in classes)
-    return best + (f", or {', '.join(rest)}" if rest else "")
 
 
 def _show(images: list[np.ndarray], inputs: list[np.ndarray], titles: list[str]) -> None:

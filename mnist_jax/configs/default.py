@@ -26,8 +26,8 @@ def get_config() -> ml_collections.ConfigDict:
     config.image_size = ()
     # Used, with a warning, if mnist is unavailable; '': none.
     config.fallback_dataset = "mnist_5k"
-    # Where the examples are: device (all in its memory), host (only the rows of a call are copied
-    # to it), or auto: device if they take less than half of its memory.
+    # Where the examples are: device (all in its memory), host (only the rows of a call are
+    # copied to it), or auto: device if they take less than half of its memory.
     config.examples = "auto"
     # Prepared datasets; '': $TFDS_DATA_DIR or ~/tensorflow_datasets.
     config.data_dir = ""
@@ -51,7 +51,8 @@ def get_config() -> ml_collections.ConfigDict:
 
     # A run whose best checkpoint's parameters this run starts from; '': random ones.
     config.init_from = ""
-    # Regular expression: only parameters whose names (hidden1/kernel) match are trained; '': all.
+    # Regular expression: only parameters whose name (like hidden1/kernel) matches are trained;
+    # '': all.
     config.trainable = ""
 
     # Optimizer: sgd, adam, adamw, lion or adafactor; see optimizers.py.

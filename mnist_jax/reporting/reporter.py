@@ -26,7 +26,7 @@ from mnist_jax.runtime.errors import TrainingDivergedError, WriteError, first_li
 from mnist_jax.runtime.files import replacing
 from mnist_jax.runtime.manifest import Manifest
 from mnist_jax.runtime.signals import PreemptedError
-from mnist_jax.tasks import format_spread
+from mnist_jax.tasks import Classification, format_spread
 from mnist_jax.train_step import Metrics, TrainState
 
 # Called with a step and its numbers, such as `test/accuracy`, after the journal has them. A
@@ -225,7 +225,8 @@ class Reporter:
                 f"{best['name']} was not better than {best['value']:.4f} at step {best['step']}"
             )
         commands = [f"tensorboard --logdir {folder}", self._command("evaluate")]
-        if run.dataset.input.shape == (28, 28) and run.dataset.class_names:
+        form = run.dataset.input.shape, run.dataset.input.dtype
+        if form == ((28, 28), np.uint8) and isinstance(run.task, Classification):
             commands += [self._command("demo")]
         lines = "".join(f"\n  {command}" for command in commands)
         self._print(f"Complete: {path} contains the results. Next:{lines}")

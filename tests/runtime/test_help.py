@@ -11,12 +11,13 @@ from mnist_jax.configs import default
 from tests.conftest import ROOT
 
 PACKAGE = ["-m", "mnist_jax"]
+CHECKPOINT = {"workdir", "step", "member", "model", "task"}
 FLAGS = {
     "train": {"config", "workdir", "distributed"},
-    "evaluate": {"workdir", "step", "member", "json", "split", "figures"},
-    "predict": {"workdir", "step", "member", "json", "show"},
-    "demo": {"workdir", "step", "member", "host", "port"},
-    "export": {"workdir", "step", "member", "output"},
+    "evaluate": CHECKPOINT | {"json", "split", "figures"},
+    "predict": CHECKPOINT | {"json", "show"},
+    "demo": CHECKPOINT | {"host", "port"},
+    "export": CHECKPOINT | {"output"},
 }
 
 
