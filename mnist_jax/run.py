@@ -31,7 +31,7 @@ class Run:
     """An open run.
 
     Attributes:
-      config: With the dataset and folders that are really used; see `configs/default.py`.
+      config: With the dataset and folders that are really used; see `configs.default`.
       workdir: The run's folder, absolute.
       examples: The dataset's images and labels, on the devices.
       eval_indices: The batches of an evaluation by split; see `input_pipeline.eval_indices`.

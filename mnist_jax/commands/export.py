@@ -21,7 +21,7 @@ from absl import flags
 from mnist_jax.commands.flags import MEMBER, STEP, WORKDIR
 from mnist_jax.runtime import run_folder
 from mnist_jax.runtime.errors import UserError, refusing
-from mnist_jax.runtime.files import replacing
+from mnist_jax.runtime.files import is_pipe_or_device, replacing
 
 for flag in (WORKDIR, STEP, MEMBER):
     flags.declare_key_flag(flag)
@@ -40,6 +40,8 @@ def main() -> None:
         raise UserError("output: missing; give --output FILE")
     output = Path(_OUTPUT.value)
     output = run_folder.resolve("output", output.parent) / output.name
+    if is_pipe_or_device(output):  # A file would replace it.
+        raise UserError(f"output: {output}: a pipe or a device; choose another file")
     trained = restoring.restore(WORKDIR.value, STEP.value, member=MEMBER.value)
 
     def compute_logits(images: jax.Array) -> Any:
