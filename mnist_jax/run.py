@@ -37,7 +37,7 @@ class Run:
     """An open run.
 
     Attributes:
-      config: With the dataset and folders that are really used; see `configs/default.py`.
+      config: With the dataset and folders that are really used; see `configs.default`.
       workdir: The run's folder, absolute.
       source: The dataset's examples, on the devices or on the host.
       eval_indices: The batches of an evaluation by split; see `input_pipeline.eval_indices`.

@@ -32,7 +32,7 @@ def train_and_evaluate(
     """Trains to `config.num_train_steps`; reports, evaluates and saves as the config says.
 
     Args:
-      config: See `configs/default.py`.
+      config: See `configs.default`.
       workdir: The run's folder. If it contains a run, that run is resumed from its newest
         checkpoint and ends with the same bits as without the interruption. None: a new
         folder, `runs/<name>/<YYYYMMDD-HHMMSS>`.

@@ -42,7 +42,10 @@ def demo(*args):
 COLOUR_MODEL = """
 import types
 from mnist_jax import __main__, restoring
-restoring.restore = lambda *args, **_: types.SimpleNamespace(image_shape=[32, 32, 3])
+from mnist_jax.tasks import Classification
+example = types.SimpleNamespace(shape=(32, 32, 3), dtype="uint8")
+model = types.SimpleNamespace(input=example, task=Classification())
+restoring.restore = lambda *args, **_: model
 __main__.main(["mnist-jax", "demo"])
 """
 

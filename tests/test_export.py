@@ -61,6 +61,7 @@ def test_onnx_gives_the_same_logits(trained_workdir: Path, tmp_path: Path):
     [
         ([], "output: missing"),
         (["--output", "no/such/model"], "No such file or directory"),
+        (["--output", "/dev/null"], "output: /dev/null: a pipe or a device; choose another"),
         pytest.param(
             ["--output", "model.onnx"],
             "needs jax2onnx",

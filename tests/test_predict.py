@@ -7,6 +7,7 @@ import subprocess
 import sys
 import types
 
+import jax
 import numpy as np
 import pytest
 from absl import flags
@@ -103,10 +104,12 @@ def test_a_model_of_other_images_gets_those_and_its_class_names_are_printed(
 ):
     def classify(inputs):
         assert (inputs.shape, inputs.dtype) == ((1, 8, 12, 3), np.uint8)
-        return np.array([[0.1, 0.9]])
+        return Classification().describe(np.log([[0.1, 0.9]]), ["cat", "dog"])
 
     model = types.SimpleNamespace(
-        image_shape=[8, 12, 3], class_names=["cat", "dog"], predict=classify
+        input=jax.ShapeDtypeStruct((8, 12, 3), "uint8"),
+        manifest=types.SimpleNamespace(class_names=["cat", "dog"]),
+        predict=classify,
     )
     monkeypatch.setattr("mnist_jax.restoring.restore", lambda *args, **_: model)
     flags.FLAGS.mark_as_parsed()

@@ -23,7 +23,7 @@ from absl import flags
 from mnist_jax.commands.flags import CHECKPOINT, restore_checkpoint
 from mnist_jax.runtime import run_folder
 from mnist_jax.runtime.errors import UserError, refusing
-from mnist_jax.runtime.files import replacing
+from mnist_jax.runtime.files import is_pipe_or_device, replacing
 
 for flag in CHECKPOINT:
     flags.declare_key_flag(flag)
@@ -39,6 +39,8 @@ def main() -> None:
         raise UserError("output: missing; give --output FILE")
     output = Path(_OUTPUT.value)
     output = run_folder.resolve("output", output.parent) / output.name
+    if is_pipe_or_device(output):  # A file would replace it.
+        raise UserError(f"output: {output}: a pipe or a device; choose another file")
     trained = restore_checkpoint()
 
     def compute(inputs: jax.Array) -> Any:

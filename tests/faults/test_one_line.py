@@ -65,7 +65,7 @@ def check_refused(
         ([*TRAIN, "--config.manual_dir=a\0b"], "config.manual_dir: a\\x00b: "),
         (
             [*TRAIN, "--config.data_dir=/dev/null"],
-            "config.data_dir=/dev/null: a pipe or a device",
+            "config.data_dir: /dev/null: Not a directory",
         ),
         ([*TRAIN, "--config.data_dir=gs://a"], "config.data_dir: gs://a: is a URL; mount"),
         ([*TRAIN, "--config.manual_dir=gs://a"], "config.manual_dir: gs://a: is a URL"),
