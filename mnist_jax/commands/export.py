@@ -49,7 +49,9 @@ def main() -> None:
     (batch,) = jax.export.symbolic_shape("batch")
     inputs = jax.ShapeDtypeStruct((batch, *trained.input.shape), trained.input.dtype)
     convert = _to_onnx if output.suffix == ".onnx" else _to_stablehlo
-    content = convert(compute, inputs)
+    advice = "it must take a batch of any size: by images.shape[0], not by len(images)"
+    with refusing(f"model: {type(trained.model).__name__}", advice, TypeError):
+        content = convert(compute, inputs)
     with refusing(f"output: {output}", "choose another file"), replacing(output) as stream:
         stream.write(content)
     print(f"Step {trained.step} of {trained.workdir}: {output}, {len(content):,} bytes")
