@@ -1,32 +1,48 @@
-"""A user's own dataset: an .npz file, a folder of IDX files, or a folder of images."""
+"""A user's own dataset: an .npz file, or a folder of .npy files, IDX files or images."""
 
 import concurrent.futures
 import contextlib
+import dataclasses
+import fcntl
+import functools
 import gzip
+import hashlib
+import math
+import sys
 import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from numpy.lib import format as npy
 from PIL import Image, ImageOps
 
-from mnist_jax.data.datasets import Dataset, Split
-from mnist_jax.runtime.errors import UserError, first_line
-from mnist_jax.runtime.files import open_regular
+from mnist_jax.data.datasets import Dataset, Split, compute_digest
+from mnist_jax.data.rows import Rows
+from mnist_jax.runtime import memory
+from mnist_jax.runtime.errors import UserError, first_line, refusing
+from mnist_jax.runtime.files import open_regular, replacing
 
+# To be increased when the decoding changes: images that were decoded before are not read.
+_DECODING_VERSION = 1
 _MAX_CLASSES = 2**16
+_NUM_AHEAD = 64  # Decoded images that wait to be stored.
 _FOLDERS = {"train": "train", "val": "validation", "validation": "validation", "test": "test"}
 _FORMATS = ("BMP", "GIF", "JPEG", "PNG", "TIFF", "WEBP")  # None that runs another program.
+_GREY = ("1", "L", "LA")  # Pillow's modes.
 _SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
 
 _Content = tuple[list[str], dict[str, Split]]  # Names of the classes, and the splits.
 
 
-def load(path: Path, image_size: tuple[int, ...] = ()) -> Dataset:
-    """Loads an `.npz` file, a folder of IDX files or a folder of images; see README.md.
+def load(path: Path, image_size: tuple[int, ...], *, data_dir: Path, on_disk: bool) -> Dataset:
+    """Loads a user's own dataset; README.md lists its forms.
 
     The path, an absolute one, becomes the dataset's name. Images of a folder are resized to
-    the height and width `image_size`; (): all of them have the same size.
+    the height and width `image_size`; (): all of them have the same size. They are decoded
+    into memory; if they would take more than half of it, or `on_disk`, into a file in
+    `data_dir`, once.
 
     Raises:
       UserError: A file is missing, damaged or unsuitable; names that file.
@@ -34,16 +50,19 @@ def load(path: Path, image_size: tuple[int, ...] = ()) -> Dataset:
     with _naming(path):
         path.stat()  # Raises an error if there is nothing, or no permission.
         if (path / "train").is_dir():
-            class_names, splits = _read_images(path, image_size)
-        elif image_size:
+            return _load_images(path, image_size, data_dir, on_disk)
+        if image_size:
             raise ValueError("not a folder of images, to which alone config.image_size applies")
-        elif path.is_file():
-            class_names, splits = _read_npz(path)
+        if path.is_file():
+            content = _read_npz(path)
+        elif (path / "x_train.npy").exists():
+            content = _read_npy(path)
         elif any(path.glob("train-images-idx3-ubyte*")):
-            class_names, splits = _read_idx(path)
+            content = _read_idx(path)
         else:
-            raise ValueError("contains neither train/CLASS/ nor train-images-idx3-ubyte.gz")
-        return Dataset.from_splits(str(path), class_names, splits)
+            expected = "train/CLASS/, x_train.npy or train-images-idx3-ubyte.gz"
+            raise ValueError(f"contains none of {expected}")
+        return Dataset.from_splits(str(path), *content)
 
 
 @contextlib.contextmanager
@@ -58,17 +77,30 @@ def _naming(path: Path) -> Iterator[None]:
 
 
 def _read_npz(path: Path) -> _Content:
-    """Reads `x_train`, `y_train`, and optionally `x_val`, `x_test`, ... and `class_names`."""
     if not zipfile.is_zipfile(path):  # NumPy would take it for a pickle.
         raise ValueError("not an .npz file")
     with open_regular(path) as file, np.load(file, allow_pickle=False) as arrays:
-        splits = {
-            split: Split(arrays[f"x_{key}"], arrays[f"y_{key}"])
-            for split, key in (("train", "train"), ("validation", "val"), ("test", "test"))
-            if key == "train" or {f"x_{key}", f"y_{key}"} & set(arrays)
-        }
-        if "class_names" in arrays:
-            return arrays["class_names"].astype(str).ravel().tolist(), splits
+        return _read_arrays(arrays, arrays.__getitem__)
+
+
+def _read_npy(folder: Path) -> _Content:
+    def read(name: str) -> np.ndarray | Rows:
+        with _naming(path := folder / f"{name}.npy"), open_regular(path) as file:
+            return Rows.open(path) if name[:2] == "x_" else npy.read_array(file)
+
+    return _read_arrays([path.stem for path in folder.glob("*.npy")], read)
+
+
+def _read_arrays(names: Collection[str], read: Callable[[str], Any]) -> _Content:
+    """Reads `x_train`, `y_train`, and optionally `x_val`, `x_test`, ... and `class_names`."""
+    splits: dict[str, Split] = {}
+    for key, split in _FOLDERS.items():
+        if key == "train" or {f"x_{key}", f"y_{key}"} & set(names):
+            if split in splits:
+                raise ValueError("contains val and validation; remove one of them")
+            splits[split] = Split(read(f"x_{key}"), read(f"y_{key}"))
+    if "class_names" in names:
+        return read("class_names").astype(str).ravel().tolist(), splits
     return _number_classes(splits), splits
 
 
@@ -95,48 +127,105 @@ def _read_idx_file(path: Path) -> np.ndarray:
 
 
 def _number_classes(splits: Mapping[str, Split]) -> list[str]:
-    largest = max(int(label.max(initial=0)) for _, label in splits.values())
+    labels = [np.asarray(label) for _, label in splits.values()]
+    if any(a.dtype.kind not in "biu" or a.shape[1:] not in ((), (1,)) for a in labels):
+        return []
+    largest = max(int(label.max(initial=0)) for label in labels)
     return [str(i) for i in range(min(largest + 1, _MAX_CLASSES))]
 
 
-def _read_images(folder: Path, image_size: tuple[int, ...]) -> _Content:
+def _load_images(
+    folder: Path, image_size: tuple[int, ...], data_dir: Path, on_disk: bool
+) -> Dataset:
     """Reads `<split>/<class>/<image>`, the layout of tensorflow-datasets' `ImageFolder`."""
     names = [name for name in _FOLDERS if (folder / name).is_dir()]
     entries = [entry for name in names for entry in sorted(folder.glob(f"{name}/[!.]*"))]
     classes = [entry for entry in entries if entry.is_dir()]
     class_names = sorted({path.name for path in classes})
-    files = [
-        file
-        for path in classes
-        for file in sorted(path.glob("[!.]*"))
-        if file.suffix.lower() in _SUFFIXES
-    ]
+    paths = [path for folder in classes for path in sorted(folder.glob("[!.]*"))]
+    files = [path for path in paths if path.suffix.lower() in _SUFFIXES]
     if not files:
         raise ValueError(f"no images ({', '.join(_SUFFIXES)}) in train/CLASS/")
-    with concurrent.futures.ThreadPoolExecutor() as pool:
-        images = list(pool.map(lambda file: _decode(file, image_size), files))
-    sizes = [f"{image.shape[0]}x{image.shape[1]}" for image in images]
-    for file, size in zip(files, sizes, strict=True):
-        if size != sizes[0]:
-            problem = f"{size} pixels, but {files[0]} has {sizes[0]}; set config.image_size"
-            raise UserError(f"dataset: {file}: {problem}")
-    if any(image.ndim == 3 for image in images):  # Grey ones among those in colour.
-        images = [image if image.ndim == 3 else np.dstack([image] * 3) for image in images]
-    image, label = np.stack(images), np.searchsorted(class_names, [f.parts[-2] for f in files])
+    label = np.searchsorted(class_names, [file.parts[-2] for file in files])
     split_of = np.array([_FOLDERS[file.parts[-3]] for file in files])
-    return class_names, {
-        split: Split(image[split_of == split], label[split_of == split])
+    number = np.arange(len(files), dtype=np.int32)
+    splits = {
+        split: Split(number[split_of == split], label[split_of == split])
         for split in {_FOLDERS[name] for name in names}
     }
+    # With numbers in place of images, for their order before they are decoded.
+    numbers = Dataset.from_splits(str(folder), class_names, splits)
+    files = [files[i] for i in np.asarray(numbers.examples.image)]
+
+    def create(image: np.ndarray | Rows, digest: str = "") -> Dataset:
+        examples, form = Split(image, numbers.examples.label), (len(class_names), numbers.sizes)
+        digest = digest or compute_digest(examples, *form, max_bytes=image.nbytes)
+        return dataclasses.replace(numbers, examples=examples, digest=digest)
+
+    stats = [((s := file.stat()).st_size, s.st_mtime_ns, *file.parts[-3:]) for file in files]
+    key = repr((_DECODING_VERSION, image_size, class_names, stats)).encode()
+    stored = data_dir / "mnist_jax_images" / f"{hashlib.sha256(key).hexdigest()}.npy"
+    if not stored.exists():
+        is_colour = any(map(_is_colour, files))
+        decode = functools.partial(_decode, image_size=image_size, is_colour=is_colour)
+        shape = decode(files[0]).shape
+        images = _decode_all(files, decode, shape)
+        if not on_disk and len(files) * math.prod(shape) <= memory.device_limit() // 2:
+            return create(np.fromiter(images, np.dtype((np.uint8, shape)), len(files)))
+        _store(stored, (len(files), *shape), images)
+    digest = stored.with_suffix(".sha256")  # Of all images, as if they were in memory.
+    with refusing(stored, "delete it, to decode them again", (OSError, ValueError)):
+        rows = Rows.open(stored)
+        if not digest.exists():
+            with replacing(digest) as file:
+                file.write(create(rows).digest.encode())
+        return create(rows, digest.read_text())
 
 
-def _decode(path: Path, image_size: tuple[int, ...]) -> np.ndarray:
-    """Returns `uint8[height, width]` of a grey image, else `uint8[height, width, 3]`."""
+def _store(path: Path, shape: tuple[int, ...], images: Iterable[np.ndarray]) -> None:
+    """Writes images to an `.npy` file, unless another process is writing it."""
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(refusing(f"data_dir: {path.parent}", "make room, or set another"))
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with contextlib.suppress(OSError):  # Some network file systems have no locks.
+            lock = stack.enter_context(open_regular(path.parent / ".lock", "a"))
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        if path.exists():
+            return
+        print(f"Decoding {shape[0]} images into {path}, once ...", file=sys.stderr, flush=True)
+        with replacing(path) as file:
+            header = {"descr": "|u1", "fortran_order": False, "shape": shape}
+            npy.write_array_header_1_0(file, header)
+            file.writelines(image.data for image in images)
+
+
+def _decode_all(
+    files: Sequence[Path], decode: Callable[[Path], np.ndarray], shape: tuple[int, ...]
+) -> Iterator[np.ndarray]:
+    """Decodes images in threads, some of them ahead of time."""
+    with concurrent.futures.ThreadPoolExecutor() as pool:
+        for start in range(0, len(files), _NUM_AHEAD):
+            some = files[start : start + _NUM_AHEAD]
+            for file, image in zip(some, pool.map(decode, some), strict=True):
+                if image.shape != shape:
+                    raise UserError(
+                        f"dataset: {file}: {image.shape[0]}x{image.shape[1]} pixels, but "
+                        f"{files[0]} has {shape[0]}x{shape[1]}; set config.image_size"
+                    )
+                yield image
+
+
+def _is_colour(path: Path) -> bool:
+    with _naming(path), open_regular(path) as file, Image.open(file, formats=_FORMATS) as image:
+        return image.mode not in _GREY
+
+
+def _decode(path: Path, image_size: tuple[int, ...], is_colour: bool) -> np.ndarray:
+    """Returns `uint8[height, width, 3]`; `uint8[height, width]` unless `is_colour`."""
     with _naming(path), open_regular(path) as file, Image.open(file, formats=_FORMATS) as image:
         if image.mode[0] in "IF":  # Pillow would clip them at 255.
             raise ValueError("has 16 or 32 bits for each channel; save it with 8")
-        mode = "L" if image.mode in ("1", "L", "LA") else "RGB"
-        upright = ImageOps.exif_transpose(image).convert(mode)
+        upright = ImageOps.exif_transpose(image).convert("L" if image.mode in _GREY else "RGB")
         if image_size:
             upright = upright.resize((image_size[1], image_size[0]))
-        return np.asarray(upright)
+        return np.asarray(upright.convert("RGB" if is_colour else "L"))

@@ -26,6 +26,7 @@ _DEFAULTS = default.get_config()
 # These don't affect the parameters after a step, so they may change when a run is resumed. (Of
 # cnn, calls of one step and of several round differently.)
 _CHANGEABLE_FIELDS = (
+    "examples",
     "fallback_dataset",
     "examples",
     "data_dir",
@@ -94,6 +95,7 @@ _CONSTRAINTS: dict[str, _Constraint] = {
         lambda v: len(v) in (0, 2) and _are_integers(v, _MAX_WIDTH),
         "a height and a width in pixels, like (32, 32), or ()",
     ),
+    "examples": _choice("auto", "device", "host"),
     "fallback_dataset": _choice("", "mnist_5k", "fake"),
     "hidden_sizes": (
         lambda v: _are_integers(v, _MAX_WIDTH),
