@@ -8,14 +8,21 @@ import signal
 import sys
 import threading
 import types
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent import futures
 from concurrent.futures import Future, ThreadPoolExecutor
 from multiprocessing import resource_tracker
 from pathlib import Path
 from typing import Any
 
+import flax.linen as nn
+import jax
+import numpy as np
+
+from mnist_jax.data.datasets import Dataset
+from mnist_jax.runtime import terminal
 from mnist_jax.runtime.errors import first_line
+from mnist_jax.tasks import Task
 
 
 class FigureWorker:
@@ -102,3 +109,32 @@ def _serve(pipe: Any, workdir: Path) -> None:
 def _exit_with_parent() -> None:
     multiprocessing.parent_process().join()  # type: ignore[union-attr]
     os._exit(0)
+
+
+def collect_arguments(
+    model: nn.Module,
+    task: Task,
+    params: Mapping[str, Any],
+    dataset: Dataset,
+    split: str,
+    outputs: np.ndarray,
+) -> dict[str, Any]:
+    """Returns the arguments of `figures.plots` but the step and the journal.
+
+    `params` are a single member's; `outputs`, `[n, ...]`, those of the split.
+    """
+    weights = None
+    try:
+        if create := getattr(model, "first_layer_images", None):  # See `models`.
+            weights = create(jax.device_get(params), dataset.input.shape)
+    except Exception as error:  # Of any type: it must not end the training.
+        terminal.print_warning(f"WARNING: no figure of the first layer: {first_line(error)}")
+    return {
+        "dataset": dataset.name,
+        "class_names": dataset.class_names,
+        "split": split,
+        "weights": weights,
+        "labels": dataset.splits[split].label,
+        "images": dataset.splits[split].image,
+        "logits": outputs,
+    }

@@ -311,7 +311,7 @@ def trained(mnist_data_dir: str):
     state = create_state(config)
     images, labels = jax.device_put(tuple(dataset.splits["train"]))
     indices = batch_indices(0, range(1, 2001), 100, len(labels))
-    state, _ = train_steps(state, images, labels, indices)
+    state, _ = train_steps(state, {"image": images, "label": labels}, indices)
 
     apply = jax.jit(state.apply_fn)
 
