@@ -94,11 +94,10 @@ def _read_npy(folder: Path) -> _Content:
 def _read_arrays(names: Collection[str], read: Callable[[str], Any]) -> _Content:
     """Reads `x_train`, `y_train`, and optionally `x_val`, `x_test`, ... and `class_names`."""
     splits: dict[str, Split] = {}
-    for key, split in _FOLDERS.items():
-        if key == "train" or {f"x_{key}", f"y_{key}"} & set(names):
-            if split in splits:
-                raise ValueError("contains val and validation; remove one of them")
-            splits[split] = Split(read(f"x_{key}"), read(f"y_{key}"))
+    for key in sorted({"train", *(name[2:] for name in names if name[:2] in ("x_", "y_"))}):
+        if key not in _FOLDERS or _FOLDERS[key] in splits:
+            raise ValueError(f"contains a split {key!r}; use train, val and test, each once")
+        splits[_FOLDERS[key]] = Split(read(f"x_{key}"), read(f"y_{key}"))
     if "class_names" in names:
         return read("class_names").astype(str).ravel().tolist(), splits
     return _number_classes(splits), splits

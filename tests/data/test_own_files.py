@@ -357,8 +357,9 @@ def write_deep_image(folder: Path) -> Path:
         (break_npy("y_test.npy"), "own/y_test.npy: the magic string is not correct"),
         (
             break_npy(x_val=COLOUR, y_val=LABEL, x_validation=COLOUR, y_validation=LABEL),
-            "own: contains val and validation; remove one of them",
+            "own: contains a split 'validation'; use train, val and test, each once",
         ),
+        (break_npz(x_dev=COLOUR, y_dev=LABEL), "own.npz: contains a split 'dev'; use train, v"),
         (lambda folder: folder / "nothing.npz", "nothing.npz: No such file or directory"),
         (break_idx(f"{IDX[0]}.gz", b"no gzip"), f"{IDX[0]}.gz: Not a gzipped file"),
         (break_idx(IDX[0], b"no IDX"), f"{IDX[0]}: not an IDX file of bytes"),
@@ -401,7 +402,7 @@ def test_a_run_on_own_data_is_resumed_and_evaluated_until_they_change(
     (tmp_path / "elsewhere").mkdir()
     monkeypatch.chdir(tmp_path / "elsewhere")
     model = restoring.restore(tmp_path / "run")
-    assert list(model.class_names) == ["cat", "dog"]
+    assert list(model.manifest.class_names) == ["cat", "dog"]
     assert restoring.load_run_dataset(model).input.shape == (8, 6, 3)
     fake_config.update(dataset="../own.npz", num_train_steps=40)
     shutil.copytree(tmp_path / "run", tmp_path / "resumed")
