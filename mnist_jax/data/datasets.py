@@ -122,17 +122,6 @@ class Dataset:
         return jax.ShapeDtypeStruct(self.examples.image.shape[1:], self.examples.image.dtype)
 
     @property
-    def image_shape(self) -> tuple[int, ...]:
-        """Shape of one example's image."""
-        return self.examples.image.shape[1:]
-
-    @property
-    def input(self) -> "jax.ShapeDtypeStruct":
-        import jax
-
-        return jax.ShapeDtypeStruct(self.examples.image.shape[1:], self.examples.image.dtype)
-
-    @property
     def splits(self) -> dict[str, Split]:
         """The splits by name, as views of `examples`, in the order of `SPLITS`."""
         splits, start = {}, 0
