@@ -172,7 +172,7 @@ def _load_images(
         images = _decode_all(files, decode, shape)
         if not on_disk and len(files) * math.prod(shape) <= memory.device_limit() // 2:
             return create(np.fromiter(images, np.dtype((np.uint8, shape)), len(files)))
-        _store(stored, (len(files), *shape), images)
+        _store(stored, folder, (len(files), *shape), images)
     digest = stored.with_suffix(".sha256")  # Of all images, as if they were in memory.
     with refusing(stored, "delete it, to decode them again", (OSError, ValueError)):
         rows = Rows.open(stored)
@@ -182,7 +182,9 @@ def _load_images(
         return create(rows, digest.read_text())
 
 
-def _store(path: Path, shape: tuple[int, ...], images: Iterable[np.ndarray]) -> None:
+def _store(
+    path: Path, folder: Path, shape: tuple[int, ...], images: Iterable[np.ndarray]
+) -> None:
     """Writes images to an `.npy` file, unless another process is writing it."""
     with contextlib.ExitStack() as stack:
         stack.enter_context(refusing(f"data_dir: {path.parent}", "make room, or set another"))
@@ -192,7 +194,8 @@ def _store(path: Path, shape: tuple[int, ...], images: Iterable[np.ndarray]) -> 
             fcntl.flock(lock, fcntl.LOCK_EX)
         if path.exists():
             return
-        print(f"Decoding {shape[0]} images into {path}, once ...", file=sys.stderr, flush=True)
+        target = f"images of {folder} into {path}"
+        print(f"Decoding {shape[0]} {target}, once ...", file=sys.stderr, flush=True)
         with replacing(path) as file:
             header = {"descr": "|u1", "fortran_order": False, "shape": shape}
             npy.write_array_header_1_0(file, header)
