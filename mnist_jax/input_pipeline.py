@@ -31,7 +31,6 @@ def batch_indices(seed: int, steps: range, batch_size: int, num_examples: int) -
     return stream[offset : offset + stop - start].reshape(len(steps), batch_size)
 
 
-@functools.lru_cache(maxsize=128)
 def epoch_order(seed: int, epoch: int, num_examples: int) -> np.ndarray:
     """Returns the permutation of an epoch, counted from 0: `int32[num_examples]`, read-only.
 
@@ -39,10 +38,20 @@ def epoch_order(seed: int, epoch: int, num_examples: int) -> np.ndarray:
     Unlike `Generator.permutation`, whose algorithm NumPy may change (NEP 19), the result is
     the same with every version of NumPy.
     """
+    orders = _newest_orders(seed, num_examples)
+    if epoch in orders:
+        return orders[epoch]
     draws = np.random.Philox(key=np.array([seed, epoch], np.uint64)).random_raw(num_examples)
     order = np.argsort(draws, kind="stable").astype(np.int32)
     order.flags.writeable = False
-    return order
+    for other in orders.keys() - {epoch - 1}:  # Of many examples, each takes much memory.
+        del orders[other]
+    return orders.setdefault(epoch, order)
+
+
+@functools.lru_cache(maxsize=128)  # Members of a run, each with its seed.
+def _newest_orders(seed: int, num_examples: int) -> dict[int, np.ndarray]:
+    return {}
 
 
 def eval_indices(sizes: Mapping[str, int], batch_size: int) -> dict[str, np.ndarray]:
@@ -75,9 +84,8 @@ class DeviceExamples:
     """All examples in the memory of each device: a call gets indices alone."""
 
     def __init__(self, examples: Split):
-        self._examples = sharding.put_replicated(
-            {"image": examples.image[:], "label": examples.label}
-        )
+        image, label = np.asarray(examples.image), examples.label
+        self._examples = sharding.put_replicated({"image": image, "label": label})
 
     def feed(self, indices: np.ndarray) -> tuple[Batch | None, Any]:
         """Returns all examples, and the indices."""

@@ -121,13 +121,13 @@ def open_run(
     names = config.dataset, saved and saved.config.dataset
     if not dataset and names == ("mnist", config.fallback_dataset):
         config.dataset = config.fallback_dataset  # The run fell back when it began.
-    specs = {"model": model or config.model, "task": task or config.task}
-    task = task or create_task(config)
+    own = dict[str, dict[str, str]]()
+    task = _choose(config, "task", task, create_task(config), own)
     dataset = dataset or _load_dataset(config, may_fall_back=saved is None)
     with refusing(f"dataset: {dataset.name}", "choose another", ValueError):
         task.check(dataset)
-    model = model or create_model(config, task.num_outputs(dataset))
-    own = _describe_own_code(config, model, task, specs)
+    named = create_model(config, task.num_outputs(dataset))
+    model = _choose(config, "model", model, named, own)
     if saved:
         _check_resumable(config, own, saved, workdir)
     dataset.check_digest(saved.data_digest if saved else "")
@@ -175,20 +175,19 @@ def _newest_manifest(workdir: Path | None) -> Manifest | None:
     return manifests[0] if manifests else None
 
 
-def _describe_own_code(
-    config: ConfigDict, model: nn.Module, task: Task, specs: Mapping[str, Any]
-) -> dict[str, dict[str, str]]:
-    """Returns what a run records of objects that are not in this package's tables.
+def _choose(
+    config: ConfigDict, field: str, given: Any, named: Any, own: dict[str, dict[str, str]]
+) -> Any:
+    """Returns the given object, or the one that the config names.
 
-    In the config it puts their class in the place of the file, which may move.
+    Of the user's own object, `own` gets what a run records of it, and the config its class, in
+    the place of a file that may move.
     """
-    own = {}
-    for kind, value in (("model", model), ("task", task)):
-        if not isinstance(specs[kind], str) or ":" in specs[kind]:
-            spec = specs[kind] if isinstance(specs[kind], str) else ""
-            own[kind] = own_code.describe(value, spec)
-            config[kind] = type(value).__name__
-    return own
+    spec = config[field] if given is None and ":" in config[field] else ""
+    if spec or given not in (None, named):
+        own[field] = own_code.describe(named if spec else given, spec)
+        config[field] = type(named if spec else given).__name__
+    return named if given is None else given
 
 
 def _check_resumable(
@@ -221,6 +220,8 @@ def check_code(
     """
     single, example = ConfigDict({**config, "num_seeds": 1}), dataset.input
     size, batch = config.batch_size, _batch(config, dataset)
+    with _blaming("task", task, "its fields must be Python values or tuples"):
+        hash(task)
     with _blaming("model", model, f"its input is {example.dtype}{[*batch['image'].shape]}"):
         state = jax.eval_shape(lambda: create_train_state(single, model, task, example))
         apply = functools.partial(model.apply, train=False)

@@ -114,10 +114,9 @@ def parse_flags(argv: Sequence[str], module: types.ModuleType) -> Sequence[str]:
             raise  # absl's own pages.
         raise UserError(_describe(error)) from error
     own = flags.FLAGS.get_key_flags_for_module(module)
-    for name, defined in flags.FLAGS.flags_by_module_dict().items():
-        for flag in defined:
-            if name.startswith(f"{module.__package__}.") and flag.present and flag not in own:
-                raise UserError(f"--{flag.name}: not a flag of this command; see --help")
+    for flag in flags.FLAGS.get_flags_for_module(f"{module.__package__}.flags"):
+        if flag.present and flag not in own:
+            raise UserError(f"--{flag.name}: not a flag of this command; see --help")
     positional = next(iter(inspect.signature(module.main).parameters), None)
     if arguments and not positional:
         hint = f"; did you mean --{arguments[0]}?" if "=" in arguments[0] else ""

@@ -28,7 +28,6 @@ _DEFAULTS = default.get_config()
 _CHANGEABLE_FIELDS = (
     "examples",
     "fallback_dataset",
-    "examples",
     "data_dir",
     "manual_dir",
     "num_train_steps",
@@ -95,7 +94,6 @@ _CONSTRAINTS: dict[str, _Constraint] = {
         lambda v: len(v) in (0, 2) and _are_integers(v, _MAX_WIDTH),
         "a height and a width in pixels, like (32, 32), or ()",
     ),
-    "examples": _choice("auto", "device", "host"),
     "fallback_dataset": _choice("", "mnist_5k", "fake"),
     "hidden_sizes": (
         lambda v: _are_integers(v, _MAX_WIDTH),
