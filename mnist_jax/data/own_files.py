@@ -58,7 +58,8 @@ def load(path: Path, image_size: tuple[int, ...], *, data_dir: Path, on_disk: bo
         elif (path / "x_train.npy").exists():
             content = _read_npy(path)
         elif any(path.glob("train-images-idx3-ubyte*")):
-            content = _read_idx(path)
+            splits = read_idx(path)
+            content = _number_classes(splits), splits
         else:
             expected = "train/CLASS/, x_train.npy or train-images-idx3-ubyte.gz"
             raise ValueError(f"contains none of {expected}")
@@ -103,13 +104,14 @@ def _read_arrays(names: Collection[str], read: Callable[[str], Any]) -> _Content
     return _number_classes(splits), splits
 
 
-def _read_idx(folder: Path) -> _Content:
+def read_idx(folder: Path) -> dict[str, Split]:
+    """Reads a folder of IDX files; raises a UserError that names a wrong one."""
     parts = {"train": "train"} | ({"test": "t10k"} if any(folder.glob("t10k-*")) else {})
     splits = {}
     for split, part in parts.items():
         image = _read_idx_file(folder / f"{part}-images-idx3-ubyte")
         splits[split] = Split(image, _read_idx_file(folder / f"{part}-labels-idx1-ubyte"))
-    return _number_classes(splits), splits
+    return splits
 
 
 def _read_idx_file(path: Path) -> np.ndarray:

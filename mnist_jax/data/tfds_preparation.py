@@ -1,7 +1,6 @@
 """Decodes a dataset of tensorflow-datasets, and prepares it where that has not been done."""
 
 import contextlib
-import dataclasses
 import difflib
 import fcntl
 import hashlib
@@ -50,7 +49,7 @@ def load(name: str, data_dir: Path, manual_dir: Path) -> Dataset:
         try:
             download_config = _find_archives(name, builder, data_dir, manual_dir)
         except UserError:
-            if repacked := _read_repacked(name, builder, data_dir, manual_dir):
+            if repacked := _read_repacked(name, builder, manual_dir):
                 return repacked
             raise
         source = download_config.manual_dir or "the network"
@@ -143,15 +142,12 @@ def _find_archives(
     return tfds.download.DownloadConfig(manual_dir=manual_dir)
 
 
-def _read_repacked(
-    name: str, builder: DatasetBuilder, data_dir: Path, manual_dir: Path
-) -> Dataset | None:
+def _read_repacked(name: str, builder: DatasetBuilder, manual_dir: Path) -> Dataset | None:
     """Reads archives that contain the original files in another compression."""
-    with contextlib.suppress(UserError):
-        dataset = own_files.load(manual_dir, (), data_dir=data_dir, on_disk=False)
-        if dataset.digest == _DIGESTS.get(name):
-            class_names = tuple(builder.info.features["label"].names)
-            return dataclasses.replace(dataset, name=name, class_names=class_names)
+    with contextlib.suppress(KeyError, UserError, ValueError):
+        digest, class_names = _DIGESTS[name], builder.info.features["label"].names
+        dataset = Dataset.from_splits(name, class_names, own_files.read_idx(manual_dir))
+        return dataset if dataset.digest == digest else None
     return None
 
 
