@@ -183,8 +183,6 @@ class Reporter:
             f"{sizes['validation']:,} to validate, {sizes['test']:,} to test), "
             f"steps {first_step + 1} to {config.num_train_steps}, in {run.workdir}"
         )
-        if self._is_first and config.figures:
-            self._figures = FigureWorker(run.workdir)
 
     def _open_journal(self, first_step: int) -> None:
         saved = self._run.checkpoints.manifest(first_step) if first_step else None
@@ -247,6 +245,9 @@ class Reporter:
         Raises:
           TrainingDivergedError: A number is not finite; also from `read_metrics`.
         """
+        if self._is_first and self._run.config.figures and not self._figures:
+            # Not earlier: its imports would delay the tracing of the first call.
+            self._figures = FigureWorker(self._run.workdir)
         self.read_metrics()
         self._unread = steps, metrics
 
