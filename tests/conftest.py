@@ -43,7 +43,7 @@ def create_fake_config() -> ConfigDict:
     config.eval_every_steps = 20
     config.checkpoint_every_steps = 20
     config.eval_batch_size = 300
-    config.figures = False  # A process each.
+    config.figures = False  # Half a second each.
     return config
 
 

@@ -1,12 +1,14 @@
 """The figures of a run, drawn by matplotlib from NumPy arrays, without pyplot's global state.
 
-A process of its own imports this module (see `figure_worker`), so it does not import jax. The
-colours are safe for colour-blind readers: matplotlib's Blues and PuOr, and Okabe and Ito's
+They may be drawn in a thread, while a user's own code plots. So this module reads matplotlib's
+`rcParams`, which are the style of the process, and never changes them. The colours are safe for
+colour-blind readers: matplotlib's Blues and PuOr, and Okabe and Ito's
 (https://jfly.uni-koeln.de/color/). `title` is the first line of a figure.
 """
 
 import io
 import math
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,6 +16,7 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.text import Text
 from matplotlib.ticker import MaxNLocator
 
 from mnist_jax.runtime.errors import first_line
@@ -27,10 +30,13 @@ _BLUE, _ORANGE, _GREY = "#0072B2", "#D55E00", "#777777"
 _SPLITS = {"train": (_GREY, ":"), "validation": (_ORANGE, "--"), "test": (_BLUE, "-")}
 _ROWS, _COLUMNS = 4, 5  # Of a sheet of images.
 
+warnings.filterwarnings("ignore", module=__name__)  # A class's name may lack in the font.
+
 
 def _create_figure(height: float, *title: str, width: float = _WIDTH) -> Figure:
     """Returns a figure of a size in inches, with the lines of its title at the top."""
     figure = Figure(figsize=(width, height), dpi=_DPI)
+    figure.set_layout_engine("none")
     figure.suptitle("\n".join(title), y=1 - 0.05 / height, fontsize=_FONT, parse_math=False)
     return figure
 
@@ -79,7 +85,7 @@ def confusion_matrix(counts: np.ndarray, class_names: Sequence[str], title: str)
     axes = _add_axes(figure, 0.36 + room, 0.34 + room, 0.02, 0.38)
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
     # The square root makes the small shares visible: a reader looks for the mistakes.
-    axes.imshow(np.sqrt(shares), cmap="Blues", vmin=0, vmax=1, aspect="auto")
+    axes.imshow(np.sqrt(shares), "Blues", vmin=0, vmax=1, aspect="auto", origin="upper")
     for row, column in np.argwhere(counts):
         share = shares[row, column]
         color = "white" if share > 0.4 else "black"
@@ -148,8 +154,9 @@ def _sheet(images: np.ndarray, captions: Sequence[str], *title: str) -> Figure:
     figure = _create_figure(_WIDTH * sheet.shape[0] / sheet.shape[1] + 0.4, *title)
     axes = _add_axes(figure, 0, 0, 0, 0.4)  # One for all: axes of their own take 0.2 s.
     axes.set_axis_off()
-    axes.imshow(sheet, cmap="gray", vmin=0, vmax=255)
+    axes.imshow(sheet, "gray", vmin=0, vmax=255, origin="upper")
     style: dict[str, Any] = {"fontsize": _SMALL, "ha": "center", "parse_math": False}
+    style["color"] = "black"  # On the white of the margins.
     for index, caption in enumerate(captions):
         row, column = divmod(index, _COLUMNS)
         x, y = width * column + left + 14 * unit - 0.5, height * row + top - 1.5 * unit
@@ -177,7 +184,7 @@ def first_layer(weights: np.ndarray, title: str) -> Figure:
     axes = _add_axes(figure, (_WIDTH - width) / 2, 0.3, (_WIDTH - width) / 2, 0.4)
     axes.set_axis_off()
     limit = float(np.percentile(np.abs(weights), 99.5)) or 1.0
-    image = axes.imshow(sheet, "PuOr", aspect="auto")
+    image = axes.imshow(sheet, "PuOr", aspect="auto", origin="upper")
     image.set_clim(-limit, limit)
     key = _add_axes(figure, 1.1, 0.18, 1.1, height + 0.42)
     figure.colorbar(image, key, orientation="horizontal", ticks=[-limit, 0, limit])
@@ -251,8 +258,9 @@ def predictions(
     rows = figure.subplots(len(inputs), 2, squeeze=False)
     figure.subplots_adjust(0.02, 0.02, 0.98, 1 - 0.45 / height, hspace=0.12)
     for (left, right), pixels, digit, title in zip(rows, inputs, digits, titles, strict=True):
-        left.imshow(np.broadcast_to(pixels, (*pixels.shape[:2], 3)), interpolation="nearest")
-        right.imshow(digit, cmap="gray", vmin=0, vmax=255, interpolation="nearest")
+        image: dict[str, Any] = {"interpolation": "nearest", "origin": "upper"}
+        left.imshow(np.broadcast_to(pixels, (*pixels.shape[:2], 3)), **image)
+        right.imshow(digit, cmap="gray", vmin=0, vmax=255, **image)
         left.set_title(
             _shorten(title, 72), fontsize=_SMALL, loc="left", parse_math=False, pad=2
         )
@@ -296,10 +304,13 @@ def plots(
     return figures
 
 
-def draw(folder: Path, **arguments: Any) -> tuple[dict[str, bytes], list[str]]:
+def draw(
+    folder: Path, *, should_stop: Callable[[], bool] = lambda: False, **arguments: Any
+) -> tuple[dict[str, bytes], list[str]]:
     """Draws and saves `plots` in a folder; returns the PNGs by name, and what went wrong.
 
-    A figure that can't be drawn does not prevent the others.
+    A figure that can't be drawn does not prevent the others. `should_stop` is called before
+    each.
 
     Raises:
       OSError: A file can't be written.
@@ -307,6 +318,8 @@ def draw(folder: Path, **arguments: Any) -> tuple[dict[str, bytes], list[str]]:
     pngs: dict[str, bytes] = {}
     errors = []
     for name, create in plots(**arguments).items():
+        if should_stop():
+            break
         try:
             pngs[name] = save(folder / f"{name}.png", create())
         except OSError:
@@ -324,7 +337,10 @@ def save(path: Path, figure: Figure) -> bytes:
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     buffer = io.BytesIO()
-    figure.savefig(buffer, pil_kwargs={"compress_level": 1})  # 0.1 s faster.
+    for text in figure.findobj(Text):
+        text.set_usetex(False)  # By `rcParams` it could need a LaTeX.
+    options = {"compress_level": 1}  # 0.1 s faster.
+    figure.savefig(buffer, format="png", dpi="figure", pil_kwargs=options)
     with replacing(path) as file:
         file.write(buffer.getvalue())
     return buffer.getvalue()

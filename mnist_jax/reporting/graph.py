@@ -14,7 +14,7 @@ import re
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn, Literal
@@ -68,9 +68,8 @@ def create_graph_def(function: Callable[..., Any], *example_args: Any) -> GraphD
     `Placeholder`. Numbers and captured arrays are `Const` nodes next to their first user.
 
     Each equation is a node, named by its primitive. Calls such as `jit`, `remat` and
-    `custom_vjp` are replaced by their contents. `scan` is a box of one iteration, with nodes
-    `Carry`, `Slice` and `Stack` where values enter and leave; `while` and `cond` are nodes.
-    The root module has no box.
+    `custom_vjp` are replaced by their contents; `scan`, `while` and `cond` are nodes. The root
+    module has no box.
 
     Args:
       function: A pure function, for example a Flax model's `apply` or a training step. Bind
@@ -88,7 +87,7 @@ def create_graph_def(function: Callable[..., Any], *example_args: Any) -> GraphD
         builder.add(op, path, [], [var.aval])
         for (path, op), var in zip(inputs, closed.jaxpr.invars, strict=True)
     ]
-    builder.inline(closed, args, _Place(()))
+    builder.inline(closed, args, ())
     return builder.graph_def
 
 
@@ -105,23 +104,13 @@ class _Constant:
 _Value = str | _Constant
 
 
-class _Place(NamedTuple):
-    """Where the equations of a jaxpr are added."""
-
-    stack: Scope  # The name stack of the equation that contains the jaxpr.
-    outside: Scope = ()  # The scope in which the box of the innermost scan was opened.
-    box: Scope = ()  # The scope of that box; empty outside of scans.
-
-
 class _Builder:
     """Builds a GraphDef; the name stack of an equation determines the scope of its node."""
 
     def __init__(self, jaxpr: Jaxpr, inputs: Sequence[tuple[Scope, str]]):
         self.graph_def = GraphDef(versions={"producer": 22})  # Any number is valid.
         self._captured: dict[int, _Constant] = {}  # By the identity of the array.
-        modules = {path[:-1] for path, op in inputs if op != "Placeholder" and path[:-1]}
-        self._modules = set(itertools.chain.from_iterable(modules))
-        outermost = {path[0] for path in modules}
+        outermost = {path[0] for path, op in inputs if op != "Placeholder" and path[:-1]}
         # In a name stack, a root module looks like a named scope. But the outermost modules
         # in the paths of the parameters are directly below it.
         stacks = set(_all_name_stacks(jaxpr, ()))
@@ -136,20 +125,8 @@ class _Builder:
         self._used_names = {"/".join(s[:end]) for s in scopes for end in range(1, len(s) + 1)}
 
     def _to_scope(self, stack: Scope) -> Scope:
-        """Removes the root module and repeated `gradients`, which a loop's body may add."""
-        names = [name for name in _without_methods(stack) if name not in self._roots]
-        return tuple(x for at, x in enumerate(names) if x != _GRADIENTS or x not in names[:at])
-
-    def _locate(self, place: _Place) -> Scope:
-        """Returns the scope of an equation whose name stack is `place.stack`."""
-        scope = self._to_scope(place.stack)
-        depth = len(place.outside)
-        below = scope[depth:]
-        first = next((name for name in below if name != _GRADIENTS), None)
-        # In a loop, a module stays in one box with its parameters, outside of the loop's.
-        if scope[:depth] != place.outside or first in self._modules:
-            return scope
-        return place.box + below
+        """Removes the root module."""
+        return tuple(name for name in _without_methods(stack) if name not in self._roots)
 
     def _unique_name(self, path: Scope) -> str:
         unique = name = "/".join(path)
@@ -185,8 +162,8 @@ class _Builder:
             const.node = self.add("Const", (*scope, "const"), [], [const.aval], attributes)
         return const.node
 
-    def inline(self, closed: ClosedJaxpr, args: list[_Value], place: _Place) -> list[_Value]:
-        """Adds the equations of a jaxpr, and returns its outputs."""
+    def inline(self, closed: ClosedJaxpr, args: list[_Value], stack: Scope) -> list[_Value]:
+        """Adds the equations of a jaxpr below a name stack, and returns its outputs."""
         jaxpr = closed.jaxpr
         values: dict[Any, _Value] = dict(zip(jaxpr.invars, args, strict=True))
         for var, const in zip(jaxpr.constvars, closed.consts, strict=True):
@@ -196,52 +173,21 @@ class _Builder:
             return _Constant(atom.aval, atom.val) if isinstance(atom, Literal) else values[atom]
 
         for eqn in _used_equations(jaxpr):
-            outputs = self._add_equation(eqn, [read(atom) for atom in eqn.invars], place)
+            outputs = self._add_equation(eqn, [read(atom) for atom in eqn.invars], stack)
             values |= zip(eqn.outvars, outputs, strict=True)
         return [read(atom) for atom in jaxpr.outvars]
 
-    def _add_equation(self, eqn: JaxprEqn, args: list[_Value], place: _Place) -> list[_Value]:
-        place = place._replace(stack=place.stack + _name_stack(eqn))
-        if eqn.primitive.name == "scan":
-            return self._add_scan(eqn, args, place)
+    def _add_equation(self, eqn: JaxprEqn, args: list[_Value], stack: Scope) -> list[_Value]:
+        stack += _name_stack(eqn)
         inner = _inner_jaxprs(eqn)
         in_avals = [atom.aval for atom in eqn.invars]
         out_avals = [var.aval for var in eqn.outvars]
-        if [(jaxpr.in_avals, jaxpr.out_avals) for jaxpr in inner] == [(in_avals, out_avals)]:
-            return self.inline(inner[0], args, place)  # A call, like that of `jit`.
-        path = (*self._locate(place), _sanitize(eqn.primitive.name))
+        shapes = [(jaxpr.in_avals, jaxpr.out_avals) for jaxpr in inner]
+        if shapes == [(in_avals, out_avals)] and eqn.primitive.name != "scan":
+            return self.inline(inner[0], args, stack)  # A call, like that of `jit`.
+        path = (*self._to_scope(stack), _sanitize(eqn.primitive.name))
         node = self.add(eqn.primitive.name, path, args, out_avals, eqn.params)
         return [f"{node}:{number}" if number else node for number in range(len(out_avals))]
-
-    def _common_module(self, body: ClosedJaxpr) -> Scope:
-        """Returns the innermost module that contains all equations, if there is one."""
-        stacks = [_without_methods(_name_stack(eqn)) for eqn in body.jaxpr.eqns]
-        levels = map(set, zip(*stacks, strict=False))
-        common = itertools.takewhile(lambda x: len(x) == 1 and x <= self._modules, levels)
-        return tuple(name for (name,) in common)
-
-    def _add_scan(self, eqn: JaxprEqn, args: list[_Value], place: _Place) -> list[_Value]:
-        """Adds one iteration in a box, in the module that contains it."""
-        (body,) = _inner_jaxprs(eqn)
-        parent = place._replace(stack=place.stack + self._common_module(body))
-        box = self._unique_name((*self._locate(parent), "scan")).split("/")
-        place = _Place(place.stack, self._to_scope(parent.stack), tuple(box))
-        # The inputs are constants, the carry, and arrays of which the body reads slices. The
-        # outputs are the carry, and stacks of the body's outputs. The shapes show which is
-        # which; the equation's parameters depend on the version of JAX.
-        are_slices = _shapes_differ(eqn.invars, body.jaxpr.invars)
-        are_stacks = _shapes_differ(eqn.outvars, body.jaxpr.outvars)
-        num_consts = are_slices.count(False) - are_stacks.count(False)
-        inputs = args[:num_consts]
-        varying = list(zip(args, body.jaxpr.invars, are_slices, strict=True))[num_consts:]
-        for value, var, is_slice in varying:
-            op = "Slice" if is_slice else "Carry"
-            inputs.append(self.add(op, (*place.box, op.lower()), [value], [var.aval]))
-        outputs = self.inline(body, inputs, place)
-        return [
-            self.add("Stack", (*place.box, "stack"), [value], [var.aval]) if is_stack else value
-            for value, var, is_stack in zip(outputs, eqn.outvars, are_stacks, strict=True)
-        ]
 
 
 def _name_inputs(
@@ -311,10 +257,6 @@ def _inner_jaxprs(eqn: JaxprEqn) -> list[ClosedJaxpr]:
         for value in jax.tree.leaves(eqn.params)
         if isinstance(value, Jaxpr | ClosedJaxpr)
     ]
-
-
-def _shapes_differ(outside: list[Any], inside: list[Any]) -> list[bool]:
-    return [a.aval.shape != b.aval.shape for a, b in zip(outside, inside, strict=True)]
 
 
 def _describe(value: Any) -> str:

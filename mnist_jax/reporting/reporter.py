@@ -114,8 +114,6 @@ class Reporter:
                 f"steps {first_step + 1} to {config.num_train_steps}, in {run.workdir}"
             )
         self.draws = self._is_first and config.figures and not is_over
-        if self.draws:
-            self._figures = FigureWorker(run.workdir)
 
     def _open_journal(self, first_step: int, sha256: str | None) -> None:
         self._journal = Journal(self._run.workdir, first_step, sha256)
@@ -150,6 +148,9 @@ class Reporter:
         Raises:
           TrainingDivergedError: A number is not finite; also from `read_metrics`.
         """
+        if self.draws and not self._figures:
+            # Not earlier: its imports would delay the tracing of the first call.
+            self._figures = FigureWorker(self._run.workdir)
         self.read_metrics()
         self._unread = steps, metrics
 

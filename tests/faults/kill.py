@@ -3,11 +3,11 @@
     python -m tests.faults.kill --kills 200
 
 A run repeats one command in one workdir. A few attempts are struck: the training process or its
-whole process group is killed, a single helper process is killed, or a signal asks the run to
-stop. Half of them are struck at a random moment, the others while a checkpoint is written or
-deleted. The last attempt completes. Then the checkpoints, the journal and the points of
-TensorBoard must be those of an uninterrupted run of the same config, and nothing else may be
-left. The same seed repeats the configs, the kinds and the delays.
+whole process group is killed, or a signal asks the run to stop. Half of them are struck at a
+random moment, the others while a checkpoint is written or deleted. The last attempt completes.
+Then the checkpoints, the journal and the points of TensorBoard must be those of an
+uninterrupted run of the same config, and nothing else may be left. The same seed repeats the
+configs, the kinds and the delays.
 """
 
 import argparse
@@ -52,9 +52,8 @@ CONFIGS: dict[str, dict[str, Any]] = {
 }
 
 _SIGNALS = ["SIGTERM", "SIGINT", "SIGHUP"]
-_HELPERS = {"figure worker": b"spawn_main", "resource tracker": b"resource_tracker"}
 _SAVE, _DELETION = "*.orbax-checkpoint-tmp*", "deleted"
-KINDS = ["process", "group", *_SIGNALS, *_HELPERS]
+KINDS = ["process", "group", *_SIGNALS]
 
 
 class Kill(NamedTuple):
@@ -135,10 +134,7 @@ class _Run:
         self._saved_by_signals: list[int] = []
 
     def kill_until_complete(self, max_kills: int) -> None:
-        helpers = list(_HELPERS) if CONFIGS[self._name].get("figures") else []
         kinds = [self._choose_kind() for _ in range(self._rng.randint(2, 5))]
-        if helpers:  # The last kill: the attempt must complete all the same.
-            kinds.append(self._rng.choice(helpers))
         # A kill that comes too late also lets the attempt complete.
         if any(self._attempt(kind) for kind in [*kinds[:max_kills], None]):
             self._compare()
@@ -173,8 +169,6 @@ class _Run:
             process.wait(delay if pattern is None else delay / 2)
         _wait(process, lambda: pattern is None or self._exists_since(start, pattern))
         time.sleep(self._rng.choice([0, self._rng.uniform(0, 0.01)]))
-        if kind in _HELPERS:
-            _wait(process, lambda: bool(_helpers(process, kind)))
         if kind in _SIGNALS:  # Before that, Python has not yet begun with the command.
             _wait(process, lambda: _handles(process, signal.Signals[kind]))
 
@@ -199,10 +193,6 @@ class _Run:
         if process.poll() is not None:
             return False
         with contextlib.suppress(ProcessLookupError):
-            if kind in _HELPERS:
-                for pid in (helpers := _helpers(process, kind)):
-                    os.kill(pid, signal.SIGKILL)
-                return bool(helpers)
             signum = signal.Signals[kind] if kind in _SIGNALS else signal.SIGKILL
             if kind == "group" or (kind in _SIGNALS and self._rng.random() < 0.5):
                 os.killpg(process.pid, signum)
@@ -239,13 +229,7 @@ def _is_expected(returncode: int, stderr: str, kind: str | None) -> bool:
             return not lines
         return returncode == 128 + signum and len(lines) == 1 and "Stopped" in lines[0]
     if kind in ("process", "group") and returncode:
-        # On stderr may be Python's message from a helper that was just being started.
-        return returncode == -signal.SIGKILL
-    if kind in _HELPERS:
-        # Python itself warns, in two lines, if it has to start the resource tracker again.
-        return returncode == 0 and all(
-            "WARNING" in line or "resource_tracker" in line for line in lines
-        )
+        return (returncode, lines) == (-signal.SIGKILL, [])
     return (returncode, stderr) == (0, "")
 
 
@@ -256,18 +240,6 @@ def _remains(name: str, workdir: Path) -> processes.Remains:
 
 def _names(folder: Path) -> set[str]:
     return {path.name for path in folder.iterdir() if not path.name.startswith("events.")}
-
-
-def _helpers(process: subprocess.Popen[str], kind: str) -> list[int]:
-    """Returns the ids of the child processes of this kind."""
-    found = []
-    # A thread or a child may end meanwhile.
-    for task in Path(f"/proc/{process.pid}/task").glob("*/children"):
-        with contextlib.suppress(OSError):
-            for pid in task.read_text().split():
-                if _HELPERS[kind] in Path(f"/proc/{pid}/cmdline").read_bytes():
-                    found.append(int(pid))
-    return found
 
 
 def _handles(process: subprocess.Popen[str], signum: int) -> bool:

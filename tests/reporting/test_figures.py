@@ -5,6 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import matplotlib
 import numpy as np
 import pytest
 from matplotlib.axis import Axis
@@ -170,6 +171,24 @@ def test_long_class_names_and_images_of_any_shape(image_shape, num_classes):
         assert (true, wrong) in {(f"$a_{t}^2$ …", f"→ $a_{p}^2$ …") for t, p in pairs}
 
 
+def test_rc_params_that_a_user_has_set_do_not_prevent_or_turn_the_figures(tmp_path):
+    arguments = create_arguments()
+    expected = figures.draw(tmp_path / "default", **arguments)
+    user = {"text.usetex": True, "image.origin": "lower", "figure.autolayout": True}
+    user |= {"savefig.format": "pdf", "savefig.dpi": 50}
+    with matplotlib.rc_context(user):
+        assert figures.draw(tmp_path / "user", **arguments) == expected
+        assert {name: matplotlib.rcParams[name] for name in user} == user
+
+
+def test_drawing_ends_before_the_next_figure_if_it_should_stop(tmp_path):
+    answers = iter([False, False, True])
+    pngs, errors = figures.draw(
+        tmp_path, should_stop=lambda: next(answers), **create_arguments()
+    )
+    assert (len(pngs), errors) == (2, [])
+
+
 def test_a_figure_that_fails_does_not_prevent_the_others(tmp_path):
     arguments = create_arguments() | {"images": np.zeros((2000, 784), np.uint8)}
     pngs, (error,) = figures.draw(tmp_path, **arguments)
@@ -284,7 +303,6 @@ def test_a_link_is_replaced_and_not_followed(tmp_path):
     [
         ("mnist_jax.train_loop", "matplotlib"),
         ("mnist_jax.reporting.figure_worker", "matplotlib"),
-        ("mnist_jax.reporting.figures", "jax"),
         ("mnist_jax.reporting.figures", "matplotlib.pyplot"),
     ],
 )

@@ -156,25 +156,10 @@ def test_a_graph_or_a_figure_that_cannot_be_drawn_is_a_warning(
         raise TypeError("can't be drawn")
 
     monkeypatch.setattr(graph, "write_graph", fail)
-    monkeypatch.setattr(figures, "draw", fail)  # In this process: see the next line.
-    monkeypatch.setattr("mnist_jax.reporting.reporter.FigureWorker", FigureWorkerInProcess)
+    monkeypatch.setattr(figures, "draw", fail)
     fake_config.figures = True
     assert int(train_and_evaluate(fake_config, tmp_path).step) == 40
     lines = capfd.readouterr().err.splitlines()
     assert lines[0] == "WARNING: no graph for TensorBoard: can't be drawn"
     assert lines[1].startswith("WARNING: figures are missing (can't be drawn); draw them by ")
     assert len(lines) == 2
-
-
-class FigureWorkerInProcess:
-    def __init__(self, workdir):
-        self._error = None
-
-    def draw(self, **arguments):
-        try:
-            figures.draw(**arguments)
-        except TypeError as error:
-            self._error = str(error)
-
-    def close(self, *, wait, should_stop):
-        return self._error
