@@ -6,6 +6,14 @@ from mnist_jax.tasks import Classification
 from mnist_jax.train_step import TrainState, create_train_state
 
 
+def batch(size: int) -> dict[str, jax.ShapeDtypeStruct]:
+    """The shapes of a batch of MNIST's images."""
+    return {
+        "image": jax.ShapeDtypeStruct((size, 28, 28), "uint8"),
+        "label": jax.ShapeDtypeStruct((size,), "int32"),
+    }
+
+
 def create_state(
     config: ConfigDict, num_classes: int = 10, image_shape: tuple[int, ...] = (28, 28)
 ) -> TrainState:

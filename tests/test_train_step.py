@@ -114,7 +114,7 @@ def test_a_single_step_is_no_scan(fake_config):
 
 
 def test_the_augmentation_and_dropout_of_a_step_are_functions_of_seed_and_step(fake_config):
-    fake_config.update(model="cnn", augmentation="random_shift")
+    fake_config.update(model="cnn", hidden_sizes=(128, 32), augmentation="random_shift")
     state = create_state(fake_config)
     loss = lambda state: float(loss_fn(state.params, state, BATCH)[0])  # noqa: E731
     assert loss(state) == loss(create_state(fake_config))

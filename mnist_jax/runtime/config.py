@@ -126,16 +126,10 @@ def validate(config: ConfigDict) -> None:
             matches = difflib.get_close_matches(name, list(_DEFAULTS), n=1)
             hint = f"did you mean config.{matches[0]}?" if matches else "see configs/default.py"
             raise UserError(f"config.{name}: there is no such field; {hint}")
-    for name, default_value in _DEFAULTS.items():
+    for name in _DEFAULTS:
         if name not in config:
             raise UserError(f"config.{name}: missing; derive from configs/default.py")
-        value, wanted = config[name], type(default_value)
-        any_value: _Constraint = (lambda _: True, f"of type {wanted.__name__}")
-        default_constraint = _integer(1) if wanted is int else any_value
-        is_valid, expected = _CONSTRAINTS.get(name, default_constraint)
-        is_type = type(value) is wanted or (wanted is float and type(value) is int)
-        if not (is_type and is_valid(value)):
-            raise _error(config, name, f"is not {expected}")
+        _validate_field(config, name, _CONSTRAINTS.get(name))
     if config.seed + config.num_seeds > 2**32:
         raise _error(config, "num_seeds", "leads to seeds above 2**32 - 1; lower it or seed")
     if config.profile_steps and config.profile_steps[1] > config.num_train_steps:
@@ -144,6 +138,15 @@ def validate(config: ConfigDict) -> None:
         raise _error(config, "accumulate_steps", "does not divide num_train_steps; change one")
     if config.image_size and not own_path(config.dataset):
         raise _error(config, "image_size", "applies to your own folder of images; set it to ()")
+
+
+def _validate_field(config: ConfigDict, name: str, constraint: _Constraint | None) -> None:
+    value, wanted = config[name], type(_DEFAULTS[name])
+    any_value: _Constraint = (lambda _: True, f"of type {wanted.__name__}")
+    is_valid, expected = constraint or (_integer(1) if wanted is int else any_value)
+    is_type = type(value) is wanted or (wanted is float and type(value) is int)
+    if not (is_type and is_valid(value)):
+        raise _error(config, name, f"is not {expected}")
 
 
 def choose(config: ConfigDict, field: str, table: Mapping[str, Any], own: bool = False) -> Any:
@@ -237,10 +240,16 @@ def from_json(fields: Mapping[str, Any]) -> ConfigDict:
     """Returns the locked config of a JSON object: what it was, not whether it is valid now.
 
     Raises:
-      UserError: It has a field that this version does not know.
+      UserError: A field is unknown to this version, or is not of its type.
     """
     if unknown := sorted(fields.keys() - _DEFAULTS.keys()):
         raise UserError(f"config.{unknown[0]}: there is no such field in this version")
     values = {k: tuple(v) if isinstance(v, list) else v for k, v in fields.items()}
     # Older configs lack newer fields, whose defaults change nothing.
-    return ConfigDict(_DEFAULTS.to_dict() | values).lock()
+    config = ConfigDict()
+    with config.ignore_type():
+        config.update(_DEFAULTS.to_dict() | values)
+    for name in _DEFAULTS:  # A dataset's name leads to files.
+        anything: _Constraint = (lambda _: True, f"of type {type(_DEFAULTS[name]).__name__}")
+        _validate_field(config, name, _CONSTRAINTS[name] if name == "dataset" else anything)
+    return config.lock()
