@@ -5,6 +5,7 @@ from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from mnist_jax import members
@@ -37,19 +38,21 @@ def eval_step(
       num_members: Number of members.
 
     Returns:
-      The values, `[batch]`, or of several members `[members, batch]`, and then their
-      committee's too, whose names begin with `committee_`; and the (committee's) outputs.
+      The values, `[batch]`, or of several members and their committee `[members + 1, batch]`;
+      and the (committee's) outputs.
     """
     batch = shard_batch(take(examples, rows))
 
     def values(outputs: jax.Array) -> dict[str, jax.Array]:
         return {**task.metrics(outputs, batch), "loss": task.loss(outputs, batch)}
 
-    each, outputs = members.apply(apply_fn, task, variables, batch["image"], num_members)
     if num_members == 1:
-        return replicate((values(each), outputs))
-    committee = {f"committee_{name}": value for name, value in values(outputs).items()}
-    return replicate(({**jax.lax.map(values, each), **committee}, outputs))
+        outputs = apply_fn(variables, batch["image"], train=False)
+        return replicate((values(outputs), outputs))
+    each = members.apply_each(apply_fn, variables, batch["image"])
+    committee = task.combine(each)
+    every = jnp.concatenate([each, committee[None]])
+    return replicate((jax.lax.map(values, every), committee))
 
 
 def evaluate(
@@ -75,53 +78,44 @@ def evaluate(
     """
     step = functools.partial(eval_step, apply_fn=apply_fn, task=task, num_members=num_members)
 
-    def read_all(batches: np.ndarray) -> Iterator[tuple[dict[str, np.ndarray], jax.Array]]:
-        """Reads each result while the source reads the rows of the next batch."""
-        running = None
-        for examples, rows in map(source.feed, batches):
-            # Before the next call: of several programs with collectives, queued on virtual
-            # CPU devices, one can wait for a thread for ever.
+    def read_all(batches: np.ndarray, is_kept: bool) -> Iterator[Any]:
+        running: Any = None
+        for indices in (*batches, None):
+            # While the device computes, the source reads the rows of the next batch.
+            following = None if indices is None else source.feed(indices)
             if running:
-                yield jax.device_get(running[0]), running[1]
-            running = step(variables, examples, rows)
-        if running:
-            yield jax.device_get(running[0]), running[1]
+                # Before the next call: of several programs with collectives, queued on
+                # virtual CPU devices, one can wait for a thread for ever.
+                yield jax.device_get(running if is_kept else running[:1])
+            if following:
+                running = step(variables, *following)
 
     results, outputs = {}, {}
     for split, batches in eval_indices.items():
-        values, kept = [], []
-        for of_batch, its_outputs in read_all(batches):
-            values.append(of_batch)
-            kept += [jax.device_get(its_outputs)] if split in keep else []
         is_real = batches.ravel() >= 0
-        columns: dict[str, np.ndarray] = {
+        values, *kept = zip(*read_all(batches, split in keep), strict=True)
+        columns = {
             name: np.concatenate([of_batch[name] for of_batch in values], axis=-1)[..., is_real]
             for name in values[0]
         }
         results[split] = summarize(task, columns)
-        if split in keep:
-            outputs[split] = np.concatenate(kept)[is_real]
+        if kept:
+            outputs[split] = np.concatenate(kept[0])[is_real]
     return results, outputs
 
 
 def summarize(task: Task, columns: Mapping[str, np.ndarray]) -> dict[str, Any]:
     """Returns a split's result from the values of its examples, `[..., num_examples]`."""
     count = columns["loss"].shape[-1]
-    sums: dict[str, Any] = {
-        name: column.sum(axis=-1, dtype=float) for name, column in columns.items()
-    }
-
-    def divide(sums: Mapping[str, float]) -> dict[str, float]:
-        return {name: float(x) / count for name, x in sums.items()} | task.summarize(
-            sums, count
-        )
-
-    if not sums["loss"].ndim:
-        return {"num_examples": count, **divide(sums)}
-    mark = "committee_"
-    own = {name: x for name, x in sums.items() if not name.startswith(mark)}
-    each = [divide({name: x[k] for name, x in own.items()}) for k in range(len(own["loss"]))]
-    committee = divide({n.removeprefix(mark): sums[n] for n in sums.keys() - own.keys()})
-    result = {name: np.array([one[name] for one in each]) for name in each[0]}
-    result |= {f"{mark}{name}": x for name, x in committee.items()}
-    return {"num_examples": count, **result}
+    sums = {name: np.atleast_2d(x).sum(axis=1, dtype=float) for name, x in columns.items()}
+    each = []
+    for row in zip(*sums.values(), strict=True):
+        of_one = dict(zip(sums, map(float, row), strict=True))
+        each.append({n: x / count for n, x in of_one.items()} | task.summarize(of_one, count))
+    if len(each) == 1:
+        return {"num_examples": count} | each[0]
+    *singles, committee = each
+    result = {name: np.array([single[name] for single in singles]) for name in committee}
+    return (
+        {"num_examples": count} | result | {f"committee_{n}": x for n, x in committee.items()}
+    )

@@ -16,7 +16,6 @@ from ml_collections import ConfigDict
 from mnist_jax import input_pipeline
 from mnist_jax.parallel import sharding
 from mnist_jax.runtime import memory
-from mnist_jax.tasks import Task
 
 _State = TypeVar("_State", bound=Any)  # A `TrainState`.
 
@@ -105,19 +104,6 @@ def at_once(state: Any) -> int:
     return int(max(1, min(num_members, limit)))
 
 
-def apply(
-    apply_fn: Callable[..., Any],
-    task: Task,
-    variables: Any,
-    inputs: jax.Array,
-    num_members: int,
-) -> tuple[jax.Array, jax.Array]:
-    """Inside `jit`: returns the members' outputs, `[members, batch, ...]`, and the committee's.
-
-    Of a single member both are its outputs, `[batch, ...]`.
-    """
-    if num_members == 1:
-        outputs = apply_fn(variables, inputs, train=False)
-        return outputs, outputs
-    each = jax.lax.map(lambda own: apply_fn(own, inputs, train=False), variables)
-    return each, task.combine(each)
+def apply_each(apply_fn: Callable[..., Any], variables: Any, inputs: jax.Array) -> jax.Array:
+    """Inside `jit`: returns the outputs of each member, `[members, batch, ...]`."""
+    return jax.lax.map(lambda own: apply_fn(own, inputs, train=False), variables)

@@ -57,7 +57,7 @@ class TrainedModel(NamedTuple):
         """Computes outputs from the variables and inputs, as `model.apply` does."""
         if self.num_members == 1:
             return self.model.apply
-        return _committee(self.model.apply, self.task, self.num_members)
+        return _committee(self.model.apply, self.task)
 
     def outputs(self, inputs: np.ndarray) -> np.ndarray:
         """Returns the outputs, such as logits, of inputs `[n, *input.shape]`."""
@@ -69,9 +69,9 @@ class TrainedModel(NamedTuple):
 
 
 @functools.lru_cache  # jit would compile each new function again.
-def _committee(apply_fn: ApplyFn, task: Task, num_members: int) -> ApplyFn:
+def _committee(apply_fn: ApplyFn, task: Task) -> ApplyFn:
     def apply(variables: Variables, inputs: jax.Array, train: bool = False) -> jax.Array:
-        return members.apply(apply_fn, task, variables, inputs, num_members)[1]
+        return task.combine(members.apply_each(apply_fn, variables, inputs))
 
     return apply
 

@@ -31,7 +31,6 @@ from mnist_jax.runtime import config as config_lib
 
 Batch = Mapping[str, jax.Array]  # `image`, [batch, *input.shape]; `label`, [batch, ...]
 
-_NOT_FORMATTED = ("num_examples", "committee_")  # They have their own place.
 _TITLES = {"train": "Training", "validation": "Validation", "test": "Test"}
 
 
@@ -82,22 +81,18 @@ class Task:
         They name any dataset but the tutorial's own. Of several members they have the mean ±
         the (sample) standard deviation, and a line of their committee.
         """
-        mark, num_examples = "committee_", result["num_examples"]
-        text = (
-            f"{_TITLES[split]} Data Eval:{'' if dataset == 'mnist' else f' [{dataset}]'}\n"
-            f"  Num examples: {num_examples}  {self.format(result)}"
-        )
-        if np.ndim(result["loss"]):
-            committee = {n.removeprefix(mark): v for n, v in result.items() if mark in n}
-            text += f" ({len(result['loss'])} seeds)\n"
-            text += f"  Their committee: {self.format(committee)}"
+        own, mark = dict(result), "committee_"
+        committee = {n.removeprefix(mark): own.pop(n) for n in result if n.startswith(mark)}
+        title = f"{_TITLES[split]} Data Eval:" + f" [{dataset}]" * (dataset != "mnist")
+        text = f"{title}\n  Num examples: {own.pop('num_examples')}  {self.format(own)}"
+        if committee:
+            text += f" ({len(own['loss'])} seeds)\n  Their committee: {self.format(committee)}"
         return text
 
-    def format(self, result: Mapping[str, Any], hidden: Sequence[str] = ()) -> str:
-        """Formats the numbers of a result, or of a committee's, in one line."""
-        names = [n for n in result if n not in hidden and not n.startswith(_NOT_FORMATTED)]
-        names.sort(key=lambda name: name == "loss")
-        return "  ".join(f"{n}: {format_spread(result[n], '.4f')}" for n in names)
+    def format(self, result: Mapping[str, Any]) -> str:
+        """Formats the numbers of a result in one line, the loss at its end."""
+        names = sorted(result, key=lambda name: name == "loss")
+        return "  ".join(f"{name}: {format_spread(result[name], '.4f')}" for name in names)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -117,9 +112,8 @@ class Classification(Task):
         """Requires integer labels of one class for each example."""
         label, classes = dataset.examples.label, len(dataset.class_names)
         if label.dtype != np.int32 or label.ndim != 1:
-            form = f"{label.dtype}{list(label.shape)}"
             raise ValueError(
-                f"labels are {form}, expected an integer each; choose another task"
+                f"labels are {label.dtype}{[*label.shape]}, expected an integer each"
             )
         if label.min() < 0 or label.max() >= classes:
             found = f"labels from {label.min()} to {label.max()}"
@@ -154,24 +148,23 @@ class Classification(Task):
         """Returns the class; in the text also up to two others of at least 1 %."""
         rows = []
         for p in np.asarray(jax.nn.softmax(jnp.asarray(outputs))):
-            first, *others = np.argsort(-p, kind="stable")[:3]
-            classes = [first, *(label for label in others if p[label] >= 0.01)]
-            best, *rest = (f"{class_names[i]} ({p[i]:.1%})" for i in classes)
-            text = best + (f", or {', '.join(rest)}" if rest else "")
-            label, name = int(first), class_names[first]
-            rows.append(
-                {"text": text, "label": label, "class": name, "probabilities": p.tolist()}
-            )
+            label, *others = np.argsort(-p, kind="stable")[:3].tolist()
+            texts = [f"{class_names[i]} ({p[i]:.1%})" for i in others if p[i] >= 0.01]
+            text = f"{class_names[label]} ({p[label]:.1%})" + ", or " * bool(texts)
+            row = {"text": text + ", ".join(texts), "label": label, "class": class_names[label]}
+            rows.append(row | {"probabilities": p.tolist()})
         return rows
 
-    def format(self, result: Mapping[str, Any], hidden: Sequence[str] = ()) -> str:
+    def format(self, result: Mapping[str, Any]) -> str:
         """Begins with the tutorial's words, and leaves out the loss."""
-        others = super().format(result, ("num_correct", "accuracy", "loss", *hidden))
-        return (
-            f"Num correct: {format_spread(result['num_correct'], '.0f')}"
-            f"  Precision @ 1: {format_spread(result['accuracy'], '0.04f')}"
-            f"{others and '  '}{others}"
-        )
+        others = {
+            n: x for n, x in result.items() if n not in ("num_correct", "accuracy", "loss")
+        }
+        words = [
+            f"Num correct: {format_spread(result['num_correct'], '.0f')}",
+            f"Precision @ 1: {format_spread(result['accuracy'], '.4f')}",
+        ]
+        return "  ".join([*words, super().format(others)] if others else words)
 
 
 TASKS = {"classification": Classification}
@@ -196,9 +189,8 @@ def update_best(
 def is_last(config: ConfigDict, step: int, best: Mapping[str, Any] | None) -> bool:
     """Returns whether training ends with this step: it is the last, or no better one came."""
     patience = config.early_stopping_evals
-    return step >= config.num_train_steps or bool(
-        best and patience and best["evals"] >= patience
-    )
+    is_early = best and patience and best["evals"] >= patience
+    return bool(is_early) or step >= config.num_train_steps
 
 
 def format_spread(value: Any, spec: str) -> str:
