@@ -175,6 +175,12 @@ def create_task(config: ConfigDict) -> Task:
     return config_lib.create(config, "task", TASKS, Task)
 
 
+def rate(task: Task, result: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns a result's value by the task's best metric; of members their mean."""
+    name, mode = task.best
+    return {"name": name, "mode": mode, "value": float(np.mean(result[name]))}
+
+
 def update_best(
     best: Mapping[str, Any] | None, step: int, rating: Mapping[str, Any]
 ) -> Mapping[str, Any]:
