@@ -56,8 +56,8 @@ def run(
     atexit.register(gc.freeze)
 
     def call(arguments: Sequence[str]) -> None:
-        with compile_cache.enabled():
-            main(*arguments)
+        compile_cache.enable()
+        main(*arguments)
         with writing_to("stdout"):
             print(end="", flush=True)
 
