@@ -66,8 +66,9 @@ class Run:
     def create_state(self) -> TrainState:
         """Returns the state at step 0: random, or with the variables of `config.init_from`."""
         state = create_train_state(self.config, self.model, self.task, self.dataset.input)
-        treedef = jax.tree.structure(state)
-        start = self.init_variables
+        start, treedef = self.init_variables, jax.tree.structure(state)
+        if not start:
+            return state
         leaves = [start.get(name, leaf) for name, leaf in leaves_by_name(state).items()]
         return jax.tree.unflatten(treedef, sharding.put_replicated(jax.device_get(leaves)))
 
