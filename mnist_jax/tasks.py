@@ -170,9 +170,9 @@ class Classification(Task):
 TASKS = {"classification": Classification}
 
 
-def create_task(config: ConfigDict) -> Task:
-    """Returns the task that the config names; raises UserError if there is none."""
-    return config_lib.create(config, "task", TASKS, Task)
+def create_task(config: ConfigDict, *, is_saved: bool = False) -> Task:
+    """Returns the task that the config names; see `config.create`."""
+    return config_lib.create(config, "task", TASKS, Task, is_saved=is_saved)
 
 
 def rate(task: Task, result: Mapping[str, Any]) -> dict[str, Any]:
