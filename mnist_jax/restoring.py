@@ -126,8 +126,8 @@ def restore(
         num_outputs = manifest.num_outputs or len(manifest.class_names)
         create = functools.partial(create_model, num_outputs=num_outputs)
         module: nn.Module = _find_code(manifest, "model", model, MODELS, create)
-        task = _find_code(manifest, "task", task, TASKS, create_task)
-        trained = TrainedModel(workdir, manifest, module, task, {}, num_members)
+        learned: Task = _find_code(manifest, "task", task, TASKS, create_task)
+        trained = TrainedModel(workdir, manifest, module, learned, {}, num_members)
         init = functools.partial(module.init, train=False)
         if num_members > 1:
             init = jax.vmap(init, axis_size=num_members, in_axes=None)
