@@ -7,7 +7,7 @@ import hashlib
 import os
 import secrets
 import stat
-from collections.abc import Container, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
 
@@ -34,11 +34,11 @@ def is_pipe_or_device(path: str | Path) -> bool:
     return False
 
 
-def digest_files(folder: Path, excluded: Container[str] = ()) -> dict[str, str]:
-    """Returns the SHA-256 of the files below a folder, by path, except those of some names."""
+def digest_files(folder: Path) -> dict[str, str]:
+    """Returns the SHA-256 of the files below a folder, but not of links, by path."""
     digests = {}
     for path in sorted(folder.rglob("*")):
-        if path.is_file() and path.name not in excluded:
+        if path.is_file() and not path.is_symlink():
             with path.open("rb") as file:
                 digest = hashlib.file_digest(file, "sha256").hexdigest()
             digests[path.relative_to(folder).as_posix()] = digest
