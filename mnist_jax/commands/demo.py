@@ -44,7 +44,8 @@ _MAX_THREADS = 64
 
 def main() -> None:
     """Serves the page until Ctrl-C."""
-    from mnist_jax.digits.normalize import UnreadableImageError, normalize
+    from mnist_jax.data.images import UnreadableImageError
+    from mnist_jax.digits.normalize import normalize
     from mnist_jax.tasks import Classification
 
     model = restore_checkpoint()

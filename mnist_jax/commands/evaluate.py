@@ -9,12 +9,9 @@ Examples:
     mnist-jax evaluate --workdir runs/mine --figures figures
 """
 
-import json
-
-import numpy as np
 from absl import flags
 
-from mnist_jax.commands.flags import CHECKPOINT, JSON, MEMBER, restore_checkpoint
+from mnist_jax.commands.flags import CHECKPOINT, JSON, MEMBER, print_json, restore_checkpoint
 from mnist_jax.runtime import run_folder, terminal
 from mnist_jax.runtime.errors import refusing
 
@@ -66,14 +63,7 @@ def main() -> None:
         if errors:
             terminal.print_warning(f"WARNING: figures are missing ({'; '.join(errors)})")
     if JSON.value:
-        report = {
-            "workdir": str(model.workdir),
-            "step": model.step,
-            "member": MEMBER.value,
-            "dataset": dataset.name,
-            "splits": results,
-        }
-        print(json.dumps(report, default=np.ndarray.tolist))
+        print_json(model, splits=results)
     else:
         of_member = "" if MEMBER.value is None else f", member {MEMBER.value}"
         print(f"Step {model.step} of {model.workdir}{of_member}")

@@ -1,5 +1,6 @@
 """The flags of several commands; each command declares those that it takes as key flags."""
 
+import json
 from typing import Any
 
 from absl import flags
@@ -27,3 +28,10 @@ def restore_checkpoint() -> Any:
     return restoring.restore(
         WORKDIR.value, STEP.value, model=MODEL.value, task=TASK.value, member=MEMBER.value
     )
+
+
+def print_json(model: Any, **results: Any) -> None:
+    """Prints one JSON object: which `TrainedModel` it was, and its results."""
+    names = {"workdir": str(model.workdir), "step": model.step, "member": MEMBER.value}
+    report = {**names, "dataset": model.config.dataset, **results}
+    print(json.dumps(report, default=lambda array: array.tolist()))

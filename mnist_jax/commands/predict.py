@@ -11,15 +11,15 @@ Examples:
 """
 
 import itertools
-import json
 import os
 import sys
+import warnings
 from pathlib import Path
 
 import numpy as np
 from absl import flags
 
-from mnist_jax.commands.flags import CHECKPOINT, JSON, MEMBER, restore_checkpoint
+from mnist_jax.commands.flags import CHECKPOINT, JSON, print_json, restore_checkpoint
 from mnist_jax.runtime import terminal
 from mnist_jax.runtime.errors import UserError, refusing
 
@@ -35,8 +35,8 @@ _PAGE = 20  # Images of a file that --show draws.
 
 def main(*image: str) -> None:
     """Prints the prediction for each image; for unreadable ones an error on stderr."""
+    from mnist_jax.data.images import UnreadableImageError, open_image, to_input
     from mnist_jax.digits import normalize
-    from mnist_jax.digits.normalize import UnreadableImageError
 
     model = restore_checkpoint()
     shape, dtype = model.input.shape, model.input.dtype
@@ -47,43 +47,38 @@ def main(*image: str) -> None:
     is_digit = shape == (28, 28) and set("0123456789") <= set(model.manifest.class_names)
     images: dict[str, np.ndarray] = {}
     inputs: dict[str, np.ndarray] = {}
-    notes: dict[str, str] = {}
-    errors: dict[str, str] = {}
+    notes: dict[str, dict[str, str]] = {}
+    errors: list[dict[str, str]] = []
+    warnings.simplefilter("ignore")  # Of Pillow: damaged metadata, and sizes.
     for file in image:
         try:
-            pixels = normalize.read_image(file)
+            picture = open_image(file)
+            pixels = normalize.to_pixels(picture)
             if is_digit:
                 inputs[file] = normalize.normalize(pixels)
                 if note := normalize.find_doubt(pixels):
-                    notes[file] = note
+                    notes[file] = {"note": note}
             else:
-                inputs[file] = normalize.resize(pixels, shape)
+                inputs[file] = to_input(picture, shape[:2], is_colour=len(shape) > 2)
             if _SHOW.value:
                 images[file] = pixels
         except UnreadableImageError as error:
-            errors[file] = str(error)
+            errors.append({"file": file, "error": str(error)})
             terminal.print_error(f"{file}: {error}")
 
-    rows = model.predict(np.stack([*inputs.values()])) if inputs else []
-    texts = {file: row.pop("text") for file, row in zip(inputs, rows, strict=True)}
+    predictions = model.predict(np.stack([*inputs.values()])) if inputs else []
+    rows = [
+        {"file": file, **prediction, **notes.get(file, {})}
+        for file, prediction in zip(inputs, predictions, strict=True)
+    ]
+    texts = dict(zip(inputs, (row.pop("text") for row in rows), strict=True))
     if JSON.value:
-        report = {
-            "workdir": str(model.workdir),
-            "step": model.step,
-            "member": MEMBER.value,
-            "dataset": model.config.dataset,
-            "images": [
-                {"file": file, **row, **({"note": notes[file]} if file in notes else {})}
-                for file, row in zip(inputs, rows, strict=True)
-            ],
-            "errors": [{"file": file, "error": error} for file, error in errors.items()],
-        }
-        print(json.dumps(report))
+        print_json(model, images=rows, errors=errors)
     else:
         for file, text in texts.items():
             print(f"{file}: {text}")
             if file in notes:
-                terminal.print_warning(f"{file}: {notes[file]}")
+                terminal.print_warning(f"{file}: {notes[file]['note']}")
     if images:
         titles = [f"{Path(file).name}: {text}" for file, text in texts.items()]
         _show([*images.values()], [*inputs.values()], titles)

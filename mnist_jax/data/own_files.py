@@ -16,12 +16,12 @@ from typing import Any
 
 import numpy as np
 from numpy.lib import format as npy
-from PIL import Image, ImageOps
 
+from mnist_jax.data import images
 from mnist_jax.data.datasets import Dataset, Split, compute_digest
 from mnist_jax.data.rows import Rows
 from mnist_jax.runtime import memory
-from mnist_jax.runtime.errors import UserError, first_line, refusing
+from mnist_jax.runtime.errors import UserError, refusing
 from mnist_jax.runtime.files import open_regular, replacing
 
 # To be increased when the decoding changes: images that were decoded before are not read.
@@ -29,8 +29,6 @@ _DECODING_VERSION = 1
 _MAX_CLASSES = 2**16
 _NUM_AHEAD = 64  # Decoded images that wait to be stored.
 _FOLDERS = {"train": "train", "val": "validation", "validation": "validation", "test": "test"}
-_FORMATS = ("BMP", "GIF", "JPEG", "PNG", "TIFF", "WEBP")  # None that runs another program.
-_GREY = ("1", "L", "LA")  # Pillow's modes.
 _SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
 
 _Content = tuple[list[str], dict[str, Split]]  # Names of the classes, and the splits.
@@ -66,15 +64,9 @@ def load(path: Path, image_size: tuple[int, ...], *, data_dir: Path, on_disk: bo
         return Dataset.from_splits(str(path), *content)
 
 
-@contextlib.contextmanager
-def _naming(path: Path) -> Iterator[None]:
-    """Converts errors to a UserError that names the path, or the file that it named already."""
-    try:
-        yield
-    except UserError:
-        raise
-    except Exception as error:  # A damaged file raises errors of any type.
-        raise UserError(f"dataset: {path}: {first_line(error)}") from error
+def _naming(path: Path) -> contextlib.AbstractContextManager[None]:
+    # A damaged file raises errors of any type.
+    return refusing(f"dataset: {path}", "correct it, or choose another", Exception)
 
 
 def _read_npz(path: Path) -> _Content:
@@ -167,13 +159,12 @@ def _load_images(
     key = repr((_DECODING_VERSION, image_size, class_names, stats)).encode()
     stored = data_dir / "mnist_jax_images" / f"{hashlib.sha256(key).hexdigest()}.npy"
     if not stored.exists():
-        is_colour = any(map(_is_colour, files))
-        decode = functools.partial(_decode, image_size=image_size, is_colour=is_colour)
+        decode = functools.partial(_decode, image_size, any(map(_is_colour, files)))
         shape = decode(files[0]).shape
-        images = _decode_all(files, decode, shape)
+        decoded = _decode_all(files, decode, shape)
         if not on_disk and len(files) * math.prod(shape) <= memory.device_limit() // 2:
-            return create(np.fromiter(images, np.dtype((np.uint8, shape)), len(files)))
-        _store(stored, folder, (len(files), *shape), images)
+            return create(np.fromiter(decoded, np.dtype((np.uint8, shape)), len(files)))
+        _store(stored, folder, (len(files), *shape), decoded)
     digest = stored.with_suffix(".sha256")  # Of all images, as if they were in memory.
     with refusing(stored, "delete it, to decode them again", (OSError, ValueError)):
         rows = Rows.open(stored)
@@ -220,16 +211,10 @@ def _decode_all(
 
 
 def _is_colour(path: Path) -> bool:
-    with _naming(path), open_regular(path) as file, Image.open(file, formats=_FORMATS) as image:
-        return image.mode not in _GREY
+    with _naming(path):
+        return images.is_colour(path)
 
 
-def _decode(path: Path, image_size: tuple[int, ...], is_colour: bool) -> np.ndarray:
-    """Returns `uint8[height, width, 3]`; `uint8[height, width]` unless `is_colour`."""
-    with _naming(path), open_regular(path) as file, Image.open(file, formats=_FORMATS) as image:
-        if image.mode[0] in "IF":  # Pillow would clip them at 255.
-            raise ValueError("has 16 or 32 bits for each channel; save it with 8")
-        upright = ImageOps.exif_transpose(image).convert("L" if image.mode in _GREY else "RGB")
-        if image_size:
-            upright = upright.resize((image_size[1], image_size[0]))
-        return np.asarray(upright.convert("RGB" if is_colour else "L"))
+def _decode(image_size: tuple[int, ...], is_colour: bool, path: Path) -> np.ndarray:
+    with _naming(path):
+        return images.to_input(images.open_image(path), image_size, is_colour)

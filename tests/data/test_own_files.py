@@ -230,13 +230,13 @@ def test_decoding_that_is_killed_leaves_nothing_that_is_read(mixed, tmp_path):
     program = """
 import os, signal, sys
 from pathlib import Path
-from mnist_jax.data import own_files
-decode = own_files._decode
-def decode_some(path, **options):
+from mnist_jax.data import images, own_files
+open_image = images.open_image
+def open_some(path):
     if path.name == "P.png":
         os.kill(os.getpid(), signal.SIGKILL)
-    return decode(path, **options)
-own_files._decode = decode_some
+    return open_image(path)
+images.open_image = open_some
 own_files.load(Path(sys.argv[1]), (), data_dir=Path(sys.argv[2]), on_disk=True)
 """
     data_dir = tmp_path / "data"
