@@ -102,7 +102,7 @@ def graphs(
 def figure_arguments(
     model: nn.Module, params: Variables, dataset: Dataset, split: str, logits: np.ndarray
 ) -> dict[str, Any]:
-    """Returns the arguments of `figures.plots` but the step and the journal.
+    """Returns the arguments of `figures.Evaluation` but the step and the journal.
 
     `params` are a single member's; `logits`, `float32[n, num_classes]`, those of the split.
     """
