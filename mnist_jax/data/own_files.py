@@ -3,7 +3,6 @@
 import concurrent.futures
 import contextlib
 import dataclasses
-import fcntl
 import functools
 import gzip
 import hashlib
@@ -18,11 +17,10 @@ import numpy as np
 from numpy.lib import format as npy
 
 from mnist_jax.data import images
-from mnist_jax.data.datasets import Dataset, Split, compute_digest
-from mnist_jax.data.rows import Rows
+from mnist_jax.data.datasets import Dataset, Split
 from mnist_jax.runtime import memory
 from mnist_jax.runtime.errors import UserError, refusing
-from mnist_jax.runtime.files import open_regular, replacing
+from mnist_jax.runtime.files import locked, open_regular, replacing
 
 # To be increased when the decoding changes: images that were decoded before are not read.
 _DECODING_VERSION = 1
@@ -77,9 +75,10 @@ def _read_npz(path: Path) -> _Content:
 
 
 def _read_npy(folder: Path) -> _Content:
-    def read(name: str) -> np.ndarray | Rows:
+    def read(name: str) -> np.ndarray:
         with _naming(path := folder / f"{name}.npy"), open_regular(path) as file:
-            return Rows.open(path) if name[:2] == "x_" else npy.read_array(file)
+            is_image = name[:2] == "x_"  # Stays in its file.
+            return npy.open_memmap(path, mode="r") if is_image else npy.read_array(file)
 
     return _read_arrays([path.stem for path in folder.glob("*.npy")], read)
 
@@ -132,8 +131,7 @@ def _load_images(
 ) -> Dataset:
     """Reads `<split>/<class>/<image>`, the layout of tensorflow-datasets' `ImageFolder`."""
     names = [name for name in _FOLDERS if (folder / name).is_dir()]
-    entries = [entry for name in names for entry in sorted(folder.glob(f"{name}/[!.]*"))]
-    classes = [entry for entry in entries if entry.is_dir()]
+    classes = [path for name in names for path in sorted(folder.glob(f"{name}/[!.]*/"))]
     class_names = sorted({path.name for path in classes})
     paths = [path for folder in classes for path in sorted(folder.glob("[!.]*"))]
     files = [path for path in paths if path.suffix.lower() in _SUFFIXES]
@@ -150,10 +148,9 @@ def _load_images(
     numbers = Dataset.from_splits(str(folder), class_names, splits)
     files = [files[i] for i in np.asarray(numbers.examples.image)]
 
-    def create(image: np.ndarray | Rows, digest: str = "") -> Dataset:
-        examples, form = Split(image, numbers.examples.label), (len(class_names), numbers.sizes)
-        digest = digest or compute_digest(examples, *form, max_bytes=image.nbytes)
-        return dataclasses.replace(numbers, examples=examples, digest=digest)
+    def create(image: np.ndarray) -> Dataset:
+        examples = numbers.examples._replace(image=image)
+        return dataclasses.replace(numbers, examples=examples, digest="")
 
     stats = [((s := file.stat()).st_size, s.st_mtime_ns, *file.parts[-3:]) for file in files]
     key = repr((_DECODING_VERSION, image_size, class_names, stats)).encode()
@@ -164,34 +161,24 @@ def _load_images(
         decoded = _decode_all(files, decode, shape)
         if not on_disk and len(files) * math.prod(shape) <= memory.device_limit() // 2:
             return create(np.fromiter(decoded, np.dtype((np.uint8, shape)), len(files)))
-        _store(stored, folder, (len(files), *shape), decoded)
-    digest = stored.with_suffix(".sha256")  # Of all images, as if they were in memory.
+        advice = "make room, or set another"
+        with refusing(f"data_dir: {stored.parent}", advice), locked(stored.with_name(".lock")):
+            if not stored.exists():  # Another process may have stored them.
+                _store(stored, folder, (len(files), *shape), decoded)
     with refusing(stored, "delete it, to decode them again", (OSError, ValueError)):
-        rows = Rows.open(stored)
-        if not digest.exists():
-            with replacing(digest) as file:
-                file.write(create(rows).digest.encode())
-        return create(rows, digest.read_text())
+        return create(npy.open_memmap(stored, mode="r"))
 
 
 def _store(
     path: Path, folder: Path, shape: tuple[int, ...], images: Iterable[np.ndarray]
 ) -> None:
-    """Writes images to an `.npy` file, unless another process is writing it."""
-    with contextlib.ExitStack() as stack:
-        stack.enter_context(refusing(f"data_dir: {path.parent}", "make room, or set another"))
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with contextlib.suppress(OSError):  # Some network file systems have no locks.
-            lock = stack.enter_context(open_regular(path.parent / ".lock", "a"))
-            fcntl.flock(lock, fcntl.LOCK_EX)
-        if path.exists():
-            return
-        target = f"images of {folder} into {path}"
-        print(f"Decoding {shape[0]} {target}, once ...", file=sys.stderr, flush=True)
-        with replacing(path) as file:
-            header = {"descr": "|u1", "fortran_order": False, "shape": shape}
-            npy.write_array_header_1_0(file, header)
-            file.writelines(image.data for image in images)
+    target = f"{shape[0]} images of {folder} into {path}"
+    print(f"Decoding {target}, once ...", file=sys.stderr, flush=True)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with replacing(path) as file:
+        header = {"descr": "|u1", "fortran_order": False, "shape": shape}
+        npy.write_array_header_1_0(file, header)
+        file.writelines(image.data for image in images)
 
 
 def _decode_all(

@@ -2,7 +2,6 @@
 
 import contextlib
 import difflib
-import fcntl
 import hashlib
 import os
 import shutil
@@ -19,7 +18,7 @@ from tensorflow_datasets.core import DatasetBuilder
 from mnist_jax.data import own_files
 from mnist_jax.data.datasets import SPLITS, Dataset, Split
 from mnist_jax.runtime.errors import DatasetUnavailableError, UserError, first_line, refusing
-from mnist_jax.runtime.files import is_pipe_or_device, open_regular
+from mnist_jax.runtime.files import is_pipe_or_device, locked, open_regular
 
 _NETWORK_TIMEOUT = 5.0  # Seconds; tensorflow-datasets itself retries for 200.
 # `Dataset.digest` of those whose archives are also distributed in another compression.
@@ -181,16 +180,10 @@ def _prepare(
     """Prepares the dataset, unless another process has done so."""
     if not sys.stderr.isatty():
         tfds.disable_progress_bar()
-    with contextlib.ExitStack() as stack:
-        # One process at a time: tensorflow-datasets extracts the archives of all to the same
-        # place. Some network file systems have no locks; there it continues without.
-        with contextlib.suppress(OSError):
-            data_dir.mkdir(parents=True, exist_ok=True)
-            lock = stack.enter_context(open_regular(data_dir / ".mnist_jax.lock", "a"))
-            fcntl.flock(lock, fcntl.LOCK_EX)
-            for path in Path(builder.data_dir).parent.glob("incomplete.*"):
-                shutil.rmtree(path)  # A killed process left it.
-        stack.enter_context(contextlib.redirect_stdout(sys.stderr))  # stdout is for results.
+    # One process at a time: tensorflow-datasets extracts the archives of all to the same place.
+    with locked(data_dir / ".mnist_jax.lock"), contextlib.redirect_stdout(sys.stderr):
+        for path in Path(builder.data_dir).parent.glob("incomplete.*"):
+            shutil.rmtree(path)  # A killed process left it.
         try:
             builder.download_and_prepare(download_config=download_config)
         except Exception as error:

@@ -268,7 +268,7 @@ def test_what_goes_wrong_with_the_decoded_images_is_one_line(mixed, tmp_path, mo
     load(mixed, data_dir)
     (stored,) = data_dir.rglob("*.npy")
     os.truncate(stored, 1000)
-    with pytest.raises(UserError, match=rf"^{stored}: has 1000 bytes of \d+; delete it"):
+    with pytest.raises(UserError, match=rf"^{stored}: mmap length .*; delete it"):
         load(mixed, data_dir)
 
 
@@ -341,14 +341,13 @@ def write_deep_image(folder: Path) -> Path:
         (break_npz(y_test=None), "own.npz: 'y_test is not a file in the archive'"),
         (break_npz(y_train=np.array([{}] * 24)), "own.npz: Object arrays cannot be loaded"),
         (write_text("own.npz"), "own.npz: not an .npz file"),
-        (break_npy(x_train=COLOUR.T), "own/x_train.npy: has no rows in C order; save np.asc"),
         (
             break_npy(x_train=COLOUR / 1),
             "own: train: images are float64(24, 8, 6, 3), expected",
         ),
         (
             break_npy(x_train=np.array([{}] * 24)),
-            "own: train: images are object(24,), expected",
+            "own/x_train.npy: Array can't be memory-mapped",
         ),
         (break_npy(x_test=COLOUR[:3]), "own: test: labels are int64(4,), expected"),
         (break_npy(y_train=np.array([{}] * 24)), "own/y_train.npy: Object arrays cannot be"),
