@@ -2,14 +2,13 @@
 
 import concurrent.futures
 import contextlib
-import dataclasses
 import functools
 import gzip
 import hashlib
 import math
 import sys
 import zipfile
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +17,7 @@ from numpy.lib import format as npy
 
 from mnist_jax.data import images
 from mnist_jax.data.datasets import Dataset, Split
+from mnist_jax.data.rows import Rows
 from mnist_jax.runtime import memory
 from mnist_jax.runtime.errors import UserError, refusing
 from mnist_jax.runtime.files import locked, open_regular, replacing
@@ -37,7 +37,7 @@ def load(path: Path, image_size: tuple[int, ...], *, data_dir: Path, on_disk: bo
 
     The path, an absolute one, becomes the dataset's name. Images of a folder are resized to
     the height and width `image_size`; (): all of them have the same size. They are decoded
-    into memory; if they would take more than half of it, or `on_disk`, into a file in
+    into memory; if they would take more than a quarter of it, or `on_disk`, into a file in
     `data_dir`, once.
 
     Raises:
@@ -137,48 +137,40 @@ def _load_images(
     files = [path for path in paths if path.suffix.lower() in _SUFFIXES]
     if not files:
         raise ValueError(f"no images ({', '.join(_SUFFIXES)}) in train/CLASS/")
+    image = _read_images(folder, files, image_size, data_dir, on_disk)
     label = np.searchsorted(class_names, [file.parts[-2] for file in files])
-    split_of = np.array([_FOLDERS[file.parts[-3]] for file in files])
-    number = np.arange(len(files), dtype=np.int32)
-    splits = {
-        split: Split(number[split_of == split], label[split_of == split])
-        for split in {_FOLDERS[name] for name in names}
-    }
-    # With numbers in place of images, for their order before they are decoded.
-    numbers = Dataset.from_splits(str(folder), class_names, splits)
-    files = [files[i] for i in np.asarray(numbers.examples.image)]
+    splits, start = {}, 0
+    for split in dict.fromkeys(_FOLDERS[name] for name in names):  # In the order of the files.
+        stop = start + sum(_FOLDERS[file.parts[-3]] == split for file in files)
+        splits[split] = Split(image[start:stop], label[start:stop])
+        start = stop
+    return Dataset.from_splits(str(folder), class_names, splits)
 
-    def create(image: np.ndarray) -> Dataset:
-        examples = numbers.examples._replace(image=image)
-        return dataclasses.replace(numbers, examples=examples, digest="")
 
+def _read_images(
+    folder: Path, files: list[Path], image_size: tuple[int, ...], data_dir: Path, on_disk: bool
+) -> np.ndarray | Rows:
     stats = [((s := file.stat()).st_size, s.st_mtime_ns, *file.parts[-3:]) for file in files]
-    key = repr((_DECODING_VERSION, image_size, class_names, stats)).encode()
+    key = repr((_DECODING_VERSION, image_size, stats)).encode()
     stored = data_dir / "mnist_jax_images" / f"{hashlib.sha256(key).hexdigest()}.npy"
     if not stored.exists():
         decode = functools.partial(_decode, image_size, any(map(_is_colour, files)))
         shape = decode(files[0]).shape
         decoded = _decode_all(files, decode, shape)
-        if not on_disk and len(files) * math.prod(shape) <= memory.device_limit() // 2:
-            return create(np.fromiter(decoded, np.dtype((np.uint8, shape)), len(files)))
+        # `from_splits` copies them.
+        if not on_disk and len(files) * math.prod(shape) <= memory.device_limit() // 4:
+            return np.fromiter(decoded, np.dtype((np.uint8, shape)), len(files))
         advice = "make room, or set another"
         with refusing(f"data_dir: {stored.parent}", advice), locked(stored.with_name(".lock")):
-            if not stored.exists():  # Another process may have stored them.
-                _store(stored, folder, (len(files), *shape), decoded)
+            if not stored.exists():  # Else another process has stored them meanwhile.
+                target = f"{len(files)} images of {folder} into {stored}"
+                print(f"Decoding {target}, once ...", file=sys.stderr, flush=True)
+                header = {"descr": "|u1", "fortran_order": False, "shape": (len(files), *shape)}
+                with replacing(stored) as file:
+                    npy.write_array_header_1_0(file, header)
+                    file.writelines(image.data for image in decoded)
     with refusing(stored, "delete it, to decode them again", (OSError, ValueError)):
-        return create(npy.open_memmap(stored, mode="r"))
-
-
-def _store(
-    path: Path, folder: Path, shape: tuple[int, ...], images: Iterable[np.ndarray]
-) -> None:
-    target = f"{shape[0]} images of {folder} into {path}"
-    print(f"Decoding {target}, once ...", file=sys.stderr, flush=True)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with replacing(path) as file:
-        header = {"descr": "|u1", "fortran_order": False, "shape": shape}
-        npy.write_array_header_1_0(file, header)
-        file.writelines(image.data for image in images)
+        return Rows.of(npy.open_memmap(stored, mode="r"))
 
 
 def _decode_all(
