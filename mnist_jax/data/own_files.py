@@ -2,15 +2,13 @@
 
 import concurrent.futures
 import contextlib
-import dataclasses
-import fcntl
 import functools
 import gzip
 import hashlib
 import math
 import sys
 import zipfile
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +16,11 @@ import numpy as np
 from numpy.lib import format as npy
 
 from mnist_jax.data import images
-from mnist_jax.data.datasets import Dataset, Split, compute_digest
+from mnist_jax.data.datasets import Dataset, Split
 from mnist_jax.data.rows import Rows
 from mnist_jax.runtime import memory
 from mnist_jax.runtime.errors import UserError, refusing
-from mnist_jax.runtime.files import open_regular, replacing
+from mnist_jax.runtime.files import locked, open_regular, replacing
 
 # To be increased when the decoding changes: images that were decoded before are not read.
 _DECODING_VERSION = 1
@@ -39,7 +37,7 @@ def load(path: Path, image_size: tuple[int, ...], *, data_dir: Path, on_disk: bo
 
     The path, an absolute one, becomes the dataset's name. Images of a folder are resized to
     the height and width `image_size`; (): all of them have the same size. They are decoded
-    into memory; if they would take more than half of it, or `on_disk`, into a file in
+    into memory; if they would take more than a quarter of it, or `on_disk`, into a file in
     `data_dir`, once.
 
     Raises:
@@ -77,9 +75,10 @@ def _read_npz(path: Path) -> _Content:
 
 
 def _read_npy(folder: Path) -> _Content:
-    def read(name: str) -> np.ndarray | Rows:
+    def read(name: str) -> np.ndarray:
         with _naming(path := folder / f"{name}.npy"), open_regular(path) as file:
-            return Rows.open(path) if name[:2] == "x_" else npy.read_array(file)
+            is_image = name[:2] == "x_"  # Stays in its file.
+            return npy.open_memmap(path, mode="r") if is_image else npy.read_array(file)
 
     return _read_arrays([path.stem for path in folder.glob("*.npy")], read)
 
@@ -132,66 +131,46 @@ def _load_images(
 ) -> Dataset:
     """Reads `<split>/<class>/<image>`, the layout of tensorflow-datasets' `ImageFolder`."""
     names = [name for name in _FOLDERS if (folder / name).is_dir()]
-    entries = [entry for name in names for entry in sorted(folder.glob(f"{name}/[!.]*"))]
-    classes = [entry for entry in entries if entry.is_dir()]
+    classes = [path for name in names for path in sorted(folder.glob(f"{name}/[!.]*/"))]
     class_names = sorted({path.name for path in classes})
     paths = [path for folder in classes for path in sorted(folder.glob("[!.]*"))]
     files = [path for path in paths if path.suffix.lower() in _SUFFIXES]
     if not files:
         raise ValueError(f"no images ({', '.join(_SUFFIXES)}) in train/CLASS/")
+    image = _read_images(folder, files, image_size, data_dir, on_disk)
     label = np.searchsorted(class_names, [file.parts[-2] for file in files])
-    split_of = np.array([_FOLDERS[file.parts[-3]] for file in files])
-    number = np.arange(len(files), dtype=np.int32)
-    splits = {
-        split: Split(number[split_of == split], label[split_of == split])
-        for split in {_FOLDERS[name] for name in names}
-    }
-    # With numbers in place of images, for their order before they are decoded.
-    numbers = Dataset.from_splits(str(folder), class_names, splits)
-    files = [files[i] for i in np.asarray(numbers.examples.image)]
+    splits, start = {}, 0
+    for split in dict.fromkeys(_FOLDERS[name] for name in names):  # In the order of the files.
+        stop = start + sum(_FOLDERS[file.parts[-3]] == split for file in files)
+        splits[split] = Split(image[start:stop], label[start:stop])
+        start = stop
+    return Dataset.from_splits(str(folder), class_names, splits)
 
-    def create(image: np.ndarray | Rows, digest: str = "") -> Dataset:
-        examples, form = Split(image, numbers.examples.label), (len(class_names), numbers.sizes)
-        digest = digest or compute_digest(examples, *form, max_bytes=image.nbytes)
-        return dataclasses.replace(numbers, examples=examples, digest=digest)
 
+def _read_images(
+    folder: Path, files: list[Path], image_size: tuple[int, ...], data_dir: Path, on_disk: bool
+) -> np.ndarray | Rows:
     stats = [((s := file.stat()).st_size, s.st_mtime_ns, *file.parts[-3:]) for file in files]
-    key = repr((_DECODING_VERSION, image_size, class_names, stats)).encode()
+    key = repr((_DECODING_VERSION, image_size, stats)).encode()
     stored = data_dir / "mnist_jax_images" / f"{hashlib.sha256(key).hexdigest()}.npy"
     if not stored.exists():
         decode = functools.partial(_decode, image_size, any(map(_is_colour, files)))
         shape = decode(files[0]).shape
         decoded = _decode_all(files, decode, shape)
-        if not on_disk and len(files) * math.prod(shape) <= memory.device_limit() // 2:
-            return create(np.fromiter(decoded, np.dtype((np.uint8, shape)), len(files)))
-        _store(stored, folder, (len(files), *shape), decoded)
-    digest = stored.with_suffix(".sha256")  # Of all images, as if they were in memory.
+        # `from_splits` copies them.
+        if not on_disk and len(files) * math.prod(shape) <= memory.device_limit() // 4:
+            return np.fromiter(decoded, np.dtype((np.uint8, shape)), len(files))
+        advice = "make room, or set another"
+        with refusing(f"data_dir: {stored.parent}", advice), locked(stored.with_name(".lock")):
+            if not stored.exists():  # Else another process has stored them meanwhile.
+                target = f"{len(files)} images of {folder} into {stored}"
+                print(f"Decoding {target}, once ...", file=sys.stderr, flush=True)
+                header = {"descr": "|u1", "fortran_order": False, "shape": (len(files), *shape)}
+                with replacing(stored) as file:
+                    npy.write_array_header_1_0(file, header)
+                    file.writelines(image.data for image in decoded)
     with refusing(stored, "delete it, to decode them again", (OSError, ValueError)):
-        rows = Rows.open(stored)
-        if not digest.exists():
-            with replacing(digest) as file:
-                file.write(create(rows).digest.encode())
-        return create(rows, digest.read_text())
-
-
-def _store(
-    path: Path, folder: Path, shape: tuple[int, ...], images: Iterable[np.ndarray]
-) -> None:
-    """Writes images to an `.npy` file, unless another process is writing it."""
-    with contextlib.ExitStack() as stack:
-        stack.enter_context(refusing(f"data_dir: {path.parent}", "make room, or set another"))
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with contextlib.suppress(OSError):  # Some network file systems have no locks.
-            lock = stack.enter_context(open_regular(path.parent / ".lock", "a"))
-            fcntl.flock(lock, fcntl.LOCK_EX)
-        if path.exists():
-            return
-        target = f"images of {folder} into {path}"
-        print(f"Decoding {shape[0]} {target}, once ...", file=sys.stderr, flush=True)
-        with replacing(path) as file:
-            header = {"descr": "|u1", "fortran_order": False, "shape": shape}
-            npy.write_array_header_1_0(file, header)
-            file.writelines(image.data for image in images)
+        return Rows.of(npy.open_memmap(stored, mode="r"))
 
 
 def _decode_all(

@@ -155,13 +155,13 @@ def test_a_folder_of_images(tmp_path):
 
 def test_images_of_a_folder_are_resized_to_image_size(tmp_path):
     folder = write_images(tmp_path / "own")
-    other = folder / "train" / "cat" / "00.png"
-    Image.fromarray(GREY[0].T).save(other)
+    other = folder / "train" / "cat" / "04.png"
+    Image.fromarray(GREY[4].T).save(other)
     config = default.get_config()
     config.dataset = str(folder)
     with pytest.raises(UserError) as error:
         load_dataset(config)
-    first = folder / "train" / "cat" / "04.png"
+    first = folder / "train" / "cat" / "00.png"
     expected = f"{other}: 6x8 pixels, but {first} has 8x6; set config.image_size"
     assert str(error.value) == f"dataset: {expected}"
     config.image_size = (5, 7)
@@ -203,14 +203,14 @@ def test_images_are_decoded_to_the_disk_once(mixed, tmp_path, capsys, monkeypatc
     assert "once ..." in capsys.readouterr().err
 
 
-def test_images_that_take_half_of_the_memory_are_decoded_to_the_disk(tmp_path, monkeypatch):
+def test_images_that_take_much_memory_are_decoded_to_the_disk(tmp_path, monkeypatch):
     config = default.get_config()
     config.dataset = str(write_images(tmp_path / "own"))
     config.data_dir = str(tmp_path / "data")
-    monkeypatch.setattr("mnist_jax.runtime.memory.device_limit", lambda: 2 * GREY.nbytes)
+    monkeypatch.setattr("mnist_jax.runtime.memory.device_limit", lambda: 4 * GREY.nbytes)
     expected = load_dataset(config)
     assert not (tmp_path / "data").exists()
-    monkeypatch.setattr("mnist_jax.runtime.memory.device_limit", lambda: 2 * GREY.nbytes - 2)
+    monkeypatch.setattr("mnist_jax.runtime.memory.device_limit", lambda: 4 * GREY.nbytes - 4)
     check_decoded(load_dataset(config), expected)
     monkeypatch.undo()
     shutil.rmtree(tmp_path / "data")
@@ -268,7 +268,7 @@ def test_what_goes_wrong_with_the_decoded_images_is_one_line(mixed, tmp_path, mo
     load(mixed, data_dir)
     (stored,) = data_dir.rglob("*.npy")
     os.truncate(stored, 1000)
-    with pytest.raises(UserError, match=rf"^{stored}: has 1000 bytes of \d+; delete it"):
+    with pytest.raises(UserError, match=rf"^{stored}: mmap length .*; delete it"):
         load(mixed, data_dir)
 
 
@@ -341,14 +341,13 @@ def write_deep_image(folder: Path) -> Path:
         (break_npz(y_test=None), "own.npz: 'y_test is not a file in the archive'"),
         (break_npz(y_train=np.array([{}] * 24)), "own.npz: Object arrays cannot be loaded"),
         (write_text("own.npz"), "own.npz: not an .npz file"),
-        (break_npy(x_train=COLOUR.T), "own/x_train.npy: has no rows in C order; save np.asc"),
         (
             break_npy(x_train=COLOUR / 1),
             "own: train: images are float64(24, 8, 6, 3), expected",
         ),
         (
             break_npy(x_train=np.array([{}] * 24)),
-            "own: train: images are object(24,), expected",
+            "own/x_train.npy: Array can't be memory-mapped",
         ),
         (break_npy(x_test=COLOUR[:3]), "own: test: labels are int64(4,), expected"),
         (break_npy(y_train=np.array([{}] * 24)), "own/y_train.npy: Object arrays cannot be"),
