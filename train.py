@@ -1,67 +1,8 @@
-"""Trains a network that reads digits and evaluates it; resumes an interrupted run.
+"""Runs the command `train` in a checkout: python train.py --config configs/default.py."""
 
-    python train.py [--config FILE] [--workdir DIR] [--config.FIELD=VALUE ...]
+import sys
 
-Examples:
-    python train.py --config configs/default.py
-    python train.py --config configs/adamw.py --workdir runs/mine --config.seed=1
-    python train.py --config configs/default.py --config.hidden_sizes="(256, 64)"
-"""
-
-import contextlib
-from pathlib import Path
-
-from absl import flags
-from ml_collections import config_flags
-
-from mnist_jax.runtime import command
-from mnist_jax.runtime.errors import UserError
-
-_DEFAULT_CONFIG = Path(__file__).parent / "configs" / "default.py"
-
-with command.errors_in_one_line():  # ml_collections reads a --flagfile here already.
-    config_flags.DEFINE_config_file(
-        "config",
-        str(_DEFAULT_CONFIG),
-        help_string="A config file, like those in configs/.",
-        lock_config=False,
-        accept_new_attributes=True,  # `read_config` reports those that are no fields.
-    )
-_WORKDIR = flags.DEFINE_string(
-    "workdir",
-    None,
-    "The run's folder: created, or resumed. Default: runs/<config name>/<YYYYMMDD-HHMMSS>.",
-)
-_DISTRIBUTED = flags.DEFINE_bool(
-    "distributed", False, "This process is one of several of a job; see docs/scale.md."
-)
-_COORDINATOR_ADDRESS = flags.DEFINE_string(
-    "coordinator_address", None, "host:port of the job's process 0; the port must be free."
-)
-_NUM_PROCESSES = flags.DEFINE_integer(
-    "num_processes", None, "Number of processes of the job.", lower_bound=1
-)
-_PROCESS_ID = flags.DEFINE_integer(
-    "process_id", None, "Index of this process in the job, from 0.", lower_bound=0
-)
-_INITIALIZATION_TIMEOUT = flags.DEFINE_integer(
-    "initialization_timeout", 60, "Seconds to wait for the processes of the job.", lower_bound=1
-)
-
-
-def main() -> None:
-    """Runs the loop, as one process of a job if the flags say so."""
-    config, name = command.read_config()
-    place = (_COORDINATOR_ADDRESS.value, _NUM_PROCESSES.value, _PROCESS_ID.value)
-    if place != (None, None, None) and not _DISTRIBUTED.value:
-        raise UserError("distributed: missing, but flags of a job are set; add --distributed")
-    from mnist_jax import train_loop
-    from mnist_jax.parallel import job
-
-    joined = job.join_job(*place, timeout=_INITIALIZATION_TIMEOUT.value)
-    with joined if _DISTRIBUTED.value else contextlib.nullcontext():
-        train_loop.train_and_evaluate(config, _WORKDIR.value, name=name)
-
+from mnist_jax.__main__ import main
 
 if __name__ == "__main__":
-    command.run(main, config_file=_DEFAULT_CONFIG)
+    main([sys.argv[0], "train", *sys.argv[1:]])

@@ -11,8 +11,9 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 import numpy as np
+from ml_collections import ConfigDict
 
-from mnist_jax.runtime.errors import UserError
+from mnist_jax.runtime import config as config_lib
 
 Augmentation = Callable[[jax.Array, jax.Array], jax.Array]
 
@@ -165,16 +166,15 @@ def sample(images: jax.Array, y: jax.Array, x: jax.Array) -> jax.Array:
     return (above * upper + below * lower).reshape(images.shape)
 
 
-_AUGMENTATIONS: dict[str, Augmentation] = {
+AUGMENTATIONS: dict[str, Augmentation] = {
     "random_shift": random_shift,
     "affine": affine,
     "elastic": elastic,
 }
 
 
-def create_augmentation(name: str) -> Augmentation | None:
-    """Returns the function of that name, None for ''; raises UserError if there is none."""
-    if name and name not in _AUGMENTATIONS:
-        choices = ", ".join(_AUGMENTATIONS)
-        raise UserError(f"config.augmentation: {name!r} is not in augmentation.py: {choices}")
-    return _AUGMENTATIONS.get(name)
+def create_augmentation(config: ConfigDict) -> Augmentation | None:
+    """Returns the function that the config names; raises UserError if there is none."""
+    if not config.augmentation:
+        return None
+    return config_lib.choose(config, "augmentation", AUGMENTATIONS)

@@ -136,8 +136,17 @@ class Checkpoints:
             raise self._incompatible(step, error) from error
         return sharding.put_replicated(restored)
 
-    def restore_newest(self, state: TrainState) -> TrainState:
-        """Returns the newest intact checkpoint's state, or the given state if there is none.
+    def read_variables(self, step: int) -> dict[str, Any]:
+        """Returns a checkpoint's parameters and other variables, on the host, by their names.
+
+        Raises:
+          DamagedCheckpointError: A file is not what was written.
+        """
+        self.manifest(step, verify_files=True)
+        return saved_arrays.read_variables(self._folder / str(step) / _ITEM)
+
+    def restore_newest(self, state: TrainState) -> tuple[TrainState, Manifest | None]:
+        """Returns the newest intact checkpoint; if there is none, the given state, and None.
 
         Moves damaged checkpoints to `<workdir>/damaged/`, with a warning for each.
         """
@@ -159,7 +168,7 @@ class Checkpoints:
             return None
 
         step = job.broadcast_from_first(find_intact)
-        return state if step is None else restore(step)
+        return (state, None) if step is None else (restore(step), self.manifest(step))
 
     def _identify_run(self) -> str:
         """Returns the run's id; writes one if there is none: that of the newest checkpoint."""
@@ -196,10 +205,10 @@ class Checkpoints:
 
 
 def best_step(manifests: Iterable[Manifest]) -> int | None:
-    """Returns the step of the highest validation accuracy, the newest of equals."""
+    """Returns the step of the best value by the task's best metric, the newest of equals."""
     rated = [
-        (manifest.validation_accuracy, manifest.step)
+        (best["value"] if best["mode"] == "max" else -best["value"], manifest.step)
         for manifest in manifests
-        if manifest.validation_accuracy is not None
+        if (best := manifest.best)
     ]
     return max(rated)[1] if rated else None

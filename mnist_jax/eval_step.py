@@ -1,89 +1,121 @@
-"""Metrics, an evaluation step, and the evaluation of splits. Pure functions."""
+"""An evaluation step, and the evaluation of splits. Pure functions."""
 
 import functools
-from collections.abc import Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
-import flax
 import jax
+import jax.numpy as jnp
 import numpy as np
-import optax
-from clu import metrics as clu_metrics
 
+from mnist_jax import members
+from mnist_jax.input_pipeline import Source, take
 from mnist_jax.parallel.sharding import replicate, shard_batch
+from mnist_jax.tasks import Batch, Task
 from mnist_jax.train_step import ApplyFn, Variables
 
 Results = dict[str, dict[str, Any]]  # By split and name: numbers, or arrays of members.
 
 
-@flax.struct.dataclass
-class EvalMetrics(clu_metrics.Collection):
-    """Masked sums over the examples seen so far; `compute()` divides them once.
-
-    Each flows by its name into the journal, TensorBoard and the printed results. `accuracy` is
-    the tutorial's "Precision @ 1", `loss` the mean cross-entropy in nats.
-    """
-
-    accuracy: clu_metrics.Accuracy
-    loss: clu_metrics.Average.from_output("loss")  # type: ignore[valid-type]
-
-
-@functools.partial(jax.jit, static_argnames="apply_fn")
+@functools.partial(jax.jit, static_argnames=("apply_fn", "task", "num_members"))
 def eval_step(
     variables: Variables,
-    images: jax.Array,
-    labels: jax.Array,
-    indices: jax.Array,
+    examples: Batch | None,
+    rows: Any,
     *,
     apply_fn: ApplyFn,
-) -> tuple[EvalMetrics, jax.Array]:
-    """Sums the metrics over the examples `indices`, `int32[batch]`; -1 for padding.
+    task: Task,
+    num_members: int = 1,
+) -> tuple[dict[str, jax.Array], jax.Array]:
+    """Computes the loss and the metrics of each example of a batch.
 
-    `images`, `uint8[num_examples, *image_shape]`, and `labels`, `int32[num_examples]`, are
-    those of all examples.
+    Args:
+      variables: Of the model; of several members with a leading dimension `members`.
+      examples: All examples, or None; see `input_pipeline`.
+      rows: The indices of the batch's, `int32[batch]`, or without `examples` the batch.
+      apply_fn: The model's.
+      task: What it has learned.
+      num_members: Number of members.
 
     Returns:
-      Metrics to `merge` with those of other batches, and the logits,
-      `float32[batch, num_classes]`.
+      The values, `[batch]`, or of several members and their committee `[members + 1, batch]`;
+      and the (committee's) outputs.
     """
-    batch = shard_batch(
-        {"image": images[indices], "label": labels[indices], "mask": indices >= 0}
-    )
-    logits = apply_fn(variables, batch["image"], train=False)
-    metrics = EvalMetrics.single_from_model_output(
-        logits=logits,
-        labels=batch["label"],
-        loss=optax.softmax_cross_entropy_with_integer_labels(logits, batch["label"]),
-        mask=batch["mask"],
-    )
-    return replicate((metrics, logits))
+    batch = shard_batch(take(examples, rows))
+
+    def values(outputs: jax.Array) -> dict[str, jax.Array]:
+        return {**task.metrics(outputs, batch), "loss": task.loss(outputs, batch)}
+
+    if num_members == 1:
+        outputs = apply_fn(variables, batch["image"], train=False)
+        return replicate((values(outputs), outputs))
+    each = members.apply_each(apply_fn, variables, batch["image"])
+    committee = task.combine(each)
+    every = jnp.concatenate([each, committee[None]])
+    return replicate((jax.lax.map(values, every), committee))
 
 
 def evaluate(
     variables: Variables,
     apply_fn: ApplyFn,
-    examples: tuple[jax.typing.ArrayLike, jax.typing.ArrayLike],
+    task: Task,
+    source: Source,
     eval_indices: Mapping[str, np.ndarray],
+    *,
+    num_members: int = 1,
+    keep: Collection[str] = (),
 ) -> tuple[Results, dict[str, np.ndarray]]:
     """Evaluates every example of some splits exactly once.
 
-    `examples` are the images and labels of all splits, on the devices; `eval_indices` the
-    batches by split, as of `input_pipeline.eval_indices`.
+    `eval_indices` are the batches by split, as of `input_pipeline.eval_indices`; `keep` the
+    splits whose outputs are returned.
 
     Returns:
-      The metrics by split, with the counts `num_examples` and `num_correct`; and by split the
-      logits of each example, in order, `float32[num_examples, num_classes]`.
+      By split `num_examples`, the means of the loss and the metrics, and what
+      `Task.summarize` adds; of several members as arrays `[members]`, and then their
+      committee's by names that begin with `committee_`. And by split the outputs of each
+      example, in order, `[num_examples, ...]`.
     """
-    step = functools.partial(eval_step, apply_fn=apply_fn)
-    results, logits = {}, {}
+    step = functools.partial(eval_step, apply_fn=apply_fn, task=task, num_members=num_members)
+
+    def read_all(batches: np.ndarray, is_kept: bool) -> Iterator[Any]:
+        running: Any = None
+        for indices in (*batches, None):
+            # While the device computes, the source reads the rows of the next batch.
+            following = None if indices is None else source.feed(indices)
+            if running:
+                # Before the next call: of several programs with collectives, queued on
+                # virtual CPU devices, one can wait for a thread for ever.
+                yield jax.device_get(running if is_kept else running[:1])
+            if following:
+                running = step(variables, *following)
+
+    results, outputs = {}, {}
     for split, batches in eval_indices.items():
-        # Each result is read before the next batch is dispatched: of several programs with
-        # collectives, queued on virtual CPU devices, one can wait for a thread for ever.
-        outputs = [jax.device_get(step(variables, *examples, indices)) for indices in batches]
-        metrics, rows = zip(*outputs, strict=True)
-        logits[split] = np.concatenate(rows)[batches.ravel() >= 0]
-        total = jax.tree.map(lambda *sums: np.sum(sums), *metrics)
-        counts = {"num_examples": total.accuracy.count, "num_correct": total.accuracy.total}
-        values = {name: float(value) for name, value in total.compute().items()}
-        results[split] = {name: int(count) for name, count in counts.items()} | values
-    return results, logits
+        is_real = batches.ravel() >= 0
+        values, *kept = zip(*read_all(batches, split in keep), strict=True)
+        columns = {
+            name: np.concatenate([of_batch[name] for of_batch in values], axis=-1)[..., is_real]
+            for name in values[0]
+        }
+        results[split] = summarize(task, columns)
+        if kept:
+            outputs[split] = np.concatenate(kept[0])[is_real]
+    return results, outputs
+
+
+def summarize(task: Task, columns: Mapping[str, np.ndarray]) -> dict[str, Any]:
+    """Returns a split's result from the values of its examples, `[..., num_examples]`."""
+    count = columns["loss"].shape[-1]
+    sums = {name: np.atleast_2d(x).sum(axis=1, dtype=float) for name, x in columns.items()}
+    each = []
+    for row in zip(*sums.values(), strict=True):
+        of_one = dict(zip(sums, map(float, row), strict=True))
+        each.append({n: x / count for n, x in of_one.items()} | task.summarize(of_one, count))
+    if len(each) == 1:
+        return {"num_examples": count} | each[0]
+    *singles, committee = each
+    result = {name: np.array([single[name] for single in singles]) for name in committee}
+    return (
+        {"num_examples": count} | result | {f"committee_{n}": x for n, x in committee.items()}
+    )

@@ -53,48 +53,57 @@ def select(tree: Any, member: int, num_members: int) -> Any:
     return jax.tree.map(lambda leaf: leaf[member] if leaf.ndim else leaf, tree)
 
 
+def are_several(state: Any) -> bool:
+    """Returns whether a state has members."""
+    return state.rng.ndim > 1
+
+
 def map_members(
     function: Callable[..., tuple[_State, Any]],
     examples: Any,
     state: _State,
-    indices: jax.Array,
-    at_once: int | None = None,
+    batches: Any,
+    at_once: int = 1,
 ) -> tuple[_State, Any]:
-    """Inside `jit`: calls `function(examples, state, indices)` for each member.
+    """Inside `jit`: calls `function(examples, state, batches)` for each member.
 
     Args:
       function: Returns a member's next state, and metrics with a leading dimension `steps`.
       examples: Arrays that all members share.
       state: Of all members.
-      indices: `int32[members, steps, batch]`.
+      batches: Arrays `[members, steps, batch, ...]`.
       at_once: Members to compute together, by `vmap`, on each device. With 1, each member has
-        the bits of its single run (exceptions: docs/scale.md). None: 1 on CPUs, as many
-        as fit elsewhere.
+        the bits of its single run (exceptions: docs/scale.md).
 
     Returns:
       The next state of all members, and metrics `[steps, members, ...]`.
     """
-    at_once = at_once or _members_that_fit(state)
 
-    def call_each(shared: Any, members: tuple[_State, jax.Array]) -> tuple[_State, Any]:
+    def call_each(shared: Any, members: tuple[_State, Any]) -> tuple[_State, Any]:
         examples, step = shared
 
-        def call(member: tuple[_State, jax.Array]) -> tuple[_State, Any]:
-            own_state, own_indices = member
-            return function(examples, own_state.replace(step=step), own_indices)
+        def call(member: tuple[_State, Any]) -> tuple[_State, Any]:
+            own_state, own_batches = member
+            return function(examples, own_state.replace(step=step), own_batches)
 
         return jax.lax.map(call, members, batch_size=at_once if at_once > 1 else None)
 
-    shared, members = (examples, state.step), (state.replace(step=None), indices)
+    shared, members = (examples, state.step), (state.replace(step=None), batches)
     states, metrics = sharding.divide_members(call_each, shared, members)
     metrics = jax.tree.map(lambda metric: jnp.swapaxes(metric, 0, 1), metrics)
     return states.replace(step=states.step[0]), metrics
 
 
-def _members_that_fit(state: Any) -> int:
-    if jax.default_backend() == "cpu":
+def at_once(state: Any) -> int:
+    """Returns how many members to compute together: 1 on CPUs, as many as fit elsewhere."""
+    if jax.default_backend() == "cpu" or not are_several(state):
         return 1
     num_members = len(state.rng)
     # A quarter of the memory, because a step also has gradients and the output of each layer.
     limit = memory.device_limit() * num_members // (4 * memory.num_bytes(state))
     return int(max(1, min(num_members, limit)))
+
+
+def apply_each(apply_fn: Callable[..., Any], variables: Any, inputs: jax.Array) -> jax.Array:
+    """Inside `jit`: returns the outputs of each member, `[members, batch, ...]`."""
+    return jax.lax.map(lambda own: apply_fn(own, inputs, train=False), variables)

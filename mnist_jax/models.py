@@ -1,16 +1,16 @@
 """The networks: the tutorial's fully connected one, and a small convolutional one.
 
-A model is a Flax module that computes logits from images:
+A model is a Flax module that computes outputs, such as logits, from its inputs:
 
-    logits = model.apply(variables, images, train=False)
+    outputs = model.apply(variables, images, train=False)
 
-`images` are `uint8[batch, height, width]`, or `uint8[batch, height, width, channels]`, 0 to
-255; the logits are `float32[batch, num_classes]`. With `train=True` it gets the PRNG key
-`dropout`, a function of the step, and may change its other collections, such as `batch_stats`.
-`dtype` is that of the computation; the variables are float32.
+The inputs are those of the dataset, with their dtype: images are `uint8[batch, height, width]`,
+0 to 255, or have a last axis of channels; a table is `float32[batch, columns]`. The outputs are
+`float32[batch, num_outputs]`. With `train=True` a model gets the PRNG key `dropout`, a function
+of the step, and may change its other collections, such as `batch_stats`. `dtype` is that of the
+computation; the variables are float32. A field of the name of a config field gets its value.
 """
 
-import functools
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -21,25 +21,7 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
-from mnist_jax.runtime.errors import UserError
-
-
-def create_model(config: ConfigDict, num_classes: int) -> nn.Module:
-    """Returns the network that the config names; raises UserError if there is none."""
-    dtype = jnp.dtype(config.dtype)
-    if config.model == "mlp":
-        return _create(MLP, tuple(config.hidden_sizes), num_classes, dtype, config.dropout)
-    if config.model == "cnn":
-        return _create(CNN, num_classes, dtype, config.dropout)
-    raise UserError(
-        f"config.model: {config.model!r} is not in models.py; choose mlp or cnn, or give "
-        "train_and_evaluate and restore your own `model`"
-    )
-
-
-@functools.lru_cache  # jit would compile the `apply` of every object again.
-def _create(module: type[nn.Module], *fields: Any) -> nn.Module:
-    return module(*fields)
+from mnist_jax.runtime import config as config_lib
 
 
 def truncated_normal_by_fan_in(
@@ -56,18 +38,24 @@ def truncated_normal_by_fan_in(
     return unit.reshape(shape) / math.sqrt(shape[0])
 
 
+def scale(images: jax.Array, dtype: str) -> jax.Array:
+    """Returns integers, of which 255 is white, as numbers from 0 to 1; others as they are."""
+    is_integer = jnp.issubdtype(images.dtype, jnp.integer)
+    return images.astype(dtype) / 255.0 if is_integer else images.astype(dtype)
+
+
 class MLP(nn.Module):
     """`hidden1` … `hiddenN` with ReLU, of the widths `hidden_sizes`, then `softmax_linear`."""
 
     hidden_sizes: tuple[int, ...]
-    num_classes: int
-    dtype: jnp.dtype = jnp.float32
+    num_outputs: int
+    dtype: str = "float32"
     dropout: float = 0.0
 
     @nn.compact
     def __call__(self, images: jax.Array, train: bool = False) -> jax.Array:
-        """Computes the logits; see the head of this file."""
-        x = images.reshape(images.shape[0], -1).astype(self.dtype) / 255.0
+        """Computes the outputs; see the head of this file."""
+        x = scale(images.reshape(images.shape[0], -1), self.dtype)
         for number, size in enumerate(self.hidden_sizes, start=1):
             name = f"hidden{number}"
             x = self._dense(size, name)(x)
@@ -75,7 +63,7 @@ class MLP(nn.Module):
             with jax.named_scope(name):
                 x = nn.relu(x)
                 x = nn.Dropout(self.dropout, deterministic=not train)(x)
-        return self._dense(self.num_classes, "softmax_linear")(x).astype(jnp.float32)
+        return self._dense(self.num_outputs, "softmax_linear")(x).astype(jnp.float32)
 
     def _dense(self, size: int, name: str) -> nn.Dense:
         init = truncated_normal_by_fan_in
@@ -97,14 +85,14 @@ class MLP(nn.Module):
 class CNN(nn.Module):
     """Two convolutions with batch norm and max pooling, then a hidden layer with dropout."""
 
-    num_classes: int
-    dtype: jnp.dtype = jnp.float32
+    num_outputs: int
+    dtype: str = "float32"
     dropout: float = 0.0
 
     @nn.compact
     def __call__(self, images: jax.Array, train: bool = False) -> jax.Array:
-        """Computes the logits; see the head of this file."""
-        x = images.reshape(*images.shape[:3], -1).astype(self.dtype) / 255.0
+        """Computes the outputs; see the head of this file."""
+        x = scale(images.reshape(*images.shape[:3], -1), self.dtype)
         for features in (16, 32):
             x = nn.Conv(features, (5, 5), use_bias=False, dtype=self.dtype)(x)
             x = nn.BatchNorm(use_running_average=not train, momentum=0.95, dtype=self.dtype)(x)
@@ -112,4 +100,14 @@ class CNN(nn.Module):
             x = nn.max_pool(nn.relu(x), window, strides=window)
         x = nn.relu(nn.Dense(128, dtype=self.dtype)(x.reshape(x.shape[0], -1)))
         x = nn.Dropout(self.dropout, deterministic=not train)(x)
-        return nn.Dense(self.num_classes, dtype=self.dtype)(x).astype(jnp.float32)
+        return nn.Dense(self.num_outputs, dtype=self.dtype)(x).astype(jnp.float32)
+
+
+MODELS = {"mlp": MLP, "cnn": CNN}
+
+
+def create_model(config: ConfigDict, num_outputs: int, *, is_saved: bool = False) -> nn.Module:
+    """Returns the network that the config names; see `config.create`."""
+    return config_lib.create(
+        config, "model", MODELS, nn.Module, is_saved=is_saved, num_outputs=num_outputs
+    )

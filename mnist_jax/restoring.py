@@ -1,80 +1,101 @@
-"""A trained model from a workdir alone: its parameters, its config and its data."""
+"""A trained model, or only its variables, from a workdir alone."""
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from mnist_jax import committee
+from mnist_jax import members
 from mnist_jax.checkpointing import Checkpoints, best_step
 from mnist_jax.data.datasets import Dataset
 from mnist_jax.data.load import load_dataset
-from mnist_jax.members import select
-from mnist_jax.models import create_model
-from mnist_jax.runtime import run_folder
-from mnist_jax.runtime.errors import CommandError, DamagedCheckpointError, UserError
-from mnist_jax.train_step import ApplyFn, Variables
+from mnist_jax.models import MODELS, create_model
+from mnist_jax.parallel import job
+from mnist_jax.runtime import own_code, run_folder, terminal
+from mnist_jax.runtime.errors import CommandError, DamagedCheckpointError, UserError, first_line
+from mnist_jax.runtime.manifest import Manifest
+from mnist_jax.runtime.saved_arrays import leaves_by_name
+from mnist_jax.tasks import TASKS, Task, create_task
+from mnist_jax.train_step import ApplyFn, TrainState, Variables
 
 
 class TrainedModel(NamedTuple):
-    """A model as of one checkpoint: `step` completed updates, variables on the device.
+    """A model as of one checkpoint, whose variables are on the device.
 
-    `class_names`, `image_shape` and `data_digest` are those of the dataset of its training.
     With `num_members` above 1 it is a committee, and the variables are those of all members.
     """
 
     workdir: Path
-    step: int
-    config: ConfigDict
+    manifest: Manifest
     model: nn.Module
+    task: Task
     variables: Variables
-    class_names: Sequence[str]
-    image_shape: Sequence[int]
-    data_digest: str
     num_members: int = 1
 
     @property
+    def step(self) -> int:
+        """Completed updates."""
+        return self.manifest.step
+
+    @property
+    def config(self) -> ConfigDict:
+        """Of the run."""
+        return self.manifest.config
+
+    @property
+    def input(self) -> jax.ShapeDtypeStruct:
+        """Shape and dtype of one example."""
+        return jax.ShapeDtypeStruct(tuple(self.manifest.image_shape), self.manifest.image_dtype)
+
+    @property
     def apply_fn(self) -> ApplyFn:
-        """Computes logits from the variables and images, as `model.apply` does."""
+        """Computes outputs from the variables and inputs, as `model.apply` does."""
         if self.num_members == 1:
             return self.model.apply
-        return committee.create_apply(self.model.apply)
+        return _committee(self.model.apply, self.task)
 
-    def predict(self, images: np.ndarray) -> np.ndarray:
-        """Returns the probability of each class.
+    def outputs(self, inputs: np.ndarray) -> np.ndarray:
+        """Returns the outputs, such as logits, of inputs `[n, *input.shape]`."""
+        return np.asarray(_apply(self.variables, inputs, apply_fn=self.apply_fn))
 
-        Args:
-          images: `uint8[n, *image_shape]`, in the form of the dataset's.
+    def predict(self, inputs: np.ndarray) -> list[dict[str, Any]]:
+        """Returns the prediction of each of `[n, *input.shape]`; see `Task.describe`."""
+        return self.task.describe(self.outputs(inputs), self.manifest.class_names)
 
-        Returns:
-          `float32[n, num_classes]`; its rows sum to 1.
-        """
-        return np.asarray(_predict(self.variables, images, apply_fn=self.apply_fn))
+
+@functools.lru_cache  # jit would compile each new function again.
+def _committee(apply_fn: ApplyFn, task: Task) -> ApplyFn:
+    def apply(variables: Variables, inputs: jax.Array, train: bool = False) -> jax.Array:
+        return task.combine(members.apply_each(apply_fn, variables, inputs))
+
+    return apply
 
 
 @functools.partial(jax.jit, static_argnames="apply_fn")
-def _predict(variables: Variables, images: jax.Array, *, apply_fn: ApplyFn) -> jax.Array:
-    return jax.nn.softmax(apply_fn(variables, images, train=False))
+def _apply(variables: Variables, inputs: jax.Array, *, apply_fn: ApplyFn) -> jax.Array:
+    return apply_fn(variables, inputs, train=False)
 
 
 def restore(
     workdir: str | Path,
     step: str = "latest",
     *,
-    model: nn.Module | None = None,
+    model: nn.Module | str | None = None,
+    task: Task | str | None = None,
     member: int | None = None,
 ) -> TrainedModel:
     """Restores the model of a checkpoint; changes nothing on disk.
 
     Args:
       workdir: The run's folder.
-      step: `latest`, `best` (by validation accuracy), or a number.
-      model: The one that was given to `train_and_evaluate`, if one was.
+      step: "latest", "best" (by the task's best metric on the validation split), or a number.
+      model: The one that was given to `train_and_evaluate`, if one was; or `FILE.py:NAME`.
+      task: Likewise.
       member: Of a run of several seeds; counted from 0. None: their committee.
 
     Raises:
@@ -102,34 +123,51 @@ def restore(
         if member is not None and member not in range(num_members):
             problem = f"{workdir} has no member {member}"
             raise UserError(f"member: {problem}; choose one from 0 to {num_members - 1}")
-        model = model or create_model(manifest.config, len(manifest.class_names))
-        images = jax.ShapeDtypeStruct((1, *manifest.image_shape), np.uint8)
-        init = functools.partial(model.init, train=False)
+        num_outputs = manifest.num_outputs or len(manifest.class_names)
+        create = functools.partial(create_model, num_outputs=num_outputs)
+        module: nn.Module = _find_code(manifest, "model", model, MODELS, create)
+        learned: Task = _find_code(manifest, "task", task, TASKS, create_task)
+        trained = TrainedModel(workdir, manifest, module, learned, {}, num_members)
+        init = functools.partial(module.init, train=False)
         if num_members > 1:
             init = jax.vmap(init, axis_size=num_members, in_axes=None)
-        collections = jax.eval_shape(init, jax.random.key(0), images)
+        example = jax.ShapeDtypeStruct((1, *trained.input.shape), trained.input.dtype)
+        collections = jax.eval_shape(init, jax.random.key(0), example)
         target = {"params": collections.pop("params"), "collections": collections}
         restored = checkpoints.restore(number, target)
     except CommandError as error:
         if checkpoints.steps() != steps:  # A training run deleted one meanwhile.
-            return restore(workdir, step, model=model, member=member)
+            return restore(workdir, step, model=model, task=task, member=member)
         if isinstance(error, DamagedCheckpointError):
             raise DamagedCheckpointError(f"{error}; {choices}") from error
         raise
     variables = {"params": restored["params"], **restored["collections"]}
     if member is not None:
-        variables, num_members = select(variables, member, num_members), 1
-    return TrainedModel(
-        workdir,
-        number,
-        manifest.config,
-        model,
-        variables,
-        manifest.class_names,
-        manifest.image_shape,
-        manifest.data_digest,
-        num_members,
-    )
+        variables, num_members = members.select(variables, member, num_members), 1
+    return trained._replace(variables=variables, num_members=num_members)
+
+
+def _find_code(
+    manifest: Manifest, kind: str, given: Any, table: Mapping[str, Any], create: Any
+) -> Any:
+    """Returns the run's model or task: the user's, who must give it again, or our own.
+
+    Code is never loaded because a workdir says so.
+    """
+    recorded = manifest.own_code.get(kind, {})
+    config = ConfigDict(manifest.config)
+    if given is None and (recorded or config[kind] not in table):
+        name = recorded.get("name", config[kind])
+        advice = f"add --{kind} {name}, or in Python restore(..., {kind}=...)"
+        raise UserError(f"{kind}: the run has its own, {name}; {advice}")
+    spec = given if isinstance(given, str) else ""
+    if given is None or spec:
+        with config.unlocked():
+            config[kind] = spec or config[kind]
+        given = create(config, is_saved=True)
+    if recorded:
+        own_code.warn_if_changed(kind, own_code.describe(given, spec), recorded)
+    return given
 
 
 def load_run_dataset(model: TrainedModel) -> Dataset:
@@ -143,5 +181,45 @@ def load_run_dataset(model: TrainedModel) -> Dataset:
         if not Path(config[field]).is_dir():
             config[field] = ""  # The run was made on another machine: use this one's default.
     dataset = load_dataset(config.lock(), may_fall_back=False)
-    dataset.check_digest(model.data_digest)
+    dataset.check_digest(model.manifest.data_digest)
     return dataset
+
+
+def read_start(
+    config: ConfigDict, state: TrainState
+) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    """Reads what a run starts from: the best checkpoint of the run `config.init_from`.
+
+    That of the newest step if none is rated. A variable of a single run is also the beginning
+    of each member. `state` has the shapes of a single member.
+
+    Returns:
+      `Manifest.init_from`, and the variables by name, for those of the state that it has.
+
+    Raises:
+      UserError: There is no checkpoint, it is damaged, or nothing of it suits the state.
+    """
+    source = Checkpoints(folder := Path(config.init_from))
+    try:
+        manifests = [source.manifest(step) for step in source.steps()]
+        if not manifests:
+            raise UserError(f"{folder} contains no checkpoints")
+        step = best_step(manifests) or manifests[-1].step
+        found = source.read_variables(step)
+    except CommandError as error:
+        raise UserError(f"config.init_from: {first_line(error)}; choose another run") from error
+    leaves = leaves_by_name({"params": state.params, "collections": state.collections})
+    stack = (config.num_seeds,) if config.num_seeds > 1 else ()
+    taken, skipped = {}, []
+    for name in sorted(leaves.keys() | found.keys()):
+        here, there = (x[name].shape if name in x else None for x in (leaves, found))
+        if here is not None and there in (here, (*stack, *here)):
+            taken[name] = np.broadcast_to(found[name], (*stack, *here))
+        else:
+            skipped.append(f"{name} {there or '-'} there, {here or '-'} here")
+    if not taken:
+        raise UserError(f"config.init_from: {folder}: nothing suits ({'; '.join(skipped)})")
+    if skipped and job.is_first_process():
+        terminal.print_warning(f"WARNING: config.init_from: skipped {'; '.join(skipped)}")
+    record = {"workdir": str(folder), "run_id": run_folder.read_id(folder), "step": step}
+    return record | {"skipped": skipped}, taken

@@ -5,25 +5,31 @@ import dataclasses
 import functools
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import flax.linen as nn
 import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from mnist_jax import input_pipeline
+from mnist_jax import input_pipeline, restoring
 from mnist_jax.checkpointing import Checkpoints
 from mnist_jax.data import tfds_source
 from mnist_jax.data.datasets import Dataset
 from mnist_jax.data.load import load_dataset
+from mnist_jax.input_pipeline import Source
 from mnist_jax.models import create_model
 from mnist_jax.parallel import job, sharding
 from mnist_jax.runtime import config as config_lib
-from mnist_jax.runtime import environment, memory, run_folder
-from mnist_jax.runtime.errors import UserError
+from mnist_jax.runtime import environment, memory, own_code, run_folder
+from mnist_jax.runtime.errors import UserError, refusing
 from mnist_jax.runtime.manifest import Manifest
+from mnist_jax.runtime.saved_arrays import leaves_by_name
 from mnist_jax.runtime.signals import SignalWatch
-from mnist_jax.train_step import create_train_state
+from mnist_jax.tasks import Task, create_task
+from mnist_jax.train_step import TrainState, create_train_state, train_step
+
+_MAX_CALL_BYTES = 2**28  # Of the rows of a device call that come from the host.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,34 +37,64 @@ class Run:
     """An open run.
 
     Attributes:
-      config: With the dataset and folders that are really used; see `configs/default.py`.
+      config: With the dataset and folders that are really used; see `configs.default`.
       workdir: The run's folder, absolute.
-      examples: The dataset's images and labels, on the devices.
+      source: The dataset's examples, on the devices or on the host.
       eval_indices: The batches of an evaluation by split; see `input_pipeline.eval_indices`.
+      own_code: See `Manifest`; so `init_from`.
+      init_variables: Of the checkpoint that a new run starts from, by name.
     """
 
     config: ConfigDict
     workdir: Path
     dataset: Dataset
     model: nn.Module
-    examples: tuple[jax.Array, jax.Array]
+    task: Task
+    source: Source
     eval_indices: Mapping[str, np.ndarray]
     checkpoints: Checkpoints
     signals: SignalWatch
+    own_code: Mapping[str, Mapping[str, str]]
+    init_from: Mapping[str, Any] | None
+    init_variables: Mapping[str, np.ndarray]
 
-    def manifest(
-        self, step: int, validation_accuracy: float | None, journal_sha256: str | None
+    @property
+    def batch(self) -> dict[str, jax.ShapeDtypeStruct]:
+        """The batch of a step."""
+        return _batch(self.config, self.dataset)
+
+    def create_state(self) -> TrainState:
+        """Returns the state at step 0: random, or with the variables of `config.init_from`."""
+        state = create_train_state(self.config, self.model, self.task, self.dataset.input)
+        start, treedef = self.init_variables, jax.tree.structure(state)
+        if not start:
+            return state
+        leaves = [start.get(name, leaf) for name, leaf in leaves_by_name(state).items()]
+        return jax.tree.unflatten(treedef, sharding.put_replicated(jax.device_get(leaves)))
+
+    def create_manifest(
+        self,
+        step: int,
+        best: Mapping[str, Any] | None,
+        early_stopping: Mapping[str, Any] | None,
+        journal_sha256: str | None,
     ) -> Manifest:
         """Returns what a checkpoint of the run records, besides its files."""
+        example = self.dataset.input
         return Manifest(
             step=step,
             config=self.config,
             class_names=self.dataset.class_names,
+            best=best,
+            early_stopping=early_stopping,
+            image_shape=example.shape,
+            image_dtype=str(example.dtype),
+            own_code=self.own_code,
+            init_from=self.init_from,
             data_digest=self.dataset.digest,
-            image_shape=self.dataset.image_shape,
-            validation_accuracy=validation_accuracy,
             environment=environment.describe(),
             journal_sha256=journal_sha256,
+            num_outputs=self.task.num_outputs(self.dataset),
         )
 
 
@@ -69,6 +105,7 @@ def open_run(
     name: str,
     dataset: Dataset | None = None,
     model: nn.Module | None = None,
+    task: Task | None = None,
 ) -> Iterator[Run]:
     """Opens a run; at its end waits for the last save and releases the folder.
 
@@ -80,28 +117,41 @@ def open_run(
     config = ConfigDict(config)
     if dataset:
         config.dataset = dataset.name
-    if model:
-        config.model = type(model).__name__
     config_lib.validate(config)
     config.lock()
     # What the run really uses, for whoever reads the config later.
     config.data_dir = str(tfds_source.data_dir(config))
     config.manual_dir = str(tfds_source.manual_dir(config))
     config.dataset = str(config_lib.own_path(config.dataset) or config.dataset)
+    if config.init_from:
+        config.init_from = str(run_folder.resolve("config.init_from", config.init_from))
     workdir = None if workdir is None else run_folder.locate(workdir)
     saved = _newest_manifest(workdir)
     names = config.dataset, saved and saved.config.dataset
     if not dataset and names == ("mnist", config.fallback_dataset):
         config.dataset = config.fallback_dataset  # The run fell back when it began.
-    if saved:
-        config_lib.check_resumable(config, saved.config, workdir)
+    if saved:  # Before the data are loaded; the model and the task follow.
+        later = {name: saved.config[name] for name in ("model", "task")}
+        config_lib.check_resumable(ConfigDict({**config, **later}), saved.config, workdir)
+    own = dict[str, dict[str, str]]()
+    task = _choose(config, "task", task, create_task(config), own)
     dataset = dataset or _load_dataset(config, may_fall_back=saved is None)
+    with refusing(f"dataset: {dataset.name}", "choose another", ValueError):
+        task.check(dataset)
+    named = create_model(config, task.num_outputs(dataset))
+    model = _choose(config, "model", model, named, own)
+    if saved:
+        _check_resumable(config, own, saved, workdir)
     dataset.check_digest(saved.data_digest if saved else "")
     if config.batch_size > (size := dataset.sizes["train"]):  # Would contain an example twice.
         problem = f"is more than the {size} training examples; lower it"
         raise UserError(f"config.batch_size: {config.batch_size} {problem}")
-    model = model or create_model(config, dataset.num_classes)
-    job.broadcast_from_first(functools.partial(_check_memory, config, dataset, model))
+    state = check_code(config, model, task, dataset)
+    place = functools.partial(_choose_place, config, dataset, state)
+    config.examples, config.steps_per_call = job.broadcast_from_first(place)
+    init_from, init_variables = saved and saved.init_from, dict[str, np.ndarray]()
+    if config.init_from and not saved:
+        init_from, init_variables = restoring.read_start(config, state)
     parent = Path("runs", name)
     _assert_same(config, workdir, dataset, workdir or run_folder.locate(parent))
     if workdir is None:
@@ -114,16 +164,20 @@ def open_run(
         checkpoints = stack.enter_context(Checkpoints(workdir, keep=config.keep_checkpoints))
         # Again: from now on no other process can begin a run here.
         if begun := _newest_manifest(workdir):
-            config_lib.check_resumable(config, begun.config, workdir)
+            _check_resumable(config, own, begun, workdir)
         yield Run(
             config=config,
             workdir=workdir,
             dataset=dataset,
             model=model,
-            examples=sharding.put_replicated(tuple(dataset.examples)),
+            task=task,
+            source=input_pipeline.create_source(dataset.examples, config.examples),
             eval_indices=input_pipeline.eval_indices(dataset.sizes, config.eval_batch_size),
             checkpoints=checkpoints,
             signals=signals,
+            own_code=own,
+            init_from=init_from,
+            init_variables=init_variables,
         )
 
 
@@ -131,6 +185,33 @@ def _newest_manifest(workdir: Path | None) -> Manifest | None:
     # Reads them all: each must be of this run, and fit this code.
     manifests = list(Checkpoints(workdir).intact_manifests()) if workdir else []
     return manifests[0] if manifests else None
+
+
+def _choose(
+    config: ConfigDict, field: str, given: Any, named: Any, own: dict[str, dict[str, str]]
+) -> Any:
+    """Returns the given object, or the one that the config names.
+
+    Of the user's own object, `own` gets what a run records of it, and the config its class, in
+    the place of a file that may move.
+    """
+    spec = config[field] if given is None and ":" in config[field] else ""
+    if spec or given not in (None, named):
+        own[field] = own_code.describe(named if spec else given, spec)
+        config[field] = type(named if spec else given).__name__
+    return named if given is None else given
+
+
+def _check_resumable(
+    config: ConfigDict, own: Mapping[str, Any], saved: Manifest, workdir: Path | None
+) -> None:
+    """Raises UserError if the run in the folder has another config, model or task."""
+    config_lib.check_resumable(config, saved.config, workdir)
+    for kind, there in saved.own_code.items():
+        if own[kind]["repr"] != there["repr"]:
+            problem = f"{kind} is {there['repr']} there, {own[kind]['repr']} here"
+            raise UserError(f"{workdir}: its run's {problem}; choose another --workdir")
+        own_code.warn_if_changed(kind, own[kind], there)
 
 
 def _load_dataset(config: ConfigDict, *, may_fall_back: bool) -> Dataset:
@@ -141,36 +222,70 @@ def _load_dataset(config: ConfigDict, *, may_fall_back: bool) -> Dataset:
     return load()
 
 
-def _check_memory(config: ConfigDict, dataset: Dataset, model: nn.Module) -> None:
-    """Raises UserError if the run can't fit, by a lower bound of what it allocates."""
-    single = ConfigDict({**config, "num_seeds": 1})
-    state = jax.eval_shape(lambda: create_train_state(single, model, dataset.image_shape))
-    image = jax.ShapeDtypeStruct((1, *dataset.image_shape), np.uint8)
-    apply = functools.partial(
-        model.apply, train=False, mutable=["intermediates"], capture_intermediates=True
-    )
-    _, outputs = jax.eval_shape(apply, state.variables, image)
-    layer_bytes = [memory.num_bytes(output) for output in jax.tree.leaves(outputs)]
-    num_devices = jax.device_count()
-    size = "hidden_sizes" if config.model == "mlp" else "model"
-    size = "num_seeds" if config.num_seeds > 1 else size
-    needs = {
-        # The gradients are as large as the parameters.
-        size: config.num_seeds * memory.num_bytes(state) + memory.num_bytes(state.params),
-        "dataset": sum(array.nbytes for array in dataset.examples),
-        # The gradients need the output of every layer, an evaluation one at a time.
-        "batch_size": sum(layer_bytes) * config.batch_size // num_devices,
-        "eval_batch_size": max(layer_bytes) * config.eval_batch_size // num_devices,
+def check_code(
+    config: ConfigDict, model: nn.Module, task: Task, dataset: Dataset
+) -> TrainState:
+    """Traces a step and an evaluation, without computing them; returns the state's shapes.
+
+    Raises:
+      UserError: One of them fails, or does not return what it should.
+    """
+    single, example = ConfigDict({**config, "num_seeds": 1}), dataset.input
+    size, batch = config.batch_size, _batch(config, dataset)
+    with _blaming("task", task, "its fields must be Python values or tuples"):
+        hash(task)
+    with _blaming("model", model, f"its input is {example.dtype}{[*batch['image'].shape]}"):
+        state = jax.eval_shape(lambda: create_train_state(single, model, task, example))
+        apply = functools.partial(model.apply, train=False)
+        outputs = jax.eval_shape(apply, state.variables, batch["image"])
+        wanted = (size, task.num_outputs(dataset))
+        if isinstance(outputs, jax.ShapeDtypeStruct) and outputs.shape != wanted:
+            raise ValueError(f"returns {[*outputs.shape]}, expected {[*wanted]}")
+    with _blaming("task", task, "its loss and its metrics are [batch], a number an example"):
+        values = {"loss": jax.eval_shape(task.loss, outputs, batch)}
+        values |= jax.eval_shape(task.metrics, outputs, batch)
+        for name, value in values.items():
+            if value.shape != (size,):
+                raise ValueError(f"{name} is {[*value.shape]}, expected {[size]}")
+        names = {**values, **task.summarize(dict.fromkeys(values, 1.0), 1)}
+        if task.best[0] not in names or task.best[1] not in ("max", "min"):
+            raise ValueError(f"best is {task.best}, expected one of {[*names]}, and max or min")
+    with _blaming("augmentation", config.augmentation, "it must suit the dataset and model"):
+        jax.eval_shape(train_step, state, batch)
+    return state
+
+
+def _batch(config: ConfigDict, dataset: Dataset) -> dict[str, jax.ShapeDtypeStruct]:
+    return {
+        name: jax.ShapeDtypeStruct((config.batch_size, *array.shape[1:]), array.dtype)
+        for name, array in dataset.examples._asdict().items()
     }
-    need = sum(needs.values()) - min(needs["batch_size"], needs["eval_batch_size"])
-    limit = memory.device_limit()
-    if need > limit:
-        shares = ", ".join(f"{name} {size / 1e9:.1f} GB" for name, size in needs.items())
-        raise UserError(
-            f"config.{max(needs, key=needs.__getitem__)}: the run needs at least "
-            f"{need / 1e9:.1f} GB of memory ({shares}), and each device has "
-            f"{limit / 1e9:.1f} GB; reduce it"
-        )
+
+
+def _blaming(field: str, value: object, advice: str) -> contextlib.AbstractContextManager[None]:
+    name = value if isinstance(value, str) else type(value).__name__
+    return refusing(f"config.{field}: {name}", advice, Exception)
+
+
+def _choose_place(config: ConfigDict, dataset: Dataset, state: TrainState) -> tuple[str, int]:
+    """Returns where the examples are, and how many steps a device call has.
+
+    Raises:
+      UserError: The run can't fit into the memory, by a lower bound of what it allocates.
+    """
+    place = input_pipeline.choose_place(dataset.examples, config.examples)
+    # The gradients are as large as the parameters.
+    need = config.num_seeds * memory.num_bytes(state) + memory.num_bytes(state.params)
+    if need > (limit := memory.device_limit()):
+        field = "hidden_sizes" if config.model == "mlp" else "model"
+        field = "num_seeds" if config.num_seeds > 1 else field
+        problem = f"the run needs at least {need / 1e9:.1f} GB of memory, and each device has"
+        raise UserError(f"config.{field}: {problem} {limit / 1e9:.1f} GB; reduce it")
+    if place == "device":
+        return place, config.steps_per_call
+    row = dataset.examples.image.nbytes // len(dataset.examples.label)
+    step_bytes = config.num_seeds * config.batch_size * row
+    return place, max(1, min(config.steps_per_call, _MAX_CALL_BYTES // max(1, step_bytes)))
 
 
 def _assert_same(

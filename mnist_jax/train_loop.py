@@ -1,21 +1,21 @@
 """The order of events: create or restore the state, then step, report, evaluate, save."""
 
-import signal
-from collections.abc import Iterator
+import functools
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import flax.linen as nn
-import numpy as np
 from ml_collections import ConfigDict
 
-from mnist_jax import committee, members
+from mnist_jax import members
 from mnist_jax.data.datasets import Dataset
-from mnist_jax.eval_step import Results
+from mnist_jax.eval_step import Results, evaluate
 from mnist_jax.parallel import job
-from mnist_jax.reporting.reporter import Reporter
+from mnist_jax.reporting.reporter import Reporter, Tracker
 from mnist_jax.run import open_run
 from mnist_jax.runtime.signals import PreemptedError
-from mnist_jax.train_step import TrainState, create_train_state, train_steps
+from mnist_jax.tasks import Task, is_last, rate, update_best
+from mnist_jax.train_step import TrainState, train_steps
 
 
 def train_and_evaluate(
@@ -25,17 +25,21 @@ def train_and_evaluate(
     name: str = "default",
     dataset: Dataset | None = None,
     model: nn.Module | None = None,
+    task: Task | None = None,
+    trackers: Sequence[Tracker] = (),
 ) -> TrainState:
     """Trains to `config.num_train_steps`; reports, evaluates and saves as the config says.
 
     Args:
-      config: See `configs/default.py`.
+      config: See `configs.default`.
       workdir: The run's folder. If it contains a run, that run is resumed from its newest
         checkpoint and ends with the same bits as without the interruption. None: a new
         folder, `runs/<name>/<YYYYMMDD-HHMMSS>`.
       name: Names the new folder.
       dataset: Your own, instead of the one that the config names.
       model: Your own, instead of the one that the config names; see `models`.
+      task: Your own, instead of the one that the config names; see `tasks`.
+      trackers: Called with each line of the journal, by step and name, in the first process.
 
     Returns:
       The state after the last step.
@@ -45,58 +49,67 @@ def train_and_evaluate(
       TrainingDivergedError: The loss or the state is no longer finite.
       PreemptedError: SIGTERM, SIGINT or SIGHUP came; the state is saved.
     """
-    with open_run(config, workdir, name, dataset, model) as run:
-        config, dataset = run.config, run.dataset  # As resolved: see `Run`.
-        state = create_train_state(config, run.model, dataset.image_shape)
-        state = run.checkpoints.restore_newest(state)
-        with Reporter(run, state) as reporter, job.exit_if_process_lost():
+    with open_run(config, workdir, name, dataset, model, task) as run:
+        config, dataset, task = run.config, run.dataset, run.task  # As resolved: see `Run`.
+        state, saved = run.checkpoints.restore_newest(run.create_state())
+        step, best = int(state.step), saved and saved.early_stopping
+        is_over = is_last(config, step, best)
+        reporter = Reporter(run, state, saved, trackers, is_over=is_over)
+        with reporter, job.exit_if_process_lost():
 
-            def evaluate(state: TrainState) -> Results:
-                results, logits = committee.evaluate(
+            def evaluate_all(state: TrainState) -> Results:
+                results, outputs = evaluate(
                     state.variables,
                     state.apply_fn,
-                    run.examples,
+                    task,
+                    run.source,
                     run.eval_indices,
-                    config.num_seeds,
+                    num_members=config.num_seeds,
+                    keep=("test",) if reporter.draws else (),
                 )
-                reporter.evaluation(state, results, logits)
+                reporter.evaluation(state, results, outputs)
                 return results
 
-            if not 0 < int(state.step) < config.num_train_steps:  # The run is new or complete.
-                results = evaluate(state)
+            if step == 0 or is_over:
+                results = evaluate_all(state)
                 reporter.restart_clock(0)
-            for steps in device_calls(config, int(state.step)):
-                step, is_last = steps[-1], steps[-1] == config.num_train_steps
+            for steps in () if is_over else device_calls(config, step):
+                step = steps[-1]
                 indices = members.batch_indices(config, steps, dataset.sizes["train"])
-                detailed = is_detailed(config, step)
-                state, metrics = reporter.profiler.call(
-                    steps, train_steps, state, *run.examples, indices, detailed=detailed
+                examples, rows = run.source.feed(indices)
+                call = functools.partial(
+                    train_steps,
+                    detailed=is_detailed(config, step),
+                    members_at_once=members.at_once(state),
                 )
+                state, metrics = reporter.profiler.call(steps, call, state, examples, rows)
                 # Reads the metrics of the call before this one: the device never waits.
                 reporter.train(steps, metrics)
 
                 # Read once, because all processes must agree on what follows.
                 stop = job.max_over_processes(run.signals.signum or 0)
-                eval_is_due = is_last or step % config.eval_every_steps == 0
-                save_is_due = is_last or stop or step % config.checkpoint_every_steps == 0
+                is_end = step == config.num_train_steps
+                eval_is_due = is_end or step % config.eval_every_steps == 0
+                save_is_due = is_end or stop or step % config.checkpoint_every_steps == 0
                 if not (eval_is_due or save_is_due):
                     continue
                 reporter.read_metrics()
-                validation_accuracy = None
+                rating = None
                 if eval_is_due:
-                    results = evaluate(state)
-                    validation_accuracy = float(np.mean(results["validation"]["accuracy"]))
-                if save_is_due:
-                    manifest = run.manifest(step, validation_accuracy, reporter.flush())
+                    results = evaluate_all(state)
+                    rating = rate(task, results["validation"])
+                    if step % config.eval_every_steps == 0:
+                        best = update_best(best, step, rating)
+                    is_end = is_last(config, step, best)
+                if save_is_due or is_end:
+                    manifest = run.create_manifest(step, rating, best, reporter.flush())
                     run.checkpoints.save(state, manifest)
                 reporter.restart_clock(step)
-                if stop and not is_last:
-                    raise PreemptedError(
-                        stop,
-                        f"Stopped by {signal.Signals(stop).name} after step {step}, which is "
-                        f"saved; resume with the same command and --workdir {run.workdir}",
-                    )
-            reporter.complete(int(state.step), results)
+                if is_end:
+                    break
+                if stop:
+                    raise PreemptedError(stop, step, run.workdir)
+            reporter.complete(step, results, best)
     return state
 
 

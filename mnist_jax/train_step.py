@@ -1,7 +1,7 @@
 """The training state, the loss, one training step and a scan of many. Pure functions."""
 
 import functools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import flax
@@ -14,10 +14,11 @@ from ml_collections import ConfigDict, FrozenConfigDict
 
 from mnist_jax import members
 from mnist_jax.augmentation import Augmentation, create_augmentation
+from mnist_jax.input_pipeline import take
 from mnist_jax.optimizers import create_learning_rate_schedule, create_optimizer
 from mnist_jax.parallel.sharding import replicate, shard_batch
+from mnist_jax.tasks import Batch, Task
 
-Batch = Mapping[str, jax.Array]  # `image`, uint8[batch, *image_shape]; `label`, int32[batch]
 Variables = Mapping[str, Any]  # Of arrays, or of trees of them.
 Metrics = dict[str, Any]  # Of arrays, or of trees of them.
 ApplyFn = Callable[..., Any]  # flax types the result of `Module.apply` so.
@@ -29,13 +30,15 @@ class TrainState(train_state.TrainState):
     Attributes:
       collections: The model's other variables by collection, such as `batch_stats`.
       rng: The PRNG key of the steps as `jax.random.key_data`; each step folds its number in.
-      schedule: The learning rate as a function of the number of completed updates; static,
-        like the model's `apply_fn` and the optimizer `tx`.
-      augment: Changes the training images; static.
+      task: What is learned; static, like the model's `apply_fn`, the optimizer `tx`, and what
+        follows.
+      schedule: The learning rate as a function of `step`.
+      augment: Changes the training images.
     """
 
     collections: Variables
     rng: jax.Array
+    task: Task = flax.struct.field(pytree_node=False)
     schedule: optax.Schedule = flax.struct.field(pytree_node=False)
     augment: Augmentation | None = flax.struct.field(pytree_node=False)
 
@@ -46,9 +49,11 @@ class TrainState(train_state.TrainState):
 
 
 def create_train_state(
-    config: ConfigDict, model: nn.Module, image_shape: Sequence[int]
+    config: ConfigDict, model: nn.Module, task: Task, example: jax.ShapeDtypeStruct
 ) -> TrainState:
     """Returns the state at step 0: a function of `config.seed`; see `members` for several.
+
+    `example` is an input of the model, without the dimension `batch`.
 
     Raises:
       UserError: The config names something that does not exist.
@@ -56,51 +61,57 @@ def create_train_state(
     # The seed is an argument: compiled once for all seeds.
     fixed = FrozenConfigDict({**config, "seed": 0})
     states = [
-        init(jnp.uint32(seed), fixed, model.init, model.apply, tuple(image_shape))
+        init(jnp.uint32(seed), fixed, model.init, model.apply, task, example)
         for seed in members.seeds(config)
     ]
     # Raises where an array does not fit; reading one of the others would wait for ever.
     return jax.block_until_ready(members.stack(states))
 
 
-@functools.partial(jax.jit, static_argnums=(1, 2, 3, 4))
+@functools.partial(jax.jit, static_argnums=(1, 2, 3, 4, 5))
 def init(
     seed: jax.Array,
     config: FrozenConfigDict,
     init_fn: ApplyFn,
     apply_fn: ApplyFn,
-    image_shape: tuple[int, ...],
+    task: Task,
+    example: jax.ShapeDtypeStruct,
 ) -> TrainState:
     """Creates the state; equal arguments get the same static fields, so nothing is compiled."""
     step_key, init_key = jax.random.split(jax.random.key(seed))
-    collections = init_fn(init_key, jnp.zeros((1, *image_shape), jnp.uint8), train=False)
+    collections = init_fn(init_key, jnp.zeros((1, *example.shape), example.dtype), train=False)
+    schedule = create_learning_rate_schedule(config)
     state = TrainState.create(
         apply_fn=apply_fn,
         params=collections.pop("params"),
         tx=create_optimizer(config),
         collections=collections,
         rng=jax.random.key_data(step_key),
-        schedule=create_learning_rate_schedule(config),
-        augment=create_augmentation(config.augmentation),
+        task=task,
+        schedule=lambda step: schedule(step // config.accumulate_steps),
+        augment=create_augmentation(config),
     )
     # A strongly typed counter: a weakly typed one would compile every function twice.
     return state.replace(step=jnp.zeros((), jnp.int32))
 
 
 def loss_fn(params: Variables, state: TrainState, batch: Batch) -> tuple[jax.Array, Variables]:
-    """Computes the softmax cross-entropy of the labels, averaged over the batch.
+    """Computes the task's loss, averaged over the batch.
 
     `params` are used instead of the state's, whose step determines all randomness.
 
     Returns:
-      `float32[]`, in nats, and the model's other variables after the batch.
+      `float32[]`, and the model's other variables after the batch.
     """
     key = jax.random.fold_in(jax.random.wrap_key_data(state.rng), state.step)
     images = batch["image"]
     if state.augment:
         with jax.named_scope("augmentation"):
-            images = state.augment(jax.random.fold_in(key, 0), images)
-    logits, collections = state.apply_fn(
+            augmented = state.augment(jax.random.fold_in(key, 0), images)
+            # A model scales integers alone.
+            factor = jnp.iinfo(jnp.uint8).max if images.dtype == jnp.uint8 else 1
+            images = augmented if augmented.dtype == images.dtype else augmented / factor
+    outputs, collections = state.apply_fn(
         {"params": params, **state.collections},
         images,
         train=True,
@@ -108,7 +119,7 @@ def loss_fn(params: Variables, state: TrainState, batch: Batch) -> tuple[jax.Arr
         mutable=list(state.collections),
     )
     with jax.named_scope("loss"):
-        loss = optax.softmax_cross_entropy_with_integer_labels(logits, batch["label"]).mean()
+        loss = state.task.loss(outputs, batch).mean()
     return loss, collections
 
 
@@ -138,21 +149,20 @@ def train_step(
 )
 def train_steps(
     state: TrainState,
-    images: jax.Array,
-    labels: jax.Array,
-    indices: jax.Array,
+    examples: Batch | None,
+    batches: Any,
     *,
     detailed: bool = False,
-    members_at_once: int | None = None,
+    members_at_once: int = 1,
 ) -> tuple[TrainState, Metrics]:
     """Performs updates in one device call: a scan of `train_step`, or a single one.
 
     Args:
       state: Donated: use the returned one instead.
-      images: All examples, `uint8[num_examples, *image_shape]`.
-      labels: `int32[num_examples]`.
-      indices: The examples that each step sees, `int32[steps, batch]`, or for several members
-        `int32[members, steps, batch]`.
+      examples: All examples, `image` and `label`, or None.
+      batches: The examples that each step sees: their indices, `int32[steps, batch]`, or
+        without `examples` the batches, `[steps, batch, ...]`. For several members `[members,
+        steps, batch, ...]`. See `input_pipeline`.
       detailed: As for `train_step`, for every step: use it with few steps.
       members_at_once: See `members.map_members`.
 
@@ -162,21 +172,17 @@ def train_steps(
     """
 
     def steps(
-        examples: tuple[jax.Array, jax.Array], state: TrainState, indices: jax.Array
+        examples: Batch | None, state: TrainState, batches: Any
     ) -> tuple[TrainState, Metrics]:
-        images, labels = examples
+        def body(state: TrainState, rows: Any) -> tuple[TrainState, Metrics]:
+            return train_step(state, shard_batch(take(examples, rows)), detailed=detailed)
 
-        def body(state: TrainState, rows: jax.Array) -> tuple[TrainState, Metrics]:
-            batch = {"image": images[rows], "label": labels[rows]}
-            return train_step(state, shard_batch(batch), detailed=detailed)
-
-        if len(indices) == 1:  # XLA's CPU backend runs convolutions inside a scan slowly.
-            state, metrics = body(state, indices[0])
+        if len(jax.tree.leaves(batches)[0]) == 1:
+            # Alone: XLA's CPU backend runs convolutions inside a scan slowly.
+            state, metrics = body(state, jax.tree.map(lambda rows: rows[0], batches))
             return state, jax.tree.map(lambda metric: metric[None], metrics)
-        return jax.lax.scan(body, state, indices)
+        return jax.lax.scan(body, state, batches)
 
-    examples = images, labels
-    if indices.ndim == 3:
-        mapped = members.map_members(steps, examples, state, indices, members_at_once)
-        return replicate(mapped)
-    return replicate(steps(examples, state, indices))
+    if members.are_several(state):
+        return replicate(members.map_members(steps, examples, state, batches, members_at_once))
+    return replicate(steps(examples, state, batches))

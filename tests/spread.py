@@ -19,9 +19,10 @@ import numpy as np
 from absl import app, flags
 from ml_collections import ConfigDict, config_flags
 
-from mnist_jax import committee, input_pipeline, members
+from mnist_jax import input_pipeline, members
 from mnist_jax.data.datasets import Dataset
 from mnist_jax.data.load import load_dataset
+from mnist_jax.eval_step import evaluate
 from mnist_jax.parallel import job, sharding
 from mnist_jax.train_step import train_steps
 from tests.states import create_state
@@ -48,12 +49,13 @@ def main(_: list[str]) -> None:
                 state, exchanges = train(config, dataset)
                 params = jax.tree.map(np.asarray, state.params)
                 first_params = first_params or params
-                results, _ = committee.evaluate(
+                results, _ = evaluate(
                     sharding.put_replicated({"params": first_params}),
                     state.apply_fn,
-                    sharding.put_replicated(dataset.examples),
+                    state.task,
+                    input_pipeline.create_source(dataset.examples, config.examples),
                     input_pipeline.eval_indices(dataset.sizes, config.eval_batch_size),
-                    config.num_seeds,
+                    num_members=config.num_seeds,
                 )
             leaves = jax.tree.leaves(state)
             differences = jax.tree.map(lambda a, b: abs(a - b).max(), params, first_params)
@@ -74,17 +76,17 @@ def main(_: list[str]) -> None:
 def train(config: ConfigDict, dataset: Dataset) -> tuple[Any, list[str]]:
     """Returns the last state, and the names of the collective operations of a step."""
     state = create_state(config)
-    examples = sharding.put_replicated(dataset.examples)
+    source = input_pipeline.create_source(dataset.examples, config.examples)
 
     def indices(first: int) -> np.ndarray:
         steps = range(first, min(first + config.steps_per_call, config.num_train_steps + 1))
         return members.batch_indices(config, steps, dataset.sizes["train"])
 
-    compiled = train_steps.lower(state, *examples, indices(1)).compile()
+    compiled = train_steps.lower(state, *source.feed(indices(1))).compile()
     names = "all-reduce|all-gather|all-to-all|reduce-scatter|collective-permute"
     exchanges = re.findall(rf" ({names})(?:-start)?\(", compiled.as_text())
     for first in range(1, config.num_train_steps + 1, config.steps_per_call):
-        state, _ = train_steps(state, *examples, indices(first))
+        state, _ = train_steps(state, *source.feed(indices(first)))
     return state, exchanges
 
 

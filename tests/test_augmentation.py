@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from mnist_jax.augmentation import (
+    AUGMENTATIONS,
     affine,
     affine_terms,
     create_augmentation,
@@ -35,10 +36,11 @@ def test_the_key_decides():
     assert (one != other).any()
 
 
-def test_an_unknown_name_is_an_error():
-    assert create_augmentation("") is None
-    with pytest.raises(UserError, match="is not in augmentation"):
-        create_augmentation("flip")
+def test_an_unknown_name_is_an_error(fake_config):
+    assert create_augmentation(fake_config) is None
+    fake_config.augmentation = "flip"
+    with pytest.raises(UserError, match="'flip' is none of random_shift, affine, elastic"):
+        create_augmentation(fake_config)
 
 
 def random_images(*shape: int) -> np.ndarray:
@@ -142,7 +144,7 @@ def test_noise_has_the_covariance_of_smoothed_uniform_noise(sigma: float):
 
 @pytest.mark.parametrize("name", ["affine", "elastic"])
 def test_distortions_differ_by_image_and_key_and_not_by_how_they_are_mapped(name: str):
-    distort = create_augmentation(name)
+    distort = AUGMENTATIONS[name]
     images = np.repeat(random_images(1, 28, 28), 4, axis=0)
     keys = jax.random.split(jax.random.key(5), 3)
     each = [np.asarray(jax.jit(distort)(key, images)) for key in keys]

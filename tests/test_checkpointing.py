@@ -18,7 +18,7 @@ from mnist_jax.runtime.errors import (
 from mnist_jax.runtime.manifest import Manifest
 from mnist_jax.train_step import train_steps
 from tests.states import create_state
-from tests.workdirs import contents
+from tests.workdirs import contents, rated
 
 CLASS_NAMES = list("0123456789")
 
@@ -29,7 +29,7 @@ def state(fake_config):
     fake_config.update(optimizer="adamw", weight_decay=0.1, grad_clip_norm=1.0, warmup_steps=3)
     train = make_fake(0).splits["train"]
     indices = batch_indices(0, range(1, 8), 30, 2000)
-    return train_steps(create_state(fake_config), *train, indices)[0]
+    return train_steps(create_state(fake_config), train._asdict(), indices)[0]
 
 
 def leaves(state) -> list:
@@ -46,7 +46,7 @@ def assert_equal(a, b):
 
 def test_a_state_is_restored_to_the_bit(state, fake_config, tmp_path):
     with Checkpoints(tmp_path, keep=1) as checkpoints:
-        checkpoints.save(state, Manifest(7, fake_config, CLASS_NAMES, 0.5))
+        checkpoints.save(state, Manifest(7, fake_config, CLASS_NAMES, rated(0.5)))
     with Checkpoints(tmp_path) as checkpoints:
         assert_equal(checkpoints.restore(7, create_state(fake_config)), state)
 
@@ -62,11 +62,11 @@ def test_the_parameters_can_be_restored_alone(state, fake_config, tmp_path):
 
 def test_the_manifest_contains_the_config(state, fake_config, tmp_path):
     with Checkpoints(tmp_path, keep=1) as checkpoints:
-        checkpoints.save(state, Manifest(7, fake_config, CLASS_NAMES, 0.25))
+        checkpoints.save(state, Manifest(7, fake_config, CLASS_NAMES, rated(0.25)))
     with Checkpoints(tmp_path) as checkpoints:
         manifest = checkpoints.manifest(7)
     assert manifest.config.to_dict() == fake_config.to_dict()
-    assert manifest[:1] + manifest[2:4] == (7, CLASS_NAMES, 0.25)
+    assert manifest[:1] + manifest[2:4] == (7, CLASS_NAMES, rated(0.25))
 
 
 def test_a_state_that_changed_on_disk_is_not_restored(state, fake_config, tmp_path):
@@ -114,7 +114,7 @@ def test_damaged_checkpoints_are_moved_and_none_is_lost(state, fake_config, tmp_
             checkpoints.save(state, Manifest(7, fake_config, CLASS_NAMES, None))
         (tmp_path / "checkpoints/7/default/_METADATA").write_bytes(b"damaged")
         with Checkpoints(tmp_path, keep=1) as checkpoints:
-            assert checkpoints.restore_newest(state) is state
+            assert checkpoints.restore_newest(state) == (state, None)
             assert checkpoints.steps() == []
         assert (tmp_path / f"damaged/7-{number}/default/manifest.json").is_file()
         assert f"moved to {tmp_path}/damaged/7-{number}" in capsys.readouterr().err
@@ -146,7 +146,7 @@ def test_superseded_checkpoints_are_deleted_once_a_newer_one_is_saved(
     with Checkpoints(tmp_path, keep=2) as checkpoints:
         for step in range(8):
             accuracy = 0.9 if step == 3 else 0.5
-            checkpoints.save(state, Manifest(step, fake_config, CLASS_NAMES, accuracy))
+            checkpoints.save(state, Manifest(step, fake_config, CLASS_NAMES, rated(accuracy)))
     assert sorted(path.name for path in (tmp_path / "checkpoints").iterdir()) == ["3", "6", "7"]
 
 
@@ -157,13 +157,15 @@ def test_superseded_checkpoints_of_a_killed_run_are_deleted(state, fake_config, 
             checkpoints.save(state, Manifest(step, fake_config, CLASS_NAMES, None))
     (tmp_path / "checkpoints/deleted/4").mkdir(parents=True)
     with Checkpoints(tmp_path, keep=1) as checkpoints:
-        assert_equal(checkpoints.restore_newest(state), state)
+        assert_equal(checkpoints.restore_newest(state)[0], state)
     assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["7"]
 
 
 def test_the_best_step_is_the_newest_of_the_highest_accuracy_even_if_that_is_zero(fake_config):
     accuracies = {10: None, 20: 0.0, 30: 0.0, 40: None}
-    manifests = [Manifest(step, fake_config, CLASS_NAMES, x) for step, x in accuracies.items()]
+    manifests = [
+        Manifest(step, fake_config, CLASS_NAMES, rated(x)) for step, x in accuracies.items()
+    ]
     assert best_step(manifests) == 30
     assert best_step([manifests[0], manifests[3]]) is None
 
@@ -204,7 +206,7 @@ def test_a_copied_workdir_is_of_the_same_run_also_without_its_id(state, fake_con
     shutil.copytree(tmp_path / "a", tmp_path / "b")
     (tmp_path / "b/run_id").unlink()
     with Checkpoints(tmp_path / "b", keep=2) as checkpoints:
-        assert_equal(checkpoints.restore_newest(state), state)
+        assert_equal(checkpoints.restore_newest(state)[0], state)
         checkpoints.save(state, Manifest(7, fake_config, CLASS_NAMES, None))
     assert (tmp_path / "b/run_id").read_text() == (tmp_path / "a/run_id").read_text()
     shutil.copytree(tmp_path / "b/checkpoints/7", tmp_path / "a/checkpoints/7")

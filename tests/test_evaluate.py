@@ -1,4 +1,4 @@
-"""`python -m mnist_jax.evaluate`, as its users run it."""
+"""`mnist-jax evaluate`, as its users run it."""
 
 import json
 import os
@@ -24,7 +24,7 @@ def workdir(tmp_path_factory):
 def evaluate(*args, **environment) -> subprocess.CompletedProcess:
     """Runs the command in a folder of its own."""
     return subprocess.run(
-        [sys.executable, "-m", "mnist_jax.evaluate", *map(str, args)],
+        [sys.executable, "-m", "mnist_jax", "evaluate", *map(str, args)],
         cwd="/",
         env=os.environ | {"PYTHONPATH": str(ROOT)} | environment,
         capture_output=True,

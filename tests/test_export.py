@@ -22,7 +22,7 @@ np.save(sys.argv[3], logits)
 
 
 def export(*args: object) -> subprocess.CompletedProcess:
-    command = [sys.executable, "-m", "mnist_jax.export", *map(str, args)]
+    command = [sys.executable, "-m", "mnist_jax", "export", *map(str, args)]
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
 
 
@@ -61,6 +61,7 @@ def test_onnx_gives_the_same_logits(trained_workdir: Path, tmp_path: Path):
     [
         ([], "output: missing"),
         (["--output", "no/such/model"], "No such file or directory"),
+        (["--output", "/dev/null"], "output: /dev/null: a pipe or a device; choose another"),
         pytest.param(
             ["--output", "model.onnx"],
             "needs jax2onnx",

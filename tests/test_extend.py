@@ -53,8 +53,7 @@ def code(tmp_path: Path) -> Path:
     for name in ("mnist_jax", "configs", "train.py"):
         source = ROOT / name
         copy = shutil.copytree if source.is_dir() else shutil.copy
-        options = {"symlinks": True} if source.is_dir() else {}
-        copy(source, tmp_path / name, **options)
+        copy(source, tmp_path / name)
     return tmp_path
 
 

@@ -10,19 +10,20 @@ import jax
 import numpy as np
 import pytest
 
-from mnist_jax import committee, members, restoring
+from mnist_jax import members, restoring
 from mnist_jax.data.builtin import make_fake
 from mnist_jax.digits.normalize import normalize, read_image
 from mnist_jax.input_pipeline import batch_indices
 from mnist_jax.runtime.errors import UserError
 from mnist_jax.runtime.signals import PreemptedError
+from mnist_jax.tasks import Classification
 from mnist_jax.train_loop import train_and_evaluate
 from mnist_jax.train_step import train_steps
 from tests.conftest import ROOT, create_fake_config
 from tests.images import draw_seven
 from tests.states import create_state
 from tests.test_resume import assert_same_run
-from tests.workdirs import contents, curves, journal
+from tests.workdirs import contents, curves, journal, probabilities
 
 SEED, NUM_SEEDS = 7, 3
 # Whatever depends on the seed: initial parameters, order, dropout, distortions.
@@ -78,8 +79,9 @@ def test_members_computed_together_are_close_to_their_single_runs(fake_config, a
     images = np.random.default_rng(0).integers(0, 256, (300, 28, 28), np.uint8)
     labels = np.arange(300, dtype=np.int32) % 10
     indices = members.batch_indices(fake_config, range(1, 21), 300)
+    examples = {"image": images, "label": labels}
     together, metrics = train_steps(
-        create_state(fake_config), images, labels, indices, members_at_once=at_once
+        create_state(fake_config), examples, indices, members_at_once=at_once
     )
     assert metrics["loss"].shape == (20, NUM_SEEDS)
     for number, seed in enumerate(members.seeds(fake_config)):
@@ -87,7 +89,7 @@ def test_members_computed_together_are_close_to_their_single_runs(fake_config, a
         np.testing.assert_array_equal(
             indices[number], batch_indices(seed, range(1, 21), 30, 300)
         )
-        single, losses = train_steps(create_state(fake_config), images, labels, indices[number])
+        single, losses = train_steps(create_state(fake_config), examples, indices[number])
         np.testing.assert_allclose(metrics["loss"][:, number], losses["loss"], atol=1e-5)
         member = members.select(together.params, number, NUM_SEEDS)
         for mine, its in zip(
@@ -155,11 +157,12 @@ def test_a_committee_has_the_mean_of_its_members_probabilities(several):
     before = contents(workdir)
     model = restoring.restore(workdir)
     images, labels = restoring.load_run_dataset(model).splits["test"]
-    each = [restoring.restore(workdir, member=k).predict(images) for k in range(NUM_SEEDS)]
-    probabilities = model.predict(images)
-    np.testing.assert_allclose(probabilities, np.mean(each, axis=0), atol=1e-6)
+    members_of_it = [restoring.restore(workdir, member=k) for k in range(NUM_SEEDS)]
+    each = [probabilities(member, images) for member in members_of_it]
+    committee = probabilities(model, images)
+    np.testing.assert_allclose(committee, np.mean(each, axis=0), atol=1e-6)
     test = results(workdir)["test"]
-    assert (probabilities.argmax(axis=1) == labels).sum() == test["committee_num_correct"]
+    assert (committee.argmax(axis=1) == labels).sum() == test["committee_num_correct"]
     assert test["committee_accuracy"] == test["committee_num_correct"] / len(labels)
     for number, of_one in enumerate(each):
         assert (of_one.argmax(axis=1) == labels).sum() == test["num_correct"][number]
@@ -194,13 +197,13 @@ def test_the_commands_take_a_member_or_the_committee(several, tmp_path):
         report = json.loads(run("predict", "--json", *flags, str(image)))
         (expected,) = restoring.restore(workdir, member=member).predict(pixels[np.newaxis])
         assert report["member"] == member
-        assert report["images"][0]["probabilities"] == expected.tolist()
+        assert report["images"][0]["probabilities"] == expected["probabilities"]
 
 
 def test_a_committee_is_sure_where_logits_are_extreme():
     logits = np.array([[[300.0, -300.0]], [[-300.0, 300.0]], [[300.0, -300.0]]], np.float32)
     expected = np.log([[2 / 3, 1 / 3]])
-    np.testing.assert_allclose(committee.log_mean_probabilities(logits), expected, rtol=1e-6)
+    np.testing.assert_allclose(Classification().combine(logits), expected, rtol=1e-6)
 
 
 @pytest.mark.parametrize("member", [-1, NUM_SEEDS])

@@ -7,7 +7,7 @@ from mnist_jax.models import CNN, MLP
 
 
 def init(hidden_sizes: tuple[int, ...], seed: int = 0) -> dict:
-    model = MLP(hidden_sizes=hidden_sizes, num_classes=10)
+    model = MLP(hidden_sizes=hidden_sizes, num_outputs=10)
     return model.init(jax.random.key(seed), jnp.zeros((1, 28, 28), jnp.uint8))["params"]
 
 
@@ -69,7 +69,7 @@ def test_logits_are_those_of_the_formula(hidden_sizes):
 
 
 def test_the_cnn_evaluates_with_running_averages_and_without_dropout():
-    model, images = CNN(num_classes=10, dropout=0.4), np.full((4, 28, 28), 99, np.uint8)
+    model, images = CNN(num_outputs=10, dropout=0.4), np.full((4, 28, 28), 99, np.uint8)
     variables = model.init(jax.random.key(0), images)
     assert set(variables) == {"params", "batch_stats"}
     np.testing.assert_array_equal(

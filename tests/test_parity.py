@@ -1,11 +1,11 @@
 """The rebuilt trainer against the tutorial's program, measured in TensorFlow."""
 
-import jax
 import numpy as np
 import pytest
 
-from mnist_jax import committee, input_pipeline, members
+from mnist_jax import input_pipeline, members
 from mnist_jax.data.load import load_dataset
+from mnist_jax.eval_step import evaluate
 from mnist_jax.train_step import train_steps
 from tests.states import create_state
 
@@ -33,19 +33,24 @@ def assert_same_mean(name: str, ours: np.ndarray, reference: tuple[float, float]
 @pytest.mark.mnist
 def test_accuracies_and_losses_are_the_tutorials(mnist_config):
     dataset = load_dataset(mnist_config)
-    examples = jax.device_put(dataset.examples)
+    source = input_pipeline.DeviceExamples(dataset.examples)
     eval_indices = input_pipeline.eval_indices(dataset.sizes, mnist_config.eval_batch_size)
     mnist_config.num_seeds = SEEDS
     state, results = create_state(mnist_config), {}
     for start in range(0, 2000, 100):
         steps = range(start + 1, start + 101)
         indices = members.batch_indices(mnist_config, steps, dataset.sizes["train"])
-        state, metrics = train_steps(state, *examples, indices)
+        state, metrics = train_steps(state, *source.feed(indices))
         if start == 0:
             assert_same_mean("first loss", metrics["loss"][0], REFERENCE_FIRST_LOSS)
         if steps[-1] in REFERENCE:
-            r, _ = committee.evaluate(
-                state.variables, state.apply_fn, examples, eval_indices, SEEDS
+            r, _ = evaluate(
+                state.variables,
+                state.apply_fn,
+                state.task,
+                source,
+                eval_indices,
+                num_members=SEEDS,
             )
             accuracies = [r[split]["accuracy"] for split in ("test", "validation", "train")]
             results[steps[-1]] = [*accuracies, r["test"]["loss"]]

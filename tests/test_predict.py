@@ -1,4 +1,4 @@
-"""The command `python -m mnist_jax.predict`."""
+"""The command `mnist-jax predict`."""
 
 import json
 import os
@@ -7,12 +7,14 @@ import subprocess
 import sys
 import types
 
+import jax
 import numpy as np
 import pytest
 from absl import flags
 from PIL import Image
 
-from mnist_jax.predict import format_prediction, main
+from mnist_jax.commands.predict import main
+from mnist_jax.tasks import Classification
 from tests.conftest import ROOT
 from tests.images import draw_seven
 from tests.workdirs import contents
@@ -31,7 +33,7 @@ def images(tmp_path):
 def predict(*args, folder) -> subprocess.CompletedProcess:
     env = {k: v for k, v in os.environ.items() if k not in ("DISPLAY", "WAYLAND_DISPLAY")}
     return subprocess.run(
-        [sys.executable, "-m", "mnist_jax.predict", *map(str, args)],
+        [sys.executable, "-m", "mnist_jax", "predict", *map(str, args)],
         cwd=folder,
         env=env | {"PYTHONPATH": str(ROOT)},
         capture_output=True,
@@ -84,7 +86,7 @@ def test_json_is_one_object_and_show_draws_a_figure(trained_workdir, images):
     seven, two, *others = report["images"]
     assert (seven["file"], two["file"]) == ("seven.png", "two.png")
     for image in (seven, *others):
-        assert (image["digit"], image["class"]) == (7, "7")
+        assert (image["label"], image["class"]) == (7, "7")
         assert sum(image["probabilities"]) == pytest.approx(1, abs=1e-5)
         assert np.argmax(image["probabilities"]) == 7
         assert "note" not in image
@@ -102,10 +104,12 @@ def test_a_model_of_other_images_gets_those_and_its_class_names_are_printed(
 ):
     def classify(inputs):
         assert (inputs.shape, inputs.dtype) == ((1, 8, 12, 3), np.uint8)
-        return np.array([[0.1, 0.9]])
+        return Classification().describe(np.log([[0.1, 0.9]]), ["cat", "dog"])
 
     model = types.SimpleNamespace(
-        image_shape=[8, 12, 3], class_names=["cat", "dog"], predict=classify
+        input=jax.ShapeDtypeStruct((8, 12, 3), "uint8"),
+        manifest=types.SimpleNamespace(class_names=["cat", "dog"]),
+        predict=classify,
     )
     monkeypatch.setattr("mnist_jax.restoring.restore", lambda *args, **_: model)
     flags.FLAGS.mark_as_parsed()
@@ -131,9 +135,10 @@ def test_a_mistake_gets_one_line(images, args, message):
 @pytest.mark.parametrize(
     ("probabilities", "text"),
     [
-        ([0.001, 0.999, 0.0], "1 (99.9%)"),
+        ([0.001, 0.998, 0.001], "1 (99.8%)"),
         ([0.3, 0.65, 0.05], "1 (65.0%), or 0 (30.0%), 2 (5.0%)"),
     ],
 )
 def test_the_line_names_the_most_probable_classes(probabilities, text):
-    assert format_prediction(np.array(probabilities), ["0", "1", "2"]) == text
+    (row,) = Classification().describe(np.log([probabilities]), ["0", "1", "2"])
+    assert row["text"] == text

@@ -10,7 +10,7 @@ from mnist_jax.runtime import manifest as manifest_lib
 from mnist_jax.runtime.errors import UserError
 from mnist_jax.train_loop import train_and_evaluate
 from tests.conftest import create_fake_config
-from tests.workdirs import contents, edit_manifest
+from tests.workdirs import contents, edit_manifest, probabilities, rated
 
 
 @pytest.fixture(scope="module")
@@ -29,10 +29,10 @@ def test_the_newest_the_best_or_any_step_can_be_restored(workdir):
 def test_probabilities_of_each_image_sum_to_one(workdir):
     model = restoring.restore(workdir)
     dataset = restoring.load_run_dataset(model)
-    probabilities = model.predict(dataset.splits["test"].image)
-    assert probabilities.shape == (500, 10)
-    np.testing.assert_allclose(probabilities.sum(axis=1), 1, rtol=1e-5)
-    accuracy = (probabilities.argmax(axis=1) == dataset.splits["test"].label).mean()
+    predicted = probabilities(model, dataset.splits["test"].image)
+    assert predicted.shape == (500, 10)
+    np.testing.assert_allclose(predicted.sum(axis=1), 1, rtol=1e-5)
+    accuracy = (predicted.argmax(axis=1) == dataset.splits["test"].label).mean()
     assert accuracy > 0.5  # Of ten classes: it is the trained model.
 
 
@@ -63,7 +63,7 @@ def test_a_checkpoint_that_training_deletes_meanwhile_is_not_damaged(
             run = shutil.copytree(workdir, tmp_path / f"{function.__name__}-{step}")
             edit_manifest(
                 run / "checkpoints/40/default",
-                lambda content: content.update(validation_accuracy=1.0),
+                lambda content: content.update(best=rated(1.0)),
             )
 
             def delete_first(folder, *args, run=run, function=function):
@@ -105,3 +105,12 @@ def test_a_checkpoint_of_another_run_is_refused(workdir, tmp_path):
             restoring.restore(tmp_path / "other", step)
     assert restoring.restore(tmp_path / "other", "40").step == 40
     assert contents(tmp_path) == before
+
+
+def test_a_saved_config_is_read_and_not_judged(fake_config, tmp_path):
+    """As of version 0.2, which allowed a field that the model ignores."""
+    fake_config.model, fake_config.hidden_sizes = "cnn", (128, 32)
+    train_and_evaluate(fake_config, tmp_path)
+    for folder in (tmp_path / "checkpoints").glob("*/default"):
+        edit_manifest(folder, lambda content: content["config"].update(hidden_sizes=[7]))
+    assert restoring.restore(tmp_path).config.hidden_sizes == (7,)

@@ -1,10 +1,13 @@
 """`python train.py`, as its users run it."""
 
+import fcntl
 import os
 import pty
 import re
+import struct
 import subprocess
 import sys
+import termios
 
 from tests.conftest import ROOT
 
@@ -47,10 +50,11 @@ def test_without_a_workdir_a_new_run_folder_is_made_and_named(tmp_path):
 
 def test_a_terminal_gets_a_progress_bar_that_breaks_no_line(tmp_path):
     parent, child = pty.openpty()
+    fcntl.ioctl(child, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 90, 0, 0))
     process = subprocess.Popen(
         command("--workdir", "run"),
         cwd=tmp_path,
-        env=os.environ | {"PYTHONPATH": str(ROOT), "COLUMNS": "90"},
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
         stdout=child,
         stderr=child,
     )

@@ -6,7 +6,7 @@ import io
 import numpy as np
 import pytest
 
-from mnist_jax import committee
+from mnist_jax import train_loop
 from mnist_jax.checkpointing import Checkpoints, best_step
 from mnist_jax.runtime.errors import TrainingDivergedError
 from mnist_jax.train_loop import device_calls, train_and_evaluate
@@ -105,14 +105,14 @@ def test_steps_per_call_changes_nothing_but_speed(fake_config, tmp_path):
 
 def test_the_best_and_the_newest_checkpoints_are_kept(fake_config, tmp_path, monkeypatch):
     accuracies = iter([0.0, 0.1, 0.5, 0.3, 0.9, 0.2, 0.4, 0.6, 0.7])
-    real_evaluate = committee.evaluate
+    real_evaluate = train_loop.evaluate
 
-    def evaluate(*args):
-        results, logits = real_evaluate(*args)
+    def evaluate(*args, **kwargs):
+        results, logits = real_evaluate(*args, **kwargs)
         better = results["validation"] | {"accuracy": next(accuracies)}
         return results | {"validation": better}, logits
 
-    monkeypatch.setattr(committee, "evaluate", evaluate)
+    monkeypatch.setattr(train_loop, "evaluate", evaluate)
     fake_config.update(eval_every_steps=5, checkpoint_every_steps=5, keep_checkpoints=2)
     train_and_evaluate(fake_config, tmp_path)
     with Checkpoints(tmp_path) as checkpoints:
@@ -125,7 +125,7 @@ def test_a_checkpoint_between_evaluations_is_not_called_best(fake_config, tmp_pa
     train_and_evaluate(fake_config, tmp_path)
     with Checkpoints(tmp_path) as checkpoints:
         assert best_step(checkpoints.intact_manifests()) in (20, 40)
-        assert checkpoints.manifest(40).validation_accuracy is not None
+        assert checkpoints.manifest(40).best is not None
 
 
 def test_divergence_stops_at_the_exact_step(fake_config, tmp_path):

@@ -69,7 +69,7 @@ def test_many_steps_in_one_call_are_the_single_steps_to_the_bit(fake_config):
         start = 0
         for length in cuts:
             part = indices[start : start + length]
-            state, metrics = train_steps(state, IMAGES, LABELS, part)
+            state, metrics = train_steps(state, BATCH, part)
             scanned.append(np.asarray(metrics["loss"]))
             start += length
         np.testing.assert_array_equal(np.concatenate(scanned), losses)
@@ -83,7 +83,7 @@ def test_many_steps_in_one_call_are_the_single_steps_to_the_bit(fake_config):
 def test_the_learning_rate_of_each_step_is_among_its_metrics(fake_config):
     fake_config.update(schedule="cosine", warmup_steps=4, num_train_steps=8)
     indices = RNG.integers(0, 50, (8, 20)).astype(np.int32)
-    _, metrics = train_steps(create_state(fake_config), IMAGES, LABELS, indices)
+    _, metrics = train_steps(create_state(fake_config), BATCH, indices)
     warmup = 0.01 * np.arange(4) / 4
     cosine = 0.01 * (1 + np.cos(np.pi * np.arange(4) / 4)) / 2
     np.testing.assert_allclose(metrics["learning_rate"], [*warmup, *cosine], rtol=1e-6)
@@ -107,16 +107,14 @@ def test_a_single_step_is_no_scan(fake_config):
 
     def primitives(steps: int) -> str:
         indices = np.zeros((steps, 20), np.int32)
-        return str(
-            jax.make_jaxpr(train_steps)(create_state(fake_config), IMAGES, LABELS, indices)
-        )
+        return str(jax.make_jaxpr(train_steps)(create_state(fake_config), BATCH, indices))
 
     assert "scan[" not in primitives(1)
     assert "scan[" in primitives(2)
 
 
 def test_the_augmentation_and_dropout_of_a_step_are_functions_of_seed_and_step(fake_config):
-    fake_config.update(model="cnn", augmentation="random_shift")
+    fake_config.update(model="cnn", hidden_sizes=(128, 32), augmentation="random_shift")
     state = create_state(fake_config)
     loss = lambda state: float(loss_fn(state.params, state, BATCH)[0])  # noqa: E731
     assert loss(state) == loss(create_state(fake_config))

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.util.tensor_util import make_ndarray
 
@@ -14,6 +15,7 @@ from mnist_jax import input_pipeline
 from mnist_jax.checkpointing import Checkpoints
 from mnist_jax.configs import default
 from mnist_jax.data.load import load_dataset
+from mnist_jax.restoring import TrainedModel
 from mnist_jax.runtime import run_folder
 from mnist_jax.runtime.manifest import Manifest
 from mnist_jax.train_step import train_steps
@@ -56,14 +58,25 @@ def edit_manifest(folder: Path, edit: Callable[[dict[str, Any]], object]) -> Non
     (folder / "manifest.json").write_text(json.dumps(sealed))
 
 
+def probabilities(model: TrainedModel, images: np.ndarray) -> np.ndarray:
+    """The probabilities that a classifier predicts, `float[n, num_classes]`."""
+    return np.array([row["probabilities"] for row in model.predict(images)])
+
+
+def rated(accuracy: float | None) -> dict[str, Any] | None:
+    """A manifest's `best`."""
+    rating = {"name": "accuracy", "mode": "max", "value": accuracy}
+    return None if accuracy is None else rating
+
+
 def save_trained_checkpoint(folder: Path) -> None:
     """Saves a checkpoint after 200 steps on mnist_5k, without the other files of a run."""
     config = default.get_config()
     config.update(dataset="mnist_5k", optimizer="adam", learning_rate=0.003)
     dataset = load_dataset(config)
     state = create_state(config)
-    images, labels = jax.device_put(tuple(dataset.splits["train"]))
-    indices = input_pipeline.batch_indices(0, range(1, 201), 100, len(labels))
-    state, _ = train_steps(state, images, labels, indices)
+    examples = jax.device_put(dataset.splits["train"]._asdict())
+    indices = input_pipeline.batch_indices(0, range(1, 201), 100, dataset.sizes["train"])
+    state, _ = train_steps(state, examples, indices)
     with Checkpoints(folder, keep=1) as checkpoints:
         checkpoints.save(state, Manifest(200, config, dataset.class_names, None))

@@ -1,45 +1,46 @@
-"""A dataset in memory: its examples as arrays, divided into three splits."""
+"""A dataset: its examples, as arrays or as rows of files, divided into three splits."""
 
 import dataclasses
 import hashlib
+import mmap
 from collections.abc import Iterable, Mapping
-from typing import NamedTuple, Self
+from typing import Any, NamedTuple, Self
 
+import jax
 import numpy as np
 
+from mnist_jax.data.rows import Rows
 from mnist_jax.runtime.errors import UserError
 
 SPLITS = ("train", "validation", "test")
+_SAMPLE = 2**30  # Bytes of images that a digest covers: to read all could take minutes.
 
 
 class Split(NamedTuple):
-    """Labelled images in a fixed order.
+    """Labelled examples in a fixed order.
 
     Attributes:
-      image: `uint8[num_examples, height, width]`; if they have several channels,
-        `uint8[num_examples, height, width, channels]`.
-      label: `int32[num_examples]`.
+      image: `[num_examples, ...]`, integers or floats of at most 32 bits.
+      label: `int32[num_examples, ...]` or `float32[num_examples, ...]`.
     """
 
-    image: np.ndarray
+    image: np.ndarray | Rows
     label: np.ndarray
 
 
 @dataclasses.dataclass(frozen=True)
 class Dataset:
-    """A dataset for image classification; `from_splits` creates one from arrays.
+    """A dataset; `from_splits` creates one from arrays.
 
     Attributes:
       name: Lower-case letters, digits and `_`, or an absolute path; after a fallback, that of
         the fallback dataset.
-      class_names: Label `i` stands for `class_names[i]`.
+      class_names: Label `i` stands for `class_names[i]`; (): the labels are not classes.
       examples: The examples of all splits, concatenated. The arrays are made read-only,
         because a device may use their memory instead of a copy.
       sizes: Number of examples of each split, in the order of `SPLITS`.
-      digest: SHA-256 of the examples, which reveals that a dataset changed; "": unknown.
-
-    Raises:
-      ValueError: A split is missing or empty, or the arrays are not as described.
+      digest: SHA-256 of the examples, which reveals that a dataset changed. Of images that take
+        more than 1 GB it covers blocks at equal distances.
     """
 
     name: str
@@ -49,23 +50,20 @@ class Dataset:
     digest: str = ""
 
     def __post_init__(self) -> None:
-        if tuple(self.sizes) != SPLITS or min(self.sizes.values()) < 1:
-            raise ValueError(f"examples of each split: {dict(self.sizes)}, expected {SPLITS}")
-        examples = _check(self.name, self.examples, self.num_classes)
-        if len(examples.label) != sum(self.sizes.values()):
-            raise ValueError(f"{len(examples.label)} examples, expected {dict(self.sizes)}")
-        for array in examples:
-            array.flags.writeable = False
-        object.__setattr__(self, "examples", examples)
+        for array in self.examples:
+            if isinstance(array, np.ndarray):
+                array.flags.writeable = False
+        object.__setattr__(self, "digest", self.digest or self._compute_digest())
 
     @classmethod
     def from_splits(
         cls, name: str, class_names: Iterable[str], splits: Mapping[str, Split]
     ) -> Self:
-        """Creates a dataset from its splits by name, whose arrays are copied.
+        """Creates a dataset from its splits by name.
 
-        Labels may be integers of any type, and images may have an axis of one channel. If
-        `validation` or `test` is missing, a twelfth of `train` is used instead.
+        Arrays are copied; images that are `Rows`, or a read-only `np.memmap` (no view of one),
+        stay in their files. Labels may be real numbers of any type, and images may have an axis
+        of one channel. If `validation` or `test` is missing, a twelfth of `train` is used.
 
         Raises:
           ValueError: A split is unknown or empty, or an array is not as described.
@@ -73,37 +71,59 @@ class Dataset:
         class_names = tuple(map(str, class_names))
         if "train" not in splits or not set(splits) <= set(SPLITS):
             raise ValueError(f"splits {list(splits)}, expected train, or all of {SPLITS}")
-        parts = {part: _check(part, splits[part], len(class_names)) for part in splits}
+        parts = {part: _check(part, splits[part]) for part in SPLITS if part in splits}
+        images, labels = zip(*parts.values(), strict=True)
+        for field, arrays in ("images", images), ("labels", labels):
+            if len({(type(array), array.dtype, array.shape[1:]) for array in arrays}) > 1:
+                forms = {p: f"{a.dtype}{a.shape}" for p, a in zip(parts, arrays, strict=True)}
+                raise ValueError(f"{field} of different shapes, types or places: {forms}")
+        label, ends = np.concatenate(labels), np.cumsum([len(array) for array in labels])[:-1]
+        order = dict(zip(parts, np.split(np.arange(len(label)), ends), strict=True))
         for part in SPLITS[1:]:
-            if part not in parts:
-                parts[part], parts["train"] = _cut(parts["train"])
-        shapes = {part: parts[part].image.shape for part in SPLITS}
-        if len({shape[1:] for shape in shapes.values()}) > 1:
-            raise ValueError(f"images of different shapes: {shapes}")
-        arrays = zip(*(parts[part] for part in SPLITS), strict=True)
-        examples = Split(*map(np.concatenate, arrays))
-        sizes = {part: shapes[part][0] for part in SPLITS}
-        form = shapes["train"][1:], len(class_names), sizes
-        sha256 = hashlib.sha256(repr(form).encode())
-        for array in examples:
-            sha256.update(array.data)
-        return cls(name, class_names, examples, sizes, sha256.hexdigest())
+            if part not in order:
+                order[part], order["train"] = _cut(order["train"], label)
+        sizes = {part: len(order[part]) for part in SPLITS}
+        if not sizes["train"]:
+            raise ValueError(f"examples of each split: {sizes}, expected more")
+        chosen = np.concatenate([order[part] for part in SPLITS])
+        image: np.ndarray | Rows
+        if isinstance(images[0], Rows):
+            image = Rows.concatenate(images, chosen)
+        else:
+            image = np.empty((len(chosen), *images[0].shape[1:]), images[0].dtype)
+            places = np.split(np.argsort(chosen), ends)  # Where each of them goes.
+            for place, array in zip(places, images, strict=True):
+                image[place] = array
+        return cls(name, class_names, Split(image, label[chosen]), sizes)
 
     def check_digest(self, digest: str) -> None:
         """Raises UserError if these are not the examples of a run with this digest."""
-        if "" not in (digest, self.digest) and digest != self.digest:
+        if digest not in ("", self.digest):  # "": unknown.
             problem = "its examples have changed since the run began"
             raise UserError(f"dataset: {self.name}: {problem}; restore them or start a new run")
 
+    def _compute_digest(self) -> str:
+        image, label = self.examples
+        form: tuple[object, ...] = image.shape[1:], self.num_classes, self.sizes
+        kind = image.dtype.name, label.dtype.name, label.shape[1:]
+        form += () if kind == ("uint8", "int32", ()) else kind
+        sha256 = hashlib.sha256(repr(form).encode())
+        block = max(1, 2**20 * len(image) // image.nbytes)  # Rows.
+        for start in range(0, len(image), block * -(-image.nbytes // _SAMPLE)):
+            rows = np.ascontiguousarray(image[start : start + block])
+            sha256.update(rows.reshape(-1).view(np.uint8).data)
+        sha256.update(np.ascontiguousarray(label).data)
+        return sha256.hexdigest()
+
     @property
     def num_classes(self) -> int:
-        """Labels are in `[0, num_classes)`."""
+        """Labels of classes are in `[0, num_classes)`; 0: there are no classes."""
         return len(self.class_names)
 
     @property
-    def image_shape(self) -> tuple[int, ...]:
-        """`(height, width)` of each image, or `(height, width, channels)`."""
-        return self.examples.image.shape[1:]
+    def input(self) -> jax.ShapeDtypeStruct:
+        """Shape and type of one example's image."""
+        return jax.ShapeDtypeStruct(self.examples.image.shape[1:], self.examples.image.dtype)
 
     @property
     def splits(self) -> dict[str, Split]:
@@ -115,31 +135,45 @@ class Dataset:
         return splits
 
 
-def _check(name: str, split: Split, num_classes: int) -> Split:
+def _check(name: str, split: Split) -> Split:
     """Returns the arrays in the form of `Split`, or raises a ValueError that names them."""
-    image, label = map(np.asarray, split)
-    image = image[..., 0] if image.ndim == 4 and image.shape[3] == 1 else image
-    label = label[:, 0] if label.shape[1:] == (1,) else label  # As those of Keras' cifar10.
+    image: Any = split.image
+    label = np.asarray(split.label)
+    is_whole = isinstance(image, np.memmap) and isinstance(image.base, mmap.mmap)  # No view.
+    if is_whole and image.mode == "r" and image.flags.c_contiguous:
+        image = Rows.of(image)
+    image = image if isinstance(image, Rows) else np.asarray(image)
+    if image.ndim == 4 and image.shape[3] == 1:
+        image = image.reshape(image.shape[:3])
+    if label.dtype.kind in "biu" and label.shape[1:] == (1,):  # As those of Keras' cifar10.
+        label = label[:, 0]
+    dtype = {"b": np.int32, "i": np.int32, "u": np.int32, "f": np.float32}.get(label.dtype.kind)
+    is_short = image.dtype.kind in "iuf" and image.dtype.itemsize <= 4
     problem = None
-    if image.dtype != np.uint8 or image.ndim not in (3, 4):
-        expected = "uint8[n, height, width] or uint8[n, height, width, channels]"
+    if not (is_short or image.dtype.name == "bfloat16") or not image.dtype.isnative:
+        expected = "uint8 or float32, or others of at most 32 bits"
         problem = f"images are {image.dtype}{image.shape}, expected {expected}"
-    elif not image.size:
+    elif not (image.ndim and image.nbytes):
         problem = "no images"
-    elif label.dtype.kind not in "iu" or label.shape != (len(image),):
-        problem = f"labels are {label.dtype}{label.shape}, expected integers ({len(image)},)"
-    elif label.min() < 0 or label.max() >= num_classes:
-        problem = f"labels from {label.min()} to {label.max()}, expected 0 to {num_classes - 1}"
+    elif dtype is None or not label.size or label.shape[0] != len(image):
+        expected = f"integers or floats ({len(image)}, ...)"
+        problem = f"labels are {label.dtype}{label.shape}, expected {expected}"
+    else:
+        with np.errstate(over="ignore", invalid="ignore"):
+            converted = label.astype(dtype, copy=False)
+        if not (np.isfinite(converted) if dtype is np.float32 else converted == label).all():
+            limits = f"from {label.min()} to {label.max()}"
+            problem = f"labels {limits}, expected finite ones of {np.dtype(dtype)}"
     if problem:
         raise ValueError(f"{name}: {problem}")
-    return Split(image, label.astype(np.int32, copy=False))
+    return Split(image, converted)
 
 
-def _cut(train: Split) -> tuple[Split, Split]:
-    """Divides the training split into a twelfth of its examples, and the others."""
-    image, label = train
-    chosen = np.arange(len(label)) < max(1, len(label) // 12)  # MNIST: the first 5,000.
-    if len(np.unique(label[chosen])) < len(np.unique(label)):
+def _cut(rows: np.ndarray, label: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Divides the training split's rows into a twelfth of them, and the others."""
+    chosen = np.arange(len(rows)) < max(1, len(rows) // 12)  # MNIST: the first 5,000.
+    label = label[rows]
+    if label.ndim == 1 and len(np.unique(label[chosen])) < len(np.unique(label)):
         # They may be sorted by class: some of each class instead.
         chosen = np.isin(np.arange(len(label)), np.argsort(label, kind="stable")[::12])
-    return Split(image[chosen], label[chosen]), Split(image[~chosen], label[~chosen])
+    return rows[chosen], rows[~chosen]

@@ -39,7 +39,8 @@ def load_dataset(config: ConfigDict, *, may_fall_back: bool = True) -> Dataset:
 
 def _load(name: str, config: ConfigDict) -> Dataset:
     if path := config_lib.own_path(name):
-        return own_files.load(path, config.image_size)
+        on_disk, data_dir = config.examples == "host", tfds_source.data_dir(config)
+        return own_files.load(path, config.image_size, data_dir=data_dir, on_disk=on_disk)
     if name == "mnist_5k":
         return builtin.load_mnist_5k()
     if name == "fake":

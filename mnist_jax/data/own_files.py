@@ -1,32 +1,44 @@
-"""A user's own dataset: an .npz file, a folder of IDX files, or a folder of images."""
+"""A user's own dataset: an .npz file, or a folder of .npy files, IDX files or images."""
 
 import concurrent.futures
 import contextlib
+import functools
 import gzip
+import hashlib
+import math
+import sys
 import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-from PIL import Image, ImageOps
+from numpy.lib import format as npy
 
+from mnist_jax.data import images
 from mnist_jax.data.datasets import Dataset, Split
-from mnist_jax.runtime.errors import UserError, first_line
-from mnist_jax.runtime.files import open_regular
+from mnist_jax.data.rows import Rows
+from mnist_jax.runtime import memory
+from mnist_jax.runtime.errors import UserError, refusing
+from mnist_jax.runtime.files import locked, open_regular, replacing
 
+# To be increased when the decoding changes: images that were decoded before are not read.
+_DECODING_VERSION = 1
 _MAX_CLASSES = 2**16
+_NUM_AHEAD = 64  # Decoded images that wait to be stored.
 _FOLDERS = {"train": "train", "val": "validation", "validation": "validation", "test": "test"}
-_FORMATS = ("BMP", "GIF", "JPEG", "PNG", "TIFF", "WEBP")  # None that runs another program.
 _SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
 
 _Content = tuple[list[str], dict[str, Split]]  # Names of the classes, and the splits.
 
 
-def load(path: Path, image_size: tuple[int, ...] = ()) -> Dataset:
-    """Loads an `.npz` file, a folder of IDX files or a folder of images; see README.md.
+def load(path: Path, image_size: tuple[int, ...], *, data_dir: Path, on_disk: bool) -> Dataset:
+    """Loads a user's own dataset; README.md lists its forms.
 
     The path, an absolute one, becomes the dataset's name. Images of a folder are resized to
-    the height and width `image_size`; (): all of them have the same size.
+    the height and width `image_size`; (): all of them have the same size. They are decoded
+    into memory; if they would take more than a quarter of it, or `on_disk`, into a file in
+    `data_dir`, once.
 
     Raises:
       UserError: A file is missing, damaged or unsuitable; names that file.
@@ -34,51 +46,63 @@ def load(path: Path, image_size: tuple[int, ...] = ()) -> Dataset:
     with _naming(path):
         path.stat()  # Raises an error if there is nothing, or no permission.
         if (path / "train").is_dir():
-            class_names, splits = _read_images(path, image_size)
-        elif image_size:
+            return _load_images(path, image_size, data_dir, on_disk)
+        if image_size:
             raise ValueError("not a folder of images, to which alone config.image_size applies")
-        elif path.is_file():
-            class_names, splits = _read_npz(path)
+        if path.is_file():
+            content = _read_npz(path)
+        elif (path / "x_train.npy").exists():
+            content = _read_npy(path)
         elif any(path.glob("train-images-idx3-ubyte*")):
-            class_names, splits = _read_idx(path)
+            splits = read_idx(path)
+            content = _number_classes(splits), splits
         else:
-            raise ValueError("contains neither train/CLASS/ nor train-images-idx3-ubyte.gz")
-        return Dataset.from_splits(str(path), class_names, splits)
+            expected = "train/CLASS/, x_train.npy or train-images-idx3-ubyte.gz"
+            raise ValueError(f"contains none of {expected}")
+        return Dataset.from_splits(str(path), *content)
 
 
-@contextlib.contextmanager
-def _naming(path: Path) -> Iterator[None]:
-    """Converts errors to a UserError that names the path, or the file that it named already."""
-    try:
-        yield
-    except UserError:
-        raise
-    except Exception as error:  # A damaged file raises errors of any type.
-        raise UserError(f"dataset: {path}: {first_line(error)}") from error
+def _naming(path: Path) -> contextlib.AbstractContextManager[None]:
+    # A damaged file raises errors of any type.
+    return refusing(f"dataset: {path}", "correct it, or choose another", Exception)
 
 
 def _read_npz(path: Path) -> _Content:
-    """Reads `x_train`, `y_train`, and optionally `x_val`, `x_test`, ... and `class_names`."""
     if not zipfile.is_zipfile(path):  # NumPy would take it for a pickle.
         raise ValueError("not an .npz file")
     with open_regular(path) as file, np.load(file, allow_pickle=False) as arrays:
-        splits = {
-            split: Split(arrays[f"x_{key}"], arrays[f"y_{key}"])
-            for split, key in (("train", "train"), ("validation", "val"), ("test", "test"))
-            if key == "train" or {f"x_{key}", f"y_{key}"} & set(arrays)
-        }
-        if "class_names" in arrays:
-            return arrays["class_names"].astype(str).ravel().tolist(), splits
+        return _read_arrays(arrays, arrays.__getitem__)
+
+
+def _read_npy(folder: Path) -> _Content:
+    def read(name: str) -> np.ndarray:
+        with _naming(path := folder / f"{name}.npy"), open_regular(path) as file:
+            is_image = name[:2] == "x_"  # Stays in its file.
+            return npy.open_memmap(path, mode="r") if is_image else npy.read_array(file)
+
+    return _read_arrays([path.stem for path in folder.glob("*.npy")], read)
+
+
+def _read_arrays(names: Collection[str], read: Callable[[str], Any]) -> _Content:
+    """Reads `x_train`, `y_train`, and optionally `x_val`, `x_test`, ... and `class_names`."""
+    splits: dict[str, Split] = {}
+    for key in sorted({"train", *(name[2:] for name in names if name[:2] in ("x_", "y_"))}):
+        if key not in _FOLDERS or _FOLDERS[key] in splits:
+            raise ValueError(f"contains a split {key!r}; use train, val and test, each once")
+        splits[_FOLDERS[key]] = Split(read(f"x_{key}"), read(f"y_{key}"))
+    if "class_names" in names:
+        return read("class_names").astype(str).ravel().tolist(), splits
     return _number_classes(splits), splits
 
 
-def _read_idx(folder: Path) -> _Content:
+def read_idx(folder: Path) -> dict[str, Split]:
+    """Reads a folder of IDX files; raises a UserError that names a wrong one."""
     parts = {"train": "train"} | ({"test": "t10k"} if any(folder.glob("t10k-*")) else {})
     splits = {}
     for split, part in parts.items():
         image = _read_idx_file(folder / f"{part}-images-idx3-ubyte")
         splits[split] = Split(image, _read_idx_file(folder / f"{part}-labels-idx1-ubyte"))
-    return _number_classes(splits), splits
+    return splits
 
 
 def _read_idx_file(path: Path) -> np.ndarray:
@@ -95,48 +119,81 @@ def _read_idx_file(path: Path) -> np.ndarray:
 
 
 def _number_classes(splits: Mapping[str, Split]) -> list[str]:
-    largest = max(int(label.max(initial=0)) for _, label in splits.values())
+    labels = [np.asarray(label) for _, label in splits.values()]
+    if any(a.dtype.kind not in "biu" or a.shape[1:] not in ((), (1,)) for a in labels):
+        return []
+    largest = max(int(label.max(initial=0)) for label in labels)
     return [str(i) for i in range(min(largest + 1, _MAX_CLASSES))]
 
 
-def _read_images(folder: Path, image_size: tuple[int, ...]) -> _Content:
+def _load_images(
+    folder: Path, image_size: tuple[int, ...], data_dir: Path, on_disk: bool
+) -> Dataset:
     """Reads `<split>/<class>/<image>`, the layout of tensorflow-datasets' `ImageFolder`."""
     names = [name for name in _FOLDERS if (folder / name).is_dir()]
-    entries = [entry for name in names for entry in sorted(folder.glob(f"{name}/[!.]*"))]
-    classes = [entry for entry in entries if entry.is_dir()]
+    classes = [path for name in names for path in sorted(folder.glob(f"{name}/[!.]*/"))]
     class_names = sorted({path.name for path in classes})
-    files = [
-        file
-        for path in classes
-        for file in sorted(path.glob("[!.]*"))
-        if file.suffix.lower() in _SUFFIXES
-    ]
+    paths = [path for folder in classes for path in sorted(folder.glob("[!.]*"))]
+    files = [path for path in paths if path.suffix.lower() in _SUFFIXES]
     if not files:
         raise ValueError(f"no images ({', '.join(_SUFFIXES)}) in train/CLASS/")
+    image = _read_images(folder, files, image_size, data_dir, on_disk)
+    label = np.searchsorted(class_names, [file.parts[-2] for file in files])
+    splits, start = {}, 0
+    for split in dict.fromkeys(_FOLDERS[name] for name in names):  # In the order of the files.
+        stop = start + sum(_FOLDERS[file.parts[-3]] == split for file in files)
+        splits[split] = Split(image[start:stop], label[start:stop])
+        start = stop
+    return Dataset.from_splits(str(folder), class_names, splits)
+
+
+def _read_images(
+    folder: Path, files: list[Path], image_size: tuple[int, ...], data_dir: Path, on_disk: bool
+) -> np.ndarray | Rows:
+    stats = [((s := file.stat()).st_size, s.st_mtime_ns, *file.parts[-3:]) for file in files]
+    key = repr((_DECODING_VERSION, image_size, stats)).encode()
+    stored = data_dir / "mnist_jax_images" / f"{hashlib.sha256(key).hexdigest()}.npy"
+    if not stored.exists():
+        decode = functools.partial(_decode, image_size, any(map(_is_colour, files)))
+        shape = decode(files[0]).shape
+        decoded = _decode_all(files, decode, shape)
+        # `from_splits` copies them.
+        if not on_disk and len(files) * math.prod(shape) <= memory.device_limit() // 4:
+            return np.fromiter(decoded, np.dtype((np.uint8, shape)), len(files))
+        advice = "make room, or set another"
+        with refusing(f"data_dir: {stored.parent}", advice), locked(stored.with_name(".lock")):
+            if not stored.exists():  # Else another process has stored them meanwhile.
+                target = f"{len(files)} images of {folder} into {stored}"
+                print(f"Decoding {target}, once ...", file=sys.stderr, flush=True)
+                header = {"descr": "|u1", "fortran_order": False, "shape": (len(files), *shape)}
+                with replacing(stored) as file:
+                    npy.write_array_header_1_0(file, header)
+                    file.writelines(image.data for image in decoded)
+    with refusing(stored, "delete it, to decode them again", (OSError, ValueError)):
+        return Rows.of(npy.open_memmap(stored, mode="r"))
+
+
+def _decode_all(
+    files: Sequence[Path], decode: Callable[[Path], np.ndarray], shape: tuple[int, ...]
+) -> Iterator[np.ndarray]:
+    """Decodes images in threads, some of them ahead of time."""
     with concurrent.futures.ThreadPoolExecutor() as pool:
-        images = list(pool.map(lambda file: _decode(file, image_size), files))
-    sizes = [f"{image.shape[0]}x{image.shape[1]}" for image in images]
-    for file, size in zip(files, sizes, strict=True):
-        if size != sizes[0]:
-            problem = f"{size} pixels, but {files[0]} has {sizes[0]}; set config.image_size"
-            raise UserError(f"dataset: {file}: {problem}")
-    if any(image.ndim == 3 for image in images):  # Grey ones among those in colour.
-        images = [image if image.ndim == 3 else np.dstack([image] * 3) for image in images]
-    image, label = np.stack(images), np.searchsorted(class_names, [f.parts[-2] for f in files])
-    split_of = np.array([_FOLDERS[file.parts[-3]] for file in files])
-    return class_names, {
-        split: Split(image[split_of == split], label[split_of == split])
-        for split in {_FOLDERS[name] for name in names}
-    }
+        for start in range(0, len(files), _NUM_AHEAD):
+            some = files[start : start + _NUM_AHEAD]
+            for file, image in zip(some, pool.map(decode, some), strict=True):
+                if image.shape != shape:
+                    raise UserError(
+                        f"dataset: {file}: {image.shape[0]}x{image.shape[1]} pixels, but "
+                        f"{files[0]} has {shape[0]}x{shape[1]}; set config.image_size"
+                    )
+                yield image
 
 
-def _decode(path: Path, image_size: tuple[int, ...]) -> np.ndarray:
-    """Returns `uint8[height, width]` of a grey image, else `uint8[height, width, 3]`."""
-    with _naming(path), open_regular(path) as file, Image.open(file, formats=_FORMATS) as image:
-        if image.mode[0] in "IF":  # Pillow would clip them at 255.
-            raise ValueError("has 16 or 32 bits for each channel; save it with 8")
-        mode = "L" if image.mode in ("1", "L", "LA") else "RGB"
-        upright = ImageOps.exif_transpose(image).convert(mode)
-        if image_size:
-            upright = upright.resize((image_size[1], image_size[0]))
-        return np.asarray(upright)
+def _is_colour(path: Path) -> bool:
+    with _naming(path):
+        return images.is_colour(path)
+
+
+def _decode(image_size: tuple[int, ...], is_colour: bool, path: Path) -> np.ndarray:
+    with _naming(path):
+        return images.to_input(images.open_image(path), image_size, is_colour)

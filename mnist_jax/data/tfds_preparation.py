@@ -1,9 +1,7 @@
 """Decodes a dataset of tensorflow-datasets, and prepares it where that has not been done."""
 
 import contextlib
-import dataclasses
 import difflib
-import fcntl
 import hashlib
 import os
 import shutil
@@ -20,7 +18,7 @@ from tensorflow_datasets.core import DatasetBuilder
 from mnist_jax.data import own_files
 from mnist_jax.data.datasets import SPLITS, Dataset, Split
 from mnist_jax.runtime.errors import DatasetUnavailableError, UserError, first_line, refusing
-from mnist_jax.runtime.files import is_pipe_or_device, open_regular
+from mnist_jax.runtime.files import locked, open_regular
 
 _NETWORK_TIMEOUT = 5.0  # Seconds; tensorflow-datasets itself retries for 200.
 # `Dataset.digest` of those whose archives are also distributed in another compression.
@@ -42,11 +40,10 @@ def load(name: str, data_dir: Path, manual_dir: Path) -> Dataset:
       UserError: The dataset does not exist or is unsuitable, or one of its files is damaged.
       DatasetUnavailableError: It is not prepared, and there are no archives and no network.
     """
-    for path in filter(is_pipe_or_device, (data_dir / name).glob("*/*")):
-        raise UserError(f"{path}: a pipe or a device, not a file of a dataset; delete it")
     builder = _create_builder(name, data_dir)
     _check_features(name, builder)
-    if not _is_prepared(builder):
+    # It writes this file last; its own `is_prepared` warns if there is none.
+    if not Path(builder.data_dir, "dataset_info.json").is_file():
         try:
             download_config = _find_archives(name, builder, data_dir, manual_dir)
         except UserError:
@@ -56,7 +53,7 @@ def load(name: str, data_dir: Path, manual_dir: Path) -> Dataset:
         source = download_config.manual_dir or "the network"
         print(f"Preparing {name} from {source}, once ...", file=sys.stderr, flush=True)
         _import_tensorflow()
-        _prepare(name, builder, data_dir, download_config)
+        _prepare(builder, data_dir, download_config)
         builder = tfds.builder(name, data_dir=data_dir)  # Another process may have prepared it.
     _import_tensorflow()
     with _naming_damage(builder.data_dir):
@@ -112,11 +109,6 @@ def _check_features(name: str, builder: DatasetBuilder) -> None:
         raise UserError(f"dataset: the images of {name!r} differ in size; {_SUITABLE}")
 
 
-def _is_prepared(builder: DatasetBuilder) -> bool:
-    # tensorflow-datasets writes this file last; its own `is_prepared` warns if it is missing.
-    return (Path(builder.data_dir) / "dataset_info.json").is_file()
-
-
 def _find_archives(
     name: str, builder: DatasetBuilder, data_dir: Path, manual_dir: Path
 ) -> tfds.download.DownloadConfig:
@@ -145,11 +137,10 @@ def _find_archives(
 
 def _read_repacked(name: str, builder: DatasetBuilder, manual_dir: Path) -> Dataset | None:
     """Reads archives that contain the original files in another compression."""
-    with contextlib.suppress(UserError):
-        dataset = own_files.load(manual_dir)
-        if dataset.digest == _DIGESTS.get(name):
-            class_names = tuple(builder.info.features["label"].names)
-            return dataclasses.replace(dataset, name=name, class_names=class_names)
+    with contextlib.suppress(KeyError, UserError, ValueError):
+        digest, class_names = _DIGESTS[name], builder.info.features["label"].names
+        dataset = Dataset.from_splits(name, class_names, own_files.read_idx(manual_dir))
+        return dataset if dataset.digest == digest else None
     return None
 
 
@@ -175,33 +166,22 @@ def find_network_problem(url: str, timeout: float = _NETWORK_TIMEOUT) -> str | N
 
 
 def _prepare(
-    name: str,
-    builder: DatasetBuilder,
-    data_dir: Path,
-    download_config: tfds.download.DownloadConfig,
+    builder: DatasetBuilder, data_dir: Path, download_config: tfds.download.DownloadConfig
 ) -> None:
     """Prepares the dataset, unless another process has done so."""
     if not sys.stderr.isatty():
         tfds.disable_progress_bar()
-    with contextlib.ExitStack() as stack:
-        # One process at a time: tensorflow-datasets extracts the archives of all to the same
-        # place. Some network file systems have no locks; there it continues without.
-        with contextlib.suppress(OSError):
-            data_dir.mkdir(parents=True, exist_ok=True)
-            lock = stack.enter_context(open_regular(data_dir / ".mnist_jax.lock", "a"))
-            fcntl.flock(lock, fcntl.LOCK_EX)
-            for path in Path(builder.data_dir).parent.glob("incomplete.*"):
-                shutil.rmtree(path)  # A killed process left it.
-        stack.enter_context(contextlib.redirect_stdout(sys.stderr))  # stdout is for results.
+    # One process at a time: tensorflow-datasets extracts the archives of all to the same place.
+    with locked(data_dir / ".mnist_jax.lock"), contextlib.redirect_stdout(sys.stderr):
+        for path in Path(builder.data_dir).parent.glob("incomplete.*"):
+            shutil.rmtree(path)  # A killed process left it.
         try:
             builder.download_and_prepare(download_config=download_config)
         except Exception as error:
-            if _is_prepared(builder):  # By another process, where there are no locks.
-                return
             reason = first_line(error)
             if isinstance(error, OSError) and not isinstance(error, ConnectionError):
                 raise UserError(f"data_dir: {data_dir}: {reason}") from error
-            problem = f"{name} could not be prepared: {reason}"
+            problem = f"{builder.name} could not be prepared: {reason}"
             raise DatasetUnavailableError(f"dataset: {problem}") from error
 
 
@@ -213,8 +193,7 @@ def _read(builder: DatasetBuilder, split: str) -> Split:
         # One shard after the other: by default they are interleaved.
         read_config = tfds.ReadConfig(interleave_cycle_length=1)
         batch = builder.as_dataset(split=split, batch_size=-1, read_config=read_config)
-    image = np.asarray(batch["image"])
-    label = np.asarray(batch["label"])
+    image, label = np.asarray(batch["image"]), np.asarray(batch["label"])
     if not builder.info.disable_shuffling:
         order = _original_order(split, len(label))
         image, label = image[order], label[order]

@@ -6,19 +6,14 @@ centre of mass at the centre. Images of MNIST do not change. First the backgroun
 a scan is removed, with its shading and dust.
 """
 
-import contextlib
 import math
-import sys
-import warnings
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image
 from scipy import ndimage
 
-from mnist_jax.runtime.errors import UserError, first_line
-from mnist_jax.runtime.files import open_regular
+from mnist_jax.data.images import UnreadableImageError, open_image
 
 _SIZE = 28
 _BOX = 20
@@ -26,13 +21,6 @@ _EDGE = 2  # Pixels around the box that are drawn too: the soft edges of the str
 
 # Larger images are reduced when they are read: the digit becomes 20 pixels large anyway.
 _WORKING_SIZE = 256
-_MAX_PIXELS = 100_000_000  # A larger file is more likely an attack on memory than a photo.
-_FORMATS = ["AVIF", "BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP"]
-with contextlib.suppress(ImportError):  # Optional: the format of an iPhone's photos.
-    import pillow_heif
-
-    pillow_heif.register_heif_opener()
-    _FORMATS.append("HEIF")
 
 # A pixel with this fraction of the strongest ink belongs to the digit. With any value up to
 # 0.3, the digits of MNIST's images are 20 pixels large. Higher values cut off thin strokes,
@@ -42,49 +30,17 @@ _MIN_CONTRAST = 0.08  # Fraction of the range from black to white; a pencil has 
 _MIN_PART = 0.05  # Dust has less ink than this fraction of the largest stroke's.
 
 
-class UnreadableImageError(UserError):
-    """A file is not an image of one digit. The message does not contain the file's name."""
-
-
 def read_image(path: str | Path) -> np.ndarray:
-    """Decodes an image file, rotated upright, on a contrasting background if transparent.
+    """Returns the pixels of an image file; see `open_image` and `to_pixels`."""
+    return to_pixels(open_image(path))
 
-    Args:
-      path: A PNG, JPEG, GIF, BMP, TIFF, WebP or similar file with a single image; `-`: stdin.
 
-    Returns:
-      `float32[height, width, channels]`, black 0 to white 1, 1 or 3 channels. Images larger
-      than 256 pixels in height or width are reduced to 256.
+def to_pixels(image: Image.Image) -> np.ndarray:
+    """Returns `float32[height, width, channels]`, black 0 to white 1, 1 or 3 channels.
 
-    Raises:
-      UnreadableImageError: The file is missing, too large, not an image, or several images.
+    A transparent image gets a contrasting background; one of more than 256 pixels in height or
+    width is reduced to 256.
     """
-    try:
-        source = sys.stdin.buffer if path == "-" else open_regular(path)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # Damaged metadata, and sizes, which are checked.
-            with source as file, Image.open(file, formats=_FORMATS) as image:
-                if image.width * image.height > _MAX_PIXELS:
-                    raise Image.DecompressionBombError
-                # A phone's JPEG may be an MPO, which also contains a preview.
-                if getattr(image, "n_frames", 1) > 1 and image.format != "MPO":
-                    raise UnreadableImageError("contains several images; save the one to read")
-                ImageOps.exif_transpose(image, in_place=True)
-                return _to_array(image)
-    except UnreadableImageError:
-        raise
-    except UnidentifiedImageError as error:
-        formats = ", ".join(_FORMATS)
-        raise UnreadableImageError(f"not an image of a known format ({formats})") from error
-    except Image.DecompressionBombError as error:
-        raise UnreadableImageError(f"too many pixels: reduce it to {_MAX_PIXELS:,}") from error
-    except OSError as error:
-        raise UnreadableImageError(first_line(error)) from error
-    except Exception as error:  # For damaged files, Pillow's decoders raise errors of any type.
-        raise UnreadableImageError(f"damaged ({first_line(error)})") from error
-
-
-def _to_array(image: Image.Image) -> np.ndarray:
     # An integer factor first: it is cheap, and the arrays remain small.
     factor = max(1, max(image.size) // _WORKING_SIZE)
     if image.mode[0] in "IF":  # 16 and 32 bits: Pillow would clip them at 255.
@@ -151,19 +107,6 @@ def find_doubt(pixels: np.ndarray) -> str:
     # The parts of a broken digit differ in height, as the bar and the body of a five do.
     is_several = np.count_nonzero(heights > 0.35 * heights.max()) > 1
     return "looks like several digits, or a frame: crop it to one" if is_several else ""
-
-
-def resize(pixels: np.ndarray, image_shape: Sequence[int]) -> np.ndarray:
-    """Scales an image of anything to the shape of a dataset's images, `uint8[*image_shape]`.
-
-    Args:
-      pixels: `float[height, width, channels]`, black 0 to white 1, 1 or 3 channels.
-      image_shape: `(height, width)`, grey, or `(height, width, 3)`.
-    """
-    height, width, *channels = image_shape
-    colours = np.rint(255 * np.broadcast_to(pixels, (*pixels.shape[:2], 3)))
-    image = Image.fromarray(colours.astype(np.uint8)).convert("RGB" if channels else "L")
-    return np.asarray(image.resize((width, height)))
 
 
 def _undo_enlargement(pixels: np.ndarray) -> np.ndarray:

@@ -7,11 +7,13 @@ the devices exchange nothing else, until at the end of a device call all get the
 """
 
 import contextlib
+import math
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 _MEMBERS, _DATA = "members", "data"
@@ -47,6 +49,33 @@ def put_replicated(tree: Any) -> Any:
     )
 
 
+def put_rows(array: Any, indices: np.ndarray) -> jax.Array:
+    """Copies rows of an array in the host's memory, or in a file, to the devices that use them.
+
+    Args:
+      array: Returns for indices, `int[n]`, a new array of these rows.
+      indices: `int32[..., batch]`, or of several members `int32[members, steps, batch]`.
+
+    Returns:
+      `[*indices.shape, ...]`. The batch is divided over the devices if their number divides it,
+      and so are the members; each process reads the rows of its own devices.
+    """
+    mesh, shape = jax.sharding.get_mesh(), (*indices.shape, *array.shape[1:])
+
+    def read(part: Any = ()) -> np.ndarray:
+        rows = indices[part[: indices.ndim]]
+        return array[rows.ravel()].reshape(*rows.shape, *array.shape[1:])
+
+    if mesh.empty:
+        return jax.device_put(read())
+    axes = [(_MEMBERS,), (), (_DATA,)] if indices.ndim == 3 else [(), (_MEMBERS, _DATA)]
+    spec = [
+        axis if size % math.prod(mesh.shape[name] for name in axis) == 0 else None
+        for axis, size in zip(axes[-indices.ndim :], indices.shape, strict=True)
+    ]
+    return jax.make_array_from_callback(shape, NamedSharding(mesh, PartitionSpec(*spec)), read)
+
+
 def shard_batch(tree: _T) -> _T:
     """Inside `jit`: splits the first dimension of each array over the devices.
 
@@ -73,7 +102,10 @@ def divide_members(function: Callable[[Any, Any], Any], shared: Any, members: An
         return function(shared, members)
     num_members = len(jax.tree.leaves(members)[0])
     rows = jnp.arange(-(-num_members // groups) * groups)
-    padded = jax.tree.map(lambda leaf: leaf[jnp.where(rows < num_members, rows, 0)], members)
+    padded = members
+    if len(rows) > num_members:
+        rows = jnp.where(rows < num_members, rows, 0)
+        padded = jax.tree.map(lambda leaf: leaf[rows], members)
     call = jax.shard_map(
         function,
         in_specs=(PartitionSpec(), PartitionSpec(_MEMBERS)),

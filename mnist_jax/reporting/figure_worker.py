@@ -3,13 +3,20 @@
 import os
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent import futures
 from pathlib import Path
 from typing import Any
 
+import flax.linen as nn
+import jax
+import numpy as np
+
+from mnist_jax.data.datasets import Dataset
 from mnist_jax.reporting.tensorboard import EventFile
+from mnist_jax.runtime import terminal
 from mnist_jax.runtime.errors import first_line
+from mnist_jax.tasks import Task
 
 
 class FigureWorker:
@@ -66,3 +73,34 @@ def _prepare() -> None:
     if sys.platform == "linux":  # Elsewhere a thread has no priority of its own.
         os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), 10)  # Training goes first.
     import mnist_jax.reporting.figures  # noqa: F401
+
+
+def collect_arguments(
+    model: nn.Module,
+    task: Task,
+    params: Mapping[str, Any],
+    dataset: Dataset,
+    split: str,
+    outputs: np.ndarray,
+) -> dict[str, Any]:
+    """Returns the arguments of `figures.draw` but the folder, the step and the journal.
+
+    `params` are a single member's; `outputs`, `[n, ...]`, those of the split.
+    """
+    weights = None
+    try:
+        if create := getattr(model, "first_layer_images", None):  # See `models`.
+            weights = create(jax.device_get(params), dataset.input.shape)
+    except Exception as error:  # Of any type: it must not end the training.
+        terminal.print_warning(f"WARNING: no figure of the first layer: {first_line(error)}")
+    return {
+        "names": task.figures,
+        "metric": task.best[0],
+        "dataset": dataset.name,
+        "class_names": dataset.class_names,
+        "split": split,
+        "weights": weights,
+        "labels": dataset.splits[split].label,
+        "images": dataset.splits[split].image,
+        "logits": outputs,
+    }

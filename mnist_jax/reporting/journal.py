@@ -39,6 +39,7 @@ class Journal:
         self._digest.update(text.encode())
         with writing_to(self._path):
             self._file.write(text)
+            self._file.flush()  # For `tail -f`.
 
     def flush(self) -> str:
         """Writes all lines to the disk, and returns their SHA-256."""

@@ -3,51 +3,39 @@
 import atexit
 import contextlib
 import gc
+import inspect
+import io
 import itertools
 import os
 import re
-import resource
 import signal
 import sys
-from collections.abc import Callable, Iterator, Sequence
+import types
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from absl import app, flags, logging
 from ml_collections import ConfigDict, config_flags
-from ml_collections.config_flags.tuple_parser import TupleParser
 
-from mnist_jax.runtime import compile_cache, config, files, signals, terminal
+from mnist_jax.configs import default
+from mnist_jax.runtime import compile_cache, config, signals, terminal
 from mnist_jax.runtime.errors import CommandError, UserError, first_line, writing_to
 
 # Errors of the user, the files and the machine; all others are bugs, and keep their tracebacks.
 _NO_BUGS = (CommandError, flags.Error, OSError, MemoryError, UnicodeError, RecursionError)
 _NO_BUGS_OF_JAX = ("RESOURCE_EXHAUSTED", "Unable to initialize backend")  # RuntimeErrors.
-_MIN_OPEN_FILES = 64  # A run needs 24; with fewer, orbax fails at the first save, or hangs.
 
 
-class _TupleParser(TupleParser):
-    """Refuses dicts and sets, of which ml_collections makes tuples: `{}` would be `()`."""
-
-    def parse(self, argument: Any) -> tuple[Any, ...]:
-        if "{" in str(argument):
-            raise ValueError(f"{argument} is no tuple, like (128, 32)")
-        return super().parse(argument)
-
-
-config_flags.register_flag_parser_for_type(tuple, _TupleParser())
-
-
-def run(
-    main: Callable[..., None], *, positional: str | None = None, config_file: Path | None = None
-) -> None:
-    """Parses the flags, calls `main` and exits: with 0, or with a CommandError's exit code.
+def run(module: types.ModuleType, argv: list[str]) -> None:
+    """Parses the flags, calls the command's `main`, and exits with 0 when that returns.
 
     Args:
-      main: Called with the positional arguments. It should import jax itself: then errors in
-        flags are reported at once, and signals are handled while it imports.
-      positional: Name of the positional arguments, if the command needs them.
-      config_file: Config file whose fields `--help` lists.
+      module: The command. Its docstring is its help, its key flags are those that it takes, and
+        the parameter of its `main`, if there is one, names the positional arguments. `main`
+        should import jax itself: then errors in flags are reported at once, and signals are
+        handled while it imports.
+      argv: The program and the arguments.
     """
     signals.exit_at_signals()
     sys.unraisablehook = _print_unraisable
@@ -57,38 +45,44 @@ def run(
 
     def call(arguments: Sequence[str]) -> None:
         compile_cache.enable()
-        main(*arguments)
+        module.main(*arguments)
         with writing_to("stdout"):
             print(end="", flush=True)
 
-    with errors_in_one_line():
-        if {"-h", "-help", "--help"}.intersection(itertools.takewhile("--".__ne__, sys.argv)):
-            signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # For `--help | head`.
-            with writing_to("stdout"):
-                print(_create_help(config_file), flush=True)
-        else:
-            files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-            if files < _MIN_OPEN_FILES and files != resource.RLIM_INFINITY:
-                message = f"ulimit -n: {files} open files are too few"
-                raise UserError(f"{message}; allow {_MIN_OPEN_FILES} or more")
-            app.run(call, flags_parser=lambda argv: parse_flags(argv, positional))
+    if {"-h", "-help", "--help"}.intersection(itertools.takewhile("--".__ne__, argv)):
+        print_help(_create_help(module), argv[0])
+    else:
+        app.run(call, argv, flags_parser=lambda argv: parse_flags(argv, module))
 
 
-def _create_help(config_file: Path | None) -> str:
-    """Returns the command's docstring, its flags, and the config file's fields and comments."""
-    docstring = sys.modules["__main__"].__doc__ or ""
-    sections = [docstring.strip(), f"Flags of {flags.FLAGS.module_help(sys.argv[0]).strip()}"]
-    if config_file:
-        fields = re.findall(r"^(?:    (?:config\.|# ).*)?\n", config_file.read_text(), re.M)
+def print_help(text: str, program: str) -> None:
+    """Prints the text, with the command as it was called; `| head` may cut it."""
+    forms = {"__main__.py": ("mnist-jax ", "python -m mnist_jax ")}
+    forms["train.py"] = ("mnist-jax train", "python train.py")
+    signal.signal(signal.SIGPIPE, signal.SIG_DFL)
+    with writing_to("stdout"):
+        print(text.replace(*forms.get(Path(program).name, ("", ""))), flush=True)
+
+
+def _create_help(module: types.ModuleType) -> str:
+    """Returns the command's docstring, its flags, and the config's fields and comments."""
+    title = f"Flags of mnist-jax {module.__name__.rpartition('.')[2]}"
+    options = flags.FLAGS.module_help(module).strip().replace(module.__name__, title, 1)
+    sections = [(module.__doc__ or "").strip(), options]
+    if any(flag.name == "config" for flag in flags.FLAGS.get_key_flags_for_module(module)):
+        fields = re.findall(r"^(?:    (?:config\.|# ).*)?\n", inspect.getsource(default), re.M)
         text = "".join(fields).strip("\n")
-        sections.append(f"Fields of the config, and their values in {config_file}:\n{text}")
+        sections.append(
+            f"Fields of the config, and their values in {default.__file__}:\n{text}"
+        )
     return "\n\n".join(sections)
 
 
 @contextlib.contextmanager
 def errors_in_one_line() -> Iterator[None]:
     """Ends the process with one line on stderr at an error that is not a bug."""
-    terminal.make_streams_safe()
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # As stderr's: for paths.
     try:
         yield
     except Exception as error:
@@ -107,11 +101,8 @@ def errors_in_one_line() -> Iterator[None]:
         sys.exit(error.exit_code)
 
 
-def parse_flags(argv: Sequence[str], positional: str | None = None) -> Sequence[str]:
+def parse_flags(argv: Sequence[str], module: types.ModuleType) -> Sequence[str]:
     """Parses the flags, returns the positional arguments; raises UserError for wrong ones."""
-    for argument in argv[1:]:  # Reading a config file would wait for a pipe.
-        if files.is_pipe_or_device((argument.partition("=")[2] or argument).split(":")[0]):
-            raise UserError(f"{argument}: a pipe or a device; give a file or a folder")
     try:
         # absl logs INFO by default, all of orbax's messages; errors are raised in any case.
         arguments = flags.FLAGS([argv[0], f"--verbosity={logging.FATAL}", *argv[1:]])[1:]
@@ -122,6 +113,11 @@ def parse_flags(argv: Sequence[str], positional: str | None = None) -> Sequence[
         ):
             raise  # absl's own pages.
         raise UserError(_describe(error)) from error
+    own = flags.FLAGS.get_key_flags_for_module(module)
+    for flag in flags.FLAGS.get_flags_for_module(f"{module.__package__}.flags"):
+        if flag.present and flag not in own:
+            raise UserError(f"--{flag.name}: not a flag of this command; see --help")
+    positional = next(iter(inspect.signature(module.main).parameters), None)
     if arguments and not positional:
         hint = f"; did you mean --{arguments[0]}?" if "=" in arguments[0] else ""
         raise UserError(f"{arguments[0]}: not a flag{hint}")
@@ -148,6 +144,9 @@ def _describe(error: BaseException) -> str:
     while error.__context__ and "\n" in str(error):
         error = error.__context__
     text = " ".join(str(error).split())
+    name = getattr(error, "flagname", None)  # Of an unknown flag.
+    if "config" in flags.FLAGS and name in default.get_config():
+        text += f"; did you mean --config.{name}?"
     return text if isinstance(error, flags.Error) else f"config: {type(error).__name__}: {text}"
 
 

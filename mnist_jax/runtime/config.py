@@ -1,6 +1,8 @@
 """Validation of configs, and which fields may change when a run is resumed."""
 
 import difflib
+import functools
+import inspect
 import os
 import re
 from collections.abc import Callable, Mapping
@@ -10,7 +12,8 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from mnist_jax.configs import default
-from mnist_jax.runtime.errors import UserError
+from mnist_jax.runtime import own_code
+from mnist_jax.runtime.errors import UserError, refusing
 
 _MAX_INT32 = 2**31 - 1  # Steps, counts and indices are int32 on the device.
 _MAX_FLOAT32 = 2.0**127
@@ -23,6 +26,7 @@ _DEFAULTS = default.get_config()
 # These don't affect the parameters after a step, so they may change when a run is resumed. (Of
 # cnn, calls of one step and of several round differently.)
 _CHANGEABLE_FIELDS = (
+    "examples",
     "fallback_dataset",
     "data_dir",
     "manual_dir",
@@ -73,6 +77,14 @@ def _is_dataset(value: str) -> object:
     return is_path or _DATASET_NAME.fullmatch(value)
 
 
+def _is_pattern(value: str) -> bool:
+    try:
+        re.compile(value)
+    except re.error:
+        return False
+    return True
+
+
 _FRACTION: _Constraint = (lambda v: 0 <= v < 1, "a number from 0 to below 1")
 # Of fields that may not have any value of their type; other integers are at least 1.
 _CONSTRAINTS: dict[str, _Constraint] = {
@@ -89,10 +101,14 @@ _CONSTRAINTS: dict[str, _Constraint] = {
     ),
     "dropout": _FRACTION,
     "dtype": _choice("float32", "bfloat16"),
-    "optimizer": _choice("sgd", "adam", "adamw"),
+    "label_smoothing": _FRACTION,
     "learning_rate": (lambda v: 0 < v < _MAX_FLOAT32, "a finite number above 0"),
-    "schedule": _choice("constant", "cosine"),
     "warmup_steps": _integer(0),
+    "drop_steps": (_are_integers, "a tuple of steps, like (1000, 1500)"),
+    "drop_factor": (lambda v: 0 < v <= 1, "a number above 0, up to 1"),
+    "trainable": (_is_pattern, "a regular expression over names like 'hidden1/kernel'"),
+    "early_stopping_evals": _integer(0),
+    "examples": _choice("auto", "device", "host"),
     "momentum": _FRACTION,
     "weight_decay": _FRACTION,
     "grad_clip_norm": (lambda v: 0 <= v < _MAX_FLOAT32, "a finite number from 0"),
@@ -110,28 +126,99 @@ def validate(config: ConfigDict) -> None:
             matches = difflib.get_close_matches(name, list(_DEFAULTS), n=1)
             hint = f"did you mean config.{matches[0]}?" if matches else "see configs/default.py"
             raise UserError(f"config.{name}: there is no such field; {hint}")
-    for name, default_value in _DEFAULTS.items():
+    for name in _DEFAULTS:
         if name not in config:
             raise UserError(f"config.{name}: missing; derive from configs/default.py")
-        value, wanted = config[name], type(default_value)
-        any_value: _Constraint = (lambda _: True, f"of type {wanted.__name__}")
-        default_constraint = _integer(1) if wanted is int else any_value
-        is_valid, expected = _CONSTRAINTS.get(name, default_constraint)
-        is_type = type(value) is wanted or (wanted is float and type(value) is int)
-        if not (is_type and is_valid(value)):
-            raise _error(config, name, f"is not {expected}")
-    if config.schedule == "cosine" and config.warmup_steps >= config.num_train_steps:
-        raise _error(config, "warmup_steps", "leaves nothing to the cosine; lower it")
+        _validate_field(config, name, _CONSTRAINTS.get(name))
     if config.seed + config.num_seeds > 2**32:
         raise _error(config, "num_seeds", "leads to seeds above 2**32 - 1; lower it or seed")
     if config.profile_steps and config.profile_steps[1] > config.num_train_steps:
         raise _error(config, "profile_steps", "ends after num_train_steps; lower it")
-    if config.momentum and config.optimizer != "sgd":
-        raise _error(config, "momentum", "is SGD's; set it to 0 or use --config.optimizer=sgd")
+    if config.num_train_steps % config.accumulate_steps:
+        raise _error(config, "accumulate_steps", "does not divide num_train_steps; change one")
     if config.image_size and not own_path(config.dataset):
         raise _error(config, "image_size", "applies to your own folder of images; set it to ()")
-    if config.weight_decay and config.optimizer == "adam":
-        raise _error(config, "weight_decay", "is not adam's; use --config.optimizer=adamw")
+
+
+def _validate_field(config: ConfigDict, name: str, constraint: _Constraint | None) -> None:
+    value, wanted = config[name], type(_DEFAULTS[name])
+    any_value: _Constraint = (lambda _: True, f"of type {wanted.__name__}")
+    is_valid, expected = constraint or (_integer(1) if wanted is int else any_value)
+    is_type = type(value) is wanted or (wanted is float and type(value) is int)
+    if not (is_type and is_valid(value)):
+        raise _error(config, name, f"is not {expected}")
+
+
+def choose(
+    config: ConfigDict,
+    field: str,
+    table: Mapping[str, Any],
+    *,
+    own: bool = False,
+    is_saved: bool = False,
+) -> Any:
+    """Returns what a field chooses from a table of functions and classes.
+
+    Their parameters have the names of the config's fields that they use. With `own`, a choice
+    may also be `FILE.py:NAME` or `MODULE:NAME`. What a saved config ignores is not refused.
+
+    Raises:
+      UserError: There is no such choice, or a field is set that this choice ignores.
+    """
+    choice = config[field]
+    if own and ":" in choice:
+        table = {**table, choice: own_code.load(f"config.{field}", choice)}
+    if choice not in table:
+        others = ", or FILE.py:NAME" if own else ""
+        raise _error(config, field, f"is none of {', '.join(table)}{others}")
+    for name in (name for name in _DEFAULTS if name not in _parameters(table[choice])):
+        users = [option for option in table if name in _parameters(table[option])]
+        if users and not is_saved and config[name] != _DEFAULTS[name]:
+            advice = f"set it to {_DEFAULTS[name]!r} or choose {' or '.join(users)}"
+            raise _error(config, name, f"is ignored by config.{field}={choice}; {advice}")
+    return table[choice]
+
+
+def create(
+    config: ConfigDict,
+    field: str,
+    table: Mapping[str, Any],
+    kind: Any = None,
+    *,
+    is_saved: bool = False,
+    **given: Any,
+) -> Any:
+    """Returns what the choice of `choose` creates from the fields that it uses.
+
+    Args:
+      config: A valid config.
+      field: The field that names the choice.
+      table: See `choose`.
+      kind: If set, the type of the result; a choice may also be the user's own, or an object.
+      is_saved: See `choose`.
+      **given: Arguments that are no fields, or instead of them, for those that take them.
+
+    Raises:
+      UserError: As from `choose`; or nothing of this kind can be created.
+    """
+    chosen = choose(config, field, table, own=bool(kind), is_saved=is_saved)
+    values = {**config, **given}
+    with refusing(f"config.{field}: {config[field]}", "correct its code", Exception):
+        if not (kind and isinstance(chosen, kind)):
+            fields = {n: values[n] for n in _parameters(chosen) if n in values}
+            chosen = _call(chosen, tuple(fields.items()))
+        if kind and not isinstance(chosen, kind):
+            raise TypeError(f"is a {type(chosen).__name__}, expected a {kind.__name__}")
+    return chosen
+
+
+def _parameters(option: Any) -> list[str]:
+    return list(inspect.signature(option).parameters) if callable(option) else []
+
+
+@functools.lru_cache  # jit would compile what equal objects compute again.
+def _call(function: Callable[..., Any], arguments: tuple[tuple[str, Any], ...]) -> Any:
+    return function(**dict(arguments))
 
 
 def _error(config: ConfigDict, name: str, problem: str) -> UserError:
@@ -141,10 +228,13 @@ def _error(config: ConfigDict, name: str, problem: str) -> UserError:
 
 def check_resumable(config: ConfigDict, saved: ConfigDict, workdir: object) -> None:
     """Raises UserError if `config` can't resume the run in `workdir`, saved with `saved`."""
+    changeable = set(_CHANGEABLE_FIELDS)
+    if saved.early_stopping_evals:  # Then it decides the last step.
+        changeable.remove("eval_every_steps")
     differences = [
         f"config.{name}: {config[name]!r} here, {saved[name]!r} there"
         for name in _DEFAULTS
-        if name not in _CHANGEABLE_FIELDS and config[name] != saved[name]
+        if name not in changeable and config[name] != saved[name]
     ]
     if differences:
         raise UserError(
@@ -162,9 +252,19 @@ def hyperparameters(config: ConfigDict) -> dict[str, Any]:
 
 
 def from_json(fields: Mapping[str, Any]) -> ConfigDict:
-    """Returns the locked config of a JSON object; raises UserError if it is not valid."""
+    """Returns the locked config of a JSON object: what it was, not whether it is valid now.
+
+    Raises:
+      UserError: A field is unknown to this version, or is not of its type.
+    """
+    if unknown := sorted(fields.keys() - _DEFAULTS.keys()):
+        raise UserError(f"config.{unknown[0]}: there is no such field in this version")
     values = {k: tuple(v) if isinstance(v, list) else v for k, v in fields.items()}
     # Older configs lack newer fields, whose defaults change nothing.
-    config = ConfigDict(_DEFAULTS.to_dict() | values).lock()
-    validate(config)
-    return config
+    config = ConfigDict()
+    with config.ignore_type():
+        config.update(_DEFAULTS.to_dict() | values)
+    for name in _DEFAULTS:  # A dataset's name leads to files.
+        anything: _Constraint = (lambda _: True, f"of type {type(_DEFAULTS[name]).__name__}")
+        _validate_field(config, name, _CONSTRAINTS[name] if name == "dataset" else anything)
+    return config.lock()

@@ -62,6 +62,8 @@ def refusing(
     """Converts errors of the expected types into a UserError: the place, why, the advice."""
     try:
         yield
+    except UserError:
+        raise
     except expected as error:
         raise UserError(f"{place}: {first_line(error)}; {advice}") from error
 

@@ -63,3 +63,13 @@ def replacing(path: Path) -> Iterator[IO[bytes]]:
             aside.replace(path)
     finally:
         aside.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Lets one process at a time into the context, by a lock of the file `path`."""
+    with contextlib.ExitStack() as stack:
+        with contextlib.suppress(OSError):  # Some network file systems have no locks.
+            path.parent.mkdir(parents=True, exist_ok=True)
+            fcntl.flock(stack.enter_context(open_regular(path, "a")), fcntl.LOCK_EX)
+        yield

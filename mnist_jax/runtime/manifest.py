@@ -14,6 +14,7 @@ from mnist_jax.runtime.errors import UserError, first_line
 from mnist_jax.runtime.files import digest_files, open_regular
 
 _NAME = "manifest.json"
+_OLD_BEST = "validation_accuracy"
 
 
 class Manifest(NamedTuple):
@@ -23,8 +24,16 @@ class Manifest(NamedTuple):
       step: Completed updates.
       config: The run's config, with the dataset that was really used.
       class_names: Of that dataset, by label.
-      image_shape: Shape of one of its images.
-      validation_accuracy: At this step; None where it was not evaluated.
+      image_shape: Shape of one of its inputs.
+      image_dtype: Their dtype.
+      num_outputs: Of the model; None: as many as there are classes.
+      best: The `name` of the task's best metric, its `mode`, "max" or "min", and its `value` on
+        the validation split at this step; None where it was not evaluated.
+      early_stopping: The best `value` so far, its `step`, and `evals` since; see
+        `config.early_stopping_evals`.
+      own_code: What `own_code.describe` returned of the user's own `model` and `task`.
+      init_from: The `workdir`, `run_id` and `step` of the checkpoint that the run began with,
+        and the names in `skipped` that it did not take from it.
       data_digest: SHA-256 of that dataset's examples; "": unknown.
       environment: What it was made with; see `environment`.
       digests: SHA-256 of every file by its path inside the folder; set by `write`.
@@ -35,8 +44,13 @@ class Manifest(NamedTuple):
     step: int
     config: ConfigDict
     class_names: Sequence[str]
-    validation_accuracy: float | None
+    best: Mapping[str, Any] | None
+    early_stopping: Mapping[str, Any] | None = None
+    own_code: Mapping[str, Mapping[str, str]] = MappingProxyType({})
+    init_from: Mapping[str, Any] | None = None
     image_shape: Sequence[int] = (28, 28)  # In version 0.1 all had this one.
+    image_dtype: str = "uint8"  # Up to version 0.2, as the next one.
+    num_outputs: int | None = None
     data_digest: str = ""
     environment: Mapping[str, str] = MappingProxyType({})
     digests: Mapping[str, str] = MappingProxyType({})
@@ -49,6 +63,7 @@ def write(folder: Path, manifest: Manifest) -> None:
     content = manifest._asdict() | {
         "config": manifest.config.to_dict(),
         "environment": dict(manifest.environment),
+        "own_code": dict(manifest.own_code),
         "digests": digest_files(folder),
     }
     sealed = {"content": content, "sha256": _digest_json(content)}
@@ -72,6 +87,9 @@ def read(folder: Path) -> Manifest:
         raise ValueError(f"{_NAME} is not what was written")
     if "num_classes" in content:  # Version 0.1 did not name the classes.
         content["class_names"] = [str(i) for i in range(content.pop("num_classes"))]
+    if _OLD_BEST in content:  # Up to version 0.2.
+        rating = {"name": "accuracy", "mode": "max", "value": content.pop(_OLD_BEST)}
+        content["best"] = None if rating["value"] is None else rating
     try:
         return Manifest(**content | {"config": config_lib.from_json(content["config"])})
     except (KeyError, TypeError) as error:  # Of another version: other fields.

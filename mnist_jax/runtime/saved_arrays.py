@@ -46,6 +46,14 @@ def read(folder: Path, target: Any, *, is_part: bool = False) -> Any:
     return restored
 
 
+def read_variables(folder: Path) -> dict[str, Any]:
+    """Returns the saved leaves of `params` and `collections` by their paths."""
+    tree = ocp.PyTreeCheckpointHandler().metadata(folder).tree
+    parts = {name: tree[name] for name in ("params", "collections") if name in tree}
+    target = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), parts)
+    return leaves_by_name(read(folder, target, is_part=True))
+
+
 class _Handler(ocp.PyTreeCheckpointHandler):
     """Reads back what was saved and adds the manifest, before orbax commits the folder."""
 

@@ -3,20 +3,8 @@
 `NO_COLOR` in the environment (https://no-color.org) switches the colours off.
 """
 
-import io
 import os
 import sys
-
-
-def make_streams_safe() -> None:
-    """Lets stdout take any text, and replaces a closed stdin, stdout or stderr by /dev/null."""
-    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
-        if getattr(sys, name) is None:
-            # It gets the lowest free descriptor, the closed one. Otherwise a file of the run
-            # would get it, and what libraries written in C print.
-            setattr(sys, name, open(os.devnull, mode))  # noqa: PTH123, SIM115
-    if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="backslashreplace")  # As stderr's: for paths.
 
 
 def print_error(text: object) -> None:

@@ -61,6 +61,6 @@ def test_fake_data_is_learnable(fake_config):
     fake_config.learning_rate = 0.1
     state = create_state(fake_config)
     indices = batch_indices(0, range(1, 101), 30, dataset.sizes["train"])
-    state, _ = train_steps(state, *dataset.examples, indices)
+    state, _ = train_steps(state, dataset.examples._asdict(), indices)
     logits = state.apply_fn(state.variables, dataset.splits["test"].image)
     assert np.mean(logits.argmax(axis=1) == dataset.splits["test"].label) > 0.9

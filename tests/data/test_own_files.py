@@ -1,7 +1,14 @@
-"""A user's own dataset: .npz, IDX files, a folder of images."""
+"""A user's own dataset: .npz, .npy files, IDX files, a folder of images."""
 
+import concurrent.futures
+import dataclasses
+import errno
 import gzip
+import os
 import shutil
+import signal
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,9 +20,12 @@ from PIL import Image
 from mnist_jax import restoring
 from mnist_jax.configs import default
 from mnist_jax.data import own_files
+from mnist_jax.data.datasets import Dataset
 from mnist_jax.data.load import load_dataset
+from mnist_jax.data.rows import Rows
 from mnist_jax.runtime.errors import UserError
 from mnist_jax.train_loop import train_and_evaluate
+from tests.conftest import ROOT
 from tests.data.small_datasets import write_idx
 from tests.workdirs import contents
 
@@ -26,11 +36,26 @@ LABEL = np.arange(24) % 2
 IDX = ("train-images-idx3-ubyte", "train-labels-idx1-ubyte")
 
 
+def load(path: Path, data_dir: Path | None = None) -> Dataset:
+    """With a folder for decoded images, they are decoded into it."""
+    on_disk = data_dir is not None
+    return own_files.load(path, (), data_dir=data_dir or Path("/nothing"), on_disk=on_disk)
+
+
 def write_npz(path: Path, **arrays: Any) -> Path:
     good = {"x_train": COLOUR, "y_train": LABEL, "x_test": COLOUR[:4], "y_test": LABEL[:4]}
     chosen = {name: array for name, array in (good | arrays).items() if array is not None}
     np.savez(path, **chosen)
     return path
+
+
+def write_npy(folder: Path, **arrays: Any) -> Path:
+    folder.mkdir(exist_ok=True)
+    good = {"x_train": COLOUR, "y_train": LABEL, "x_test": COLOUR[:4], "y_test": LABEL[:4]}
+    for name, array in (good | arrays).items():
+        if array is not None:
+            np.save(folder / name, array)
+    return folder
 
 
 def write_idx_folder(folder: Path) -> Path:
@@ -50,16 +75,47 @@ def write_images(folder: Path, images: np.ndarray = GREY, split: str = "train") 
 
 def test_an_npz_file_in_keras_form(tmp_path):
     path = write_npz(tmp_path / "own.npz", y_train=LABEL[:, np.newaxis], class_names=["a", "b"])
-    dataset = own_files.load(path)
+    dataset = load(path)
     assert (dataset.name, dataset.class_names) == (str(path), ("a", "b"))
     assert dataset.sizes == {"train": 22, "validation": 2, "test": 4}
     np.testing.assert_array_equal(dataset.examples.image[:22], COLOUR[2:])
     np.testing.assert_array_equal(dataset.splits["validation"].label, LABEL[:2])
     np.testing.assert_array_equal(dataset.splits["test"].image, COLOUR[:4])
     write_npz(path, x_val=COLOUR[:5], y_val=LABEL[:5])
-    dataset = own_files.load(path)
+    dataset = load(path)
     assert dataset.sizes == {"train": 24, "validation": 5, "test": 4}
     assert dataset.class_names == ("0", "1")
+
+
+def test_npy_files_are_what_the_same_arrays_are_in_an_npz_file(tmp_path):
+    for arrays in (
+        {},
+        {"class_names": np.array(["a", "b"])},
+        {"x_val": COLOUR[:5], "y_val": LABEL[:5]},
+        {"x_validation": COLOUR[:5], "y_validation": LABEL[:5]},
+        {"x_test": None, "y_test": None},
+        {"y_train": np.linspace(0, 1, 24), "y_test": np.zeros(4)},
+        {"x_train": COLOUR / np.float32(255), "x_test": COLOUR[:4] / np.float32(255)},
+    ):
+        expected = load(write_npz(tmp_path / "own.npz", **arrays))
+        dataset = load(write_npy(tmp_path / "own", **arrays))
+        assert isinstance(dataset.examples.image, Rows)
+        assert (dataset.class_names, dataset.sizes) == (expected.class_names, expected.sizes)
+        assert dataset.digest == expected.digest
+        for array, expected_array in zip(dataset.examples, expected.examples, strict=True):
+            np.testing.assert_array_equal(array, expected_array, strict=True)
+        shutil.rmtree(tmp_path / "own")
+
+
+def test_classes_are_numbered_where_labels_may_be_classes(tmp_path):
+    for label, expected in (
+        (LABEL * 3, ("0", "1", "2", "3")),
+        (LABEL[:, np.newaxis] == 1, ("0", "1")),
+        (LABEL / 1, ()),
+        (np.stack([LABEL, LABEL], axis=1), ()),
+    ):
+        path = write_npz(tmp_path / "own.npz", y_train=label, y_test=label[:4])
+        assert load(path).class_names == expected
 
 
 @pytest.mark.parametrize("packed", [True, False])
@@ -68,12 +124,12 @@ def test_a_folder_of_idx_files(packed, tmp_path):
     for path in () if packed else list(folder.iterdir()):
         path.with_suffix("").write_bytes(gzip.decompress(path.read_bytes()))
         path.unlink()
-    dataset = own_files.load(folder)
+    dataset = load(folder)
     assert dataset.sizes == {"train": 20, "validation": 2, "test": 2}
-    assert (dataset.image_shape, dataset.class_names) == ((8, 6), ("0", "1"))
+    assert (dataset.input.shape, dataset.class_names) == ((8, 6), ("0", "1"))
     write_idx(folder / "t10k-images-idx3-ubyte.gz", GREY[:3])
     write_idx(folder / "t10k-labels-idx1-ubyte.gz", LABEL[:3].astype(np.uint8))
-    dataset = own_files.load(folder)
+    dataset = load(folder)
     assert dataset.sizes == {"train": 22, "validation": 2, "test": 3}
     np.testing.assert_array_equal(dataset.splits["train"].image, GREY[2:])
     np.testing.assert_array_equal(dataset.splits["test"].label, LABEL[:3])
@@ -85,34 +141,149 @@ def test_a_folder_of_images(tmp_path):
     (folder / "train" / "empty").mkdir()
     (folder / "train" / "dog" / "notes.txt").write_text("no image")
     (folder / "train" / "dog" / "._00.png").write_text("of macOS")
-    dataset = own_files.load(folder)
+    dataset = load(folder)
     assert dataset.class_names == ("cat", "dog", "empty")
     assert dataset.sizes == {"train": 22, "validation": 4, "test": 2}
-    assert (dataset.splits["test"].label.tolist(), dataset.image_shape) == ([0, 1], (8, 6))
+    assert (dataset.splits["test"].label.tolist(), dataset.input.shape) == ([0, 1], (8, 6))
     cat = dataset.splits["validation"].image[:2]
     np.testing.assert_array_equal(cat, GREY[:4:2])
     Image.fromarray(COLOUR[1]).save(folder / "val" / "dog" / "01.png")
-    dataset = own_files.load(folder)  # Grey ones among those in colour.
+    dataset = load(folder)  # Grey ones among those in colour.
     np.testing.assert_array_equal(dataset.splits["validation"].image[2], COLOUR[1])
     np.testing.assert_array_equal(dataset.splits["validation"].image[0, :, :, 2], GREY[0])
 
 
 def test_images_of_a_folder_are_resized_to_image_size(tmp_path):
     folder = write_images(tmp_path / "own")
-    other = folder / "train" / "cat" / "00.png"
-    Image.fromarray(GREY[0].T).save(other)
+    other = folder / "train" / "cat" / "04.png"
+    Image.fromarray(GREY[4].T).save(other)
     config = default.get_config()
     config.dataset = str(folder)
     with pytest.raises(UserError) as error:
         load_dataset(config)
-    expected = f"02.png: 8x6 pixels, but {other} has 6x8; set config.image_size"
-    assert str(error.value).endswith(expected)
+    first = folder / "train" / "cat" / "00.png"
+    expected = f"{other}: 6x8 pixels, but {first} has 8x6; set config.image_size"
+    assert str(error.value) == f"dataset: {expected}"
     config.image_size = (5, 7)
-    assert load_dataset(config).image_shape == (5, 7)
+    assert load_dataset(config).input.shape == (5, 7)
+
+
+def check_decoded(dataset: Dataset, expected: Dataset) -> None:
+    assert isinstance(dataset.examples.image, Rows)
+    assert isinstance(expected.examples.image, np.ndarray)
+    for array, expected_array in zip(dataset.examples, expected.examples, strict=True):
+        np.testing.assert_array_equal(array, expected_array, strict=True)
+    assert dataclasses.replace(dataset, examples=expected.examples) == expected
+
+
+@pytest.fixture
+def mixed(tmp_path) -> Path:
+    """A folder of images of all of Pillow's modes."""
+    folder = write_images(write_images(tmp_path / "own"), GREY[:4], "val")
+    for i, mode in enumerate(("RGB", "RGBA", "P", "1", "LA")):
+        path = folder / "train" / "dog" / f"{mode}.png"
+        Image.fromarray(COLOUR[i]).convert(mode).save(path)
+    return folder
+
+
+def test_images_are_decoded_to_the_disk_once(mixed, tmp_path, capsys, monkeypatch):
+    data_dir = tmp_path / "data"
+    expected = load(mixed)
+    assert expected.input.shape == (8, 6, 3)
+    check_decoded(load(mixed, data_dir), expected)
+    (stored,) = data_dir.rglob("*.npy")
+    line = f"Decoding 33 images of {mixed} into {stored}, once ...\n"
+    assert capsys.readouterr().err == line
+    monkeypatch.delattr(Image, "open")
+    check_decoded(load(mixed, data_dir), expected)
+    assert capsys.readouterr().err == ""
+    monkeypatch.undo()
+    (mixed / "train" / "dog" / "P.png").touch()
+    check_decoded(load(mixed, data_dir), expected)
+    assert "once ..." in capsys.readouterr().err
+
+
+def test_images_that_take_much_memory_are_decoded_to_the_disk(tmp_path, monkeypatch):
+    config = default.get_config()
+    config.dataset = str(write_images(tmp_path / "own"))
+    config.data_dir = str(tmp_path / "data")
+    monkeypatch.setattr("mnist_jax.runtime.memory.device_limit", lambda: 4 * GREY.nbytes)
+    expected = load_dataset(config)
+    assert not (tmp_path / "data").exists()
+    monkeypatch.setattr("mnist_jax.runtime.memory.device_limit", lambda: 4 * GREY.nbytes - 4)
+    check_decoded(load_dataset(config), expected)
+    monkeypatch.undo()
+    shutil.rmtree(tmp_path / "data")
+    config.examples = "host"
+    check_decoded(load_dataset(config), expected)
+
+
+def test_two_decode_at_once(mixed, tmp_path, capsys):
+    with concurrent.futures.ThreadPoolExecutor() as pool:
+        datasets = list(pool.map(load, [mixed] * 2, [tmp_path / "data"] * 2))
+    for dataset in datasets:
+        check_decoded(dataset, load(mixed))
+    assert capsys.readouterr().err.count("once ...") == 1
+
+
+def test_decoding_that_is_killed_leaves_nothing_that_is_read(mixed, tmp_path):
+    program = """
+import os, signal, sys
+from pathlib import Path
+from mnist_jax.data import images, own_files
+open_image = images.open_image
+def open_some(path):
+    if path.name == "P.png":
+        os.kill(os.getpid(), signal.SIGKILL)
+    return open_image(path)
+images.open_image = open_some
+own_files.load(Path(sys.argv[1]), (), data_dir=Path(sys.argv[2]), on_disk=True)
+"""
+    data_dir = tmp_path / "data"
+    command = [sys.executable, "-c", program, mixed, data_dir]
+    assert subprocess.run(command, cwd=ROOT, check=False).returncode == -signal.SIGKILL
+    assert len(list(data_dir.rglob(".aside-*"))) == 1
+    assert list(data_dir.rglob("*.npy")) == []
+    check_decoded(load(mixed, data_dir), load(mixed))
+    assert list(data_dir.rglob(".aside-*")) == []
+
+
+def test_what_goes_wrong_with_the_decoded_images_is_one_line(mixed, tmp_path, monkeypatch):
+    data_dir = tmp_path / "data"
+    write_text("P.png")(mixed / "train" / "dog")
+    with pytest.raises(UserError, match=r"dog/P\.png: cannot identify image"):
+        load(mixed, data_dir)
+    (mixed / "train" / "dog" / "P.png").unlink()
+    assert list(data_dir.rglob("*.npy")) == list(data_dir.rglob(".aside-*")) == []
+
+    def fill_disk(*arguments: Any) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(np.lib.format, "write_array_header_1_0", fill_disk)
+    with pytest.raises(
+        UserError, match=rf"^data_dir: {data_dir}/\S+: No space left on device; "
+    ):
+        load(mixed, data_dir)
+    monkeypatch.undo()
+    load(mixed, data_dir)
+    (stored,) = data_dir.rglob("*.npy")
+    os.truncate(stored, 1000)
+    with pytest.raises(UserError, match=rf"^{stored}: mmap length .*; delete it"):
+        load(mixed, data_dir)
 
 
 def break_npz(**arrays: Any) -> Callable[[Path], Path]:
     return lambda folder: write_npz(folder / "own.npz", **arrays)
+
+
+def break_npy(name: str = "", **arrays: Any) -> Callable[[Path], Path]:
+    def write(folder: Path) -> Path:
+        own = write_npy(folder / "own", **arrays)
+        if name:
+            (own / name).write_text("nothing of the kind")
+        return own
+
+    return write
 
 
 def write_text(name: str) -> Callable[[Path], Path]:
@@ -161,18 +332,33 @@ def write_deep_image(folder: Path) -> Path:
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (break_npz(y_train=LABEL - 1), "own.npz: train: labels from -1 to 0, expected 0 to 1"),
-        (break_npz(class_names=["a"]), "own.npz: train: labels from 0 to 1, expected 0 to 0"),
         (break_npz(y_train=LABEL + 10**12), "own.npz: train: labels from 1000000000000 to"),
-        (break_npz(y_train=LABEL / 1), "own.npz: train: labels are float64(24,), expected int"),
         (break_npz(x_test=COLOUR[:4] / 255), "own.npz: test: images are float64(4, 8, 6, 3), "),
         (break_npz(x_test=COLOUR[:3]), "own.npz: test: labels are int64(4,), expected"),
         (break_npz(x_test=COLOUR[:0], y_test=LABEL[:0]), "own.npz: test: no images"),
-        (break_npz(x_test=GREY[:4]), "own.npz: images of different shapes: "),
+        (break_npz(x_test=GREY[:4]), "own.npz: images of different shapes, types or places: "),
         (break_npz(x_train=None), "own.npz: 'x_train is not a file in the archive'"),
         (break_npz(y_test=None), "own.npz: 'y_test is not a file in the archive'"),
         (break_npz(y_train=np.array([{}] * 24)), "own.npz: Object arrays cannot be loaded"),
         (write_text("own.npz"), "own.npz: not an .npz file"),
+        (
+            break_npy(x_train=COLOUR / 1),
+            "own: train: images are float64(24, 8, 6, 3), expected",
+        ),
+        (
+            break_npy(x_train=np.array([{}] * 24)),
+            "own/x_train.npy: Array can't be memory-mapped",
+        ),
+        (break_npy(x_test=COLOUR[:3]), "own: test: labels are int64(4,), expected"),
+        (break_npy(y_train=np.array([{}] * 24)), "own/y_train.npy: Object arrays cannot be"),
+        (break_npy(y_test=None), "own/y_test.npy: No such file or directory"),
+        (break_npy("x_test.npy"), "own/x_test.npy: the magic string is not correct"),
+        (break_npy("y_test.npy"), "own/y_test.npy: the magic string is not correct"),
+        (
+            break_npy(x_val=COLOUR, y_val=LABEL, x_validation=COLOUR, y_validation=LABEL),
+            "own: contains a split 'validation'; use train, val and test, each once",
+        ),
+        (break_npz(x_dev=COLOUR, y_dev=LABEL), "own.npz: contains a split 'dev'; use train, v"),
         (lambda folder: folder / "nothing.npz", "nothing.npz: No such file or directory"),
         (break_idx(f"{IDX[0]}.gz", b"no gzip"), f"{IDX[0]}.gz: Not a gzipped file"),
         (break_idx(IDX[0], b"no IDX"), f"{IDX[0]}: not an IDX file of bytes"),
@@ -181,7 +367,7 @@ def write_deep_image(folder: Path) -> Path:
             f"{IDX[0]}: cannot reshape array of size 1",
         ),
         (break_idx(f"{IDX[1]}.gz", None), f"{IDX[1]}.gz: No such file or directory"),
-        (make_folders(), "own: contains neither train/CLASS/ nor train-images-idx3-ubyte.gz"),
+        (make_folders(), "own: contains none of train/CLASS/, x_train.npy or train-images"),
         (make_folders("train/cat"), "own: no images (.bmp, "),
         (break_images("train/cat/x.png", b"no PNG"), "train/cat/x.png: cannot identify image"),
         (break_images("test/cat/x.txt", b""), "own: test: no images"),
@@ -191,7 +377,7 @@ def write_deep_image(folder: Path) -> Path:
 def test_a_mistake_is_one_line_that_names_the_file(make, message, tmp_path):
     path = make(tmp_path)
     with pytest.raises(UserError) as error:
-        own_files.load(path)
+        load(path)
     text = str(error.value)
     assert text.startswith(f"dataset: {tmp_path}/")
     assert message in text
@@ -215,8 +401,8 @@ def test_a_run_on_own_data_is_resumed_and_evaluated_until_they_change(
     (tmp_path / "elsewhere").mkdir()
     monkeypatch.chdir(tmp_path / "elsewhere")
     model = restoring.restore(tmp_path / "run")
-    assert list(model.class_names) == ["cat", "dog"]
-    assert restoring.load_run_dataset(model).image_shape == (8, 6, 3)
+    assert list(model.manifest.class_names) == ["cat", "dog"]
+    assert restoring.load_run_dataset(model).input.shape == (8, 6, 3)
     fake_config.update(dataset="../own.npz", num_train_steps=40)
     shutil.copytree(tmp_path / "run", tmp_path / "resumed")
     assert train_and_evaluate(fake_config, tmp_path / "resumed").step == 40

@@ -46,17 +46,9 @@ def test_what_a_killed_process_left_is_deleted(tmp_path, monkeypatch):
     (left / "half").touch()
     builder = tfds_preparation._create_builder("mnist", tmp_path / "data")
     monkeypatch.setattr(builder, "download_and_prepare", lambda **_: None)
-    tfds_preparation._prepare("mnist", builder, tmp_path / "data", None)
+    tfds_preparation._prepare(builder, tmp_path / "data", None)
     assert [path.name for path in (tmp_path / "data" / "mnist").iterdir()] == []
     assert [*(tmp_path / "temporary").iterdir()] == []
-
-
-def test_a_pipe_among_the_prepared_files_is_not_waited_for(tmp_path):
-    folder = tmp_path / "mnist" / "3.0.1"
-    folder.mkdir(parents=True)
-    os.mkfifo(folder / "dataset_info.json")
-    with pytest.raises(UserError, match=r"dataset_info\.json: a pipe"):
-        tfds_preparation.load("mnist", tmp_path, tmp_path)
 
 
 @pytest.mark.parametrize(

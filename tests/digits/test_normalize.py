@@ -1,9 +1,6 @@
 """Images of digits of any kind are converted to MNIST's form; others are refused."""
 
-import io
-import os
 import tracemalloc
-import zlib
 from pathlib import Path
 
 import jax
@@ -13,14 +10,9 @@ import pytest
 from ml_collections import ConfigDict
 from PIL import Image, ImageDraw, ImageFilter, ImageFont
 
+from mnist_jax.data.images import UnreadableImageError
 from mnist_jax.data.load import load_dataset
-from mnist_jax.digits.normalize import (
-    UnreadableImageError,
-    find_doubt,
-    normalize,
-    read_image,
-    resize,
-)
+from mnist_jax.digits.normalize import find_doubt, normalize, read_image
 from mnist_jax.input_pipeline import batch_indices
 from mnist_jax.train_step import train_steps
 from tests.images import draw_seven
@@ -179,15 +171,6 @@ class TestDoubt:
         assert "frame" in find_doubt(pixels(picture))
 
 
-@pytest.mark.parametrize("image_shape", [(8, 12), (8, 12, 3), (200, 200, 3)])
-def test_an_image_gets_the_shape_of_another_dataset(image_shape):
-    seven = draw_seven(200, "navy", "ivory")
-    resized = resize(pixels(seven), image_shape)
-    assert (resized.shape, resized.dtype) == (image_shape, np.uint8)
-    if image_shape == (200, 200, 3):
-        np.testing.assert_array_equal(resized, np.asarray(seven))
-
-
 class TestFiles:
     def test_from_stdin(self, monkeypatch, tmp_path):
         draw_seven().save(tmp_path / "seven.png")
@@ -256,49 +239,6 @@ class TestFiles:
         assert image.shape == (256, 256, 1)
         assert difference(normalize(image), SEVEN) < 0.02
 
-    @pytest.mark.parametrize(
-        ("name", "message"),
-        [
-            ("missing.png", "No such file"),
-            ("folder", "Not a regular file"),
-            ("pipe", "Not a regular file"),
-            ("text.png", "not an image of a known format"),
-            ("empty.png", "not an image of a known format"),
-            ("truncated.png", "truncated|damaged"),
-            ("drawing.eps", "not an image of a known format"),
-            ("film.gif", "several images"),
-            ("bomb.png", "too many"),
-            ("large.png", "too many"),
-        ],
-    )
-    def test_without_an_image_are_refused(self, tmp_path, name, message):
-        (tmp_path / "folder").mkdir()
-        os.mkfifo(tmp_path / "pipe")
-        (tmp_path / "text.png").write_text("seven")
-        (tmp_path / "empty.png").touch()
-        whole = io.BytesIO()
-        draw_seven().save(whole, format="PNG")
-        (tmp_path / "truncated.png").write_bytes(whole.getvalue()[:-400])
-        draw_seven().save(tmp_path / "drawing.eps")
-        frames = [draw_seven(), draw_seven(200, "red")]
-        frames[0].save(tmp_path / "film.gif", save_all=True, append_images=frames[1:])
-        (tmp_path / "bomb.png").write_bytes(png_header(50_000, 50_000))
-        (tmp_path / "large.png").write_bytes(png_header(11_000, 10_000))
-        with pytest.raises(UnreadableImageError, match=message) as error:
-            read_image(tmp_path / name)
-        assert "\n" not in str(error.value)
-
-
-def png_header(width: int, height: int) -> bytes:
-    """A file with the header of an image of this size, and no pixels."""
-
-    def chunk(kind: bytes, data: bytes) -> bytes:
-        return len(data).to_bytes(4) + kind + data + zlib.crc32(kind + data).to_bytes(4)
-
-    header = width.to_bytes(4) + height.to_bytes(4) + bytes([8, 0, 0, 0, 0])
-    parts = [chunk(b"IHDR", header), chunk(b"IDAT", zlib.compress(b"")), chunk(b"IEND", b"")]
-    return b"\x89PNG\r\n\x1a\n" + b"".join(parts)
-
 
 @pytest.fixture(scope="module")
 def trained(mnist_data_dir: str):
@@ -311,7 +251,7 @@ def trained(mnist_data_dir: str):
     state = create_state(config)
     images, labels = jax.device_put(tuple(dataset.splits["train"]))
     indices = batch_indices(0, range(1, 2001), 100, len(labels))
-    state, _ = train_steps(state, images, labels, indices)
+    state, _ = train_steps(state, {"image": images, "label": labels}, indices)
 
     apply = jax.jit(state.apply_fn)
 

@@ -6,12 +6,12 @@ second instead of seconds. What the interpreter does before and after a command 
 
 import multiprocessing
 import os
-import runpy
 import sys
 import tempfile
 from pathlib import Path
 
-from tests.faults.processes import ROOT, Ended
+from mnist_jax.__main__ import main
+from tests.faults.processes import Ended
 
 _PRELOADED = [
     "mnist_jax.data.tfds_preparation",
@@ -24,12 +24,12 @@ _CONTEXT = multiprocessing.get_context("forkserver")
 _CONTEXT.set_forkserver_preload(_PRELOADED)
 
 
-def run(command: list[str], cwd: Path, environment: dict[str, str] | None = None) -> Ended:
-    """Runs `["train.py" or a module, *arguments]`; the exit code of one that hangs is -9."""
+def run(arguments: list[str], cwd: Path, environment: dict[str, str] | None = None) -> Ended:
+    """Runs `mnist-jax` with the arguments; the exit code of one that hangs is -9."""
     with tempfile.TemporaryDirectory() as folder:
         files = [Path(folder, name) for name in ("stdout", "stderr", "exit_code")]
         process = _CONTEXT.Process(
-            target=_run, args=(command, cwd, environment or {}, *files), daemon=True
+            target=_run, args=(arguments, cwd, environment or {}, *files), daemon=True
         )
         process.start()
         process.join(60)
@@ -43,7 +43,7 @@ def run(command: list[str], cwd: Path, environment: dict[str, str] | None = None
 
 
 def _run(
-    command: list[str],
+    arguments: list[str],
     cwd: Path,
     environment: dict[str, str],
     stdout: Path,
@@ -55,12 +55,8 @@ def _run(
             os.dup2(file.fileno(), descriptor)
     os.chdir(cwd)
     os.environ.update(environment)
-    name, *_ = sys.argv = command
+    sys.argv = ["mnist-jax", *arguments]
     try:
-        if name == "train.py":
-            sys.argv[0] = str(ROOT / name)
-            runpy.run_path(sys.argv[0], run_name="__main__")
-        else:
-            runpy.run_module(name, run_name="__main__", alter_sys=True)
+        main()
     except SystemExit as end:
         exit_code.write_text(str(end.code or 0))

@@ -24,7 +24,7 @@ from tests.faults import forked, processes
 from tests.workdirs import contents
 
 _TRAIN = (
-    "train.py",
+    "train",
     f"--config={processes.ROOT / 'configs' / 'default.py'}",
     "--config.dataset=fake",
     "--config.hidden_sizes=()",
@@ -34,13 +34,13 @@ _TRAIN = (
 # Refused when everything else has been accepted: most cases should cost little.
 _LATE = (*_TRAIN, "--config.batch_size=2001")
 _MNIST = (*_TRAIN, "--config.dataset=mnist", "--config.fallback_dataset=")
-_EVALUATE = ("mnist_jax.evaluate", "--workdir=RUN")
-_PREDICT = ("mnist_jax.predict", "--workdir=RUN")
-_DEMO = ("mnist_jax.demo", "--workdir=RUN")
+_EVALUATE = ("evaluate", "--workdir=RUN")
+_PREDICT = ("predict", "--workdir=RUN")
+_DEMO = ("demo", "--workdir=RUN")
 
 # VALUE is replaced by the value, RUN by a complete run, ARCHIVES by a folder without MNIST.
 _ARGUMENTS = [
-    ("train.py", "--config=VALUE"),
+    ("train", "--config=VALUE"),
     (*_TRAIN, "--workdir=VALUE"),
     *(
         (*_LATE, f"--{flag}=VALUE")
@@ -196,9 +196,8 @@ def check(cases: list[Case], folder: Path, *, real: bool = False) -> Report:
 
 
 def _run_real(command: list[str], cwd: Path, environment: dict[str, str]) -> processes.Ended:
-    name, *arguments = command
-    program = [str(processes.ROOT / name)] if name == "train.py" else ["-m", name]
-    return processes.run([sys.executable, *program, *arguments], cwd=cwd, env=environment)
+    program = [sys.executable, "-m", "mnist_jax"]
+    return processes.run([*program, *command], cwd=cwd, env=environment)
 
 
 def _short(case: Case) -> str:

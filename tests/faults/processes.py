@@ -47,7 +47,7 @@ def train_command(workdir: Path | str, fields: dict[str, Any]) -> list[str]:
 
 
 def evaluate_command(workdir: Path, *arguments: str) -> list[str]:
-    return [sys.executable, "-m", "mnist_jax.evaluate", f"--workdir={workdir}", *arguments]
+    return [sys.executable, "-m", "mnist_jax", "evaluate", f"--workdir={workdir}", *arguments]
 
 
 def start(command: list[str], **options: Any) -> subprocess.Popen[str]:

@@ -21,7 +21,8 @@ def test_the_flags_of_train(path):
     script = re.sub(r"^\s*#.*\n", "", path.read_text(), flags=re.MULTILINE)
     command = re.sub(r"(?s).*?train\.py(.*?)(env:.*|&\n.*|$)", r"\1", script)
     flags = re.findall(r"--([\w.]+)(=?)", command)
-    defined = re.findall(r'DEFINE_\w+\(\s*"(\w+)"', (ROOT / "train.py").read_text())
+    source = (ROOT / "mnist_jax" / "commands" / "train.py").read_text()
+    defined = [*re.findall(r'DEFINE_\w+\(\s*"(\w+)"', source), "workdir"]
     used = {name for name, _ in flags}
     assert {"config", "distributed"} <= used <= {*defined, "config.fallback_dataset"}
     assert re.search(r"--config\.fallback_dataset=\s", command)

@@ -59,7 +59,8 @@ def test_a_checkpoint_of_four_devices_is_evaluated_on_one(of_two_by_two):
     model = restoring.restore(workdir)
     dataset = restoring.load_run_dataset(model)
     indices = input_pipeline.eval_indices(dataset.sizes, model.config.eval_batch_size)
-    results, _ = evaluate(model.variables, model.model.apply, dataset.examples, indices)
+    source = input_pipeline.DeviceExamples(dataset.examples)
+    results, _ = evaluate(model.variables, model.apply_fn, model.task, source, indices)
     last = journal(workdir)[-1]
     for split, result in results.items():
         assert result["accuracy"] == last[f"{split}/accuracy"]
@@ -74,7 +75,7 @@ def test_a_checkpoint_of_four_devices_is_resumed_on_two(of_two_by_two, tmp_path:
     config = processes.short_config()
     dataset = load_dataset(config)
     indices = input_pipeline.batch_indices(config.seed, range(1, 61), config.batch_size, 2000)
-    expected, _ = train_steps(create_state(config), *dataset.examples, indices)
+    expected, _ = train_steps(create_state(config), dataset.examples._asdict(), indices)
     with Checkpoints(workdir) as checkpoints:
         assert checkpoints.steps() == [20, 40, 60]
         resumed = checkpoints.restore(60, expected)

@@ -86,14 +86,12 @@ def test_the_tutorials_job_on_1_2_4_and_8(mnist_config: ConfigDict):
 
 def test_one_device_computes_the_same_with_a_mesh_and_without(fake_config: ConfigDict):
     images = np.arange(20 * 784, dtype=np.uint8).reshape(20, 28, 28)
-    labels = np.arange(20, dtype=np.int32) % 10
+    examples = {"image": images, "label": np.arange(20, dtype=np.int32) % 10}
     indices = np.arange(60, dtype=np.int32).reshape(6, 10) % 20
 
     def train() -> list[jax.Array]:
         state = create_state(fake_config)
-        return jax.tree.leaves(
-            train_steps(state, *sharding.put_replicated((images, labels)), indices)
-        )
+        return jax.tree.leaves(train_steps(state, sharding.put_replicated(examples), indices))
 
     plain = train()
     with sharding.use_devices():

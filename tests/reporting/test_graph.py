@@ -17,8 +17,8 @@ from tensorboard.compat.proto.graph_pb2 import GraphDef
 from tensorboard.compat.proto.node_def_pb2 import NodeDef
 
 from mnist_jax import train_loop
-from mnist_jax.reporting import graph, reporter
-from tests.states import create_state
+from mnist_jax.reporting import description, graph
+from tests.states import batch, create_state
 
 # --- Models other than the trainer's.
 
@@ -143,7 +143,7 @@ def mlp_graphs() -> dict[str, dict[str, NodeDef]]:
 
     config = default.get_config()
     state = jax.eval_shape(lambda: create_state(config))
-    graphs = reporter.graphs(state, config.batch_size, (28, 28))
+    graphs = description.graphs(state, batch(config.batch_size))
     return {tag: convert(function, *args) for tag, (function, *args) in graphs.items()}
 
 
@@ -178,7 +178,7 @@ def test_training_step_has_the_tutorials_boxes(mlp_graphs):
 def test_optimizer_has_a_box(fake_config: ConfigDict):
     fake_config.optimizer = "adam"
     state = jax.eval_shape(lambda: create_state(fake_config))
-    function, *args = reporter.graphs(state, 5, (28, 28))["train_step"]
+    function, *args = description.graphs(state, batch(5))["train_step"]
     nodes = convert(function, *args)
     assert "optimizer" in scopes_of(nodes)
     # The moments are neither parameters nor in the layers' boxes.

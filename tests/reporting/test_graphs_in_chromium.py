@@ -11,8 +11,8 @@ import jax
 import pytest
 
 from mnist_jax.configs import default
-from mnist_jax.reporting import graph, reporter
-from tests.states import create_state
+from mnist_jax.reporting import description, graph
+from tests.states import batch, create_state
 
 CHROMIUM, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
 pytestmark = pytest.mark.skipif(
@@ -83,7 +83,7 @@ def tensorboard_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     logdir = tmp_path_factory.mktemp("logdir")
     config = default.get_config()
     state = jax.eval_shape(lambda: create_state(config))
-    for tag, (function, *args) in reporter.graphs(state, config.batch_size, (28, 28)).items():
+    for tag, (function, *args) in description.graphs(state, batch(config.batch_size)).items():
         graph.write_graph(logdir, function, *args, tag=tag)
     # With a module `notf`, TensorBoard does not import TensorFlow, which takes seconds.
     code = (

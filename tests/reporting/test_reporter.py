@@ -96,8 +96,8 @@ def test_it_prints_what_to_do_next(finished):
     assert lines[-4:] == [
         f"Complete: {workdir}/results.json contains the results. Next:",
         f"  tensorboard --logdir {workdir}",
-        f"  python -m mnist_jax.evaluate --workdir {workdir}",
-        f"  python -m mnist_jax.demo --workdir {workdir}",
+        f"  mnist-jax evaluate --workdir {workdir}",
+        f"  mnist-jax demo --workdir {workdir}",
     ]
 
 

@@ -11,6 +11,10 @@ from ml_collections import ConfigDict, config_flags
 from mnist_jax.runtime import command
 
 
+def main() -> None:
+    """Of the command that `parse` parses: it takes no positional arguments."""
+
+
 @pytest.fixture
 def parse(monkeypatch) -> Callable[..., ConfigDict]:
     """Returns the config that `train.py` has after it was started with the arguments."""
@@ -31,7 +35,7 @@ def parse(monkeypatch) -> Callable[..., ConfigDict]:
         monkeypatch.delitem(sys.modules, "config_config", raising=False)  # The file's module.
         with warnings.catch_warnings():  # ml_collections loads the file by a deprecated method.
             warnings.simplefilter("ignore", DeprecationWarning)
-            command.parse_flags(argv)
+            command.parse_flags(argv, sys.modules[__name__])
         config, _ = command.read_config()
         return config
 

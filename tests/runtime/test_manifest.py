@@ -7,7 +7,7 @@ from mnist_jax.configs import default
 from mnist_jax.runtime import manifest as manifest_lib
 from mnist_jax.runtime.errors import UserError
 from mnist_jax.runtime.manifest import Manifest
-from tests.workdirs import edit_manifest
+from tests.workdirs import edit_manifest, rated
 
 CLASS_NAMES = list("0123456789")
 
@@ -17,7 +17,7 @@ def folder(tmp_path):
     folder = tmp_path / "20" / "default"
     (folder / "d").mkdir(parents=True)
     (folder / "d" / "array").write_bytes(b"numbers")
-    manifest_lib.write(folder, Manifest(20, default.get_config(), CLASS_NAMES, 0.5))
+    manifest_lib.write(folder, Manifest(20, default.get_config(), CLASS_NAMES, rated(0.5)))
     (folder / "commit_success.txt").write_text("written by orbax afterwards")
     return folder
 
@@ -26,7 +26,7 @@ def test_a_manifest_is_read_as_it_was_written(folder):
     manifest = manifest_lib.read(folder)
     assert manifest[0] == 20
     assert manifest.config.to_dict() == default.get_config().to_dict()
-    assert manifest[2:4] == (CLASS_NAMES, 0.5)
+    assert manifest[2:4] == (CLASS_NAMES, rated(0.5))
     assert list(manifest.digests) == ["d/array"]
     manifest_lib.verify_files(folder, manifest)
 

@@ -1,11 +1,11 @@
-"""Serves a page to draw a digit on, which shows the network's input and its prediction.
+"""Serves a page to draw a digit on; it shows the network's input and its prediction.
 
-    python -m mnist_jax.demo --workdir DIR [--step latest|best|N] [--member K]
-        [--host ADDRESS] [--port N]
+    mnist-jax demo --workdir DIR [--step latest|best|N] [--member K]
+        [--model FILE.py:NAME] [--task FILE.py:NAME] [--host ADDRESS] [--port N]
 
 Examples:
-    python -m mnist_jax.demo --workdir runs/mine
-    python -m mnist_jax.demo --workdir runs/mine --host 192.168.1.20
+    mnist-jax demo --workdir runs/mine
+    mnist-jax demo --workdir runs/mine --host 192.168.1.20
 """
 
 import contextlib
@@ -13,7 +13,6 @@ import ipaddress
 import json
 import secrets
 import signal
-import socket
 import sys
 import threading
 from collections.abc import Callable
@@ -25,12 +24,12 @@ from typing import Any
 import numpy as np
 from absl import flags
 
-from mnist_jax.runtime import command
+from mnist_jax.commands.flags import CHECKPOINT, restore_checkpoint
 from mnist_jax.runtime.errors import UserError, refusing
 
-_WORKDIR = flags.DEFINE_string("workdir", "", "The run's folder.")
-_STEP = flags.DEFINE_string("step", "latest", "latest, best (by validation), or a number.")
-_MEMBER = flags.DEFINE_integer("member", None, "One of several seeds, from 0; else all.")
+for flag in CHECKPOINT:
+    flags.declare_key_flag(flag)
+
 _HOST = flags.DEFINE_string(
     "host", "127.0.0.1", "An address of this machine: that in its network, for a phone there."
 )
@@ -40,34 +39,30 @@ _PORT = flags.DEFINE_integer(
 
 _SIDE = 280  # Pixels of the canvas, which the page sends as one byte of grey each.
 _NUM_BYTES = _SIDE * _SIDE
-_DEADLINE = 10  # Seconds for a whole request.
 _MAX_THREADS = 64
 
 
 def main() -> None:
     """Serves the page until Ctrl-C."""
-    from mnist_jax import restoring
-    from mnist_jax.digits.normalize import UnreadableImageError, normalize
+    from mnist_jax.data.images import UnreadableImageError
+    from mnist_jax.digits.normalize import normalize
+    from mnist_jax.tasks import Classification
 
-    model = restoring.restore(_WORKDIR.value, _STEP.value, member=_MEMBER.value)
-    if tuple(model.image_shape) != (28, 28):
-        shape = "x".join(map(str, model.image_shape))
-        raise UserError(
-            f"workdir: its images are {shape}; the demo needs 28x28, grey; choose another"
-        )
+    model = restore_checkpoint()
+    shape, dtype = model.input.shape, model.input.dtype
+    if (shape, dtype) != ((28, 28), np.uint8) or not isinstance(model.task, Classification):
+        problem = f"it learned {type(model.task).__name__} of {dtype}{[*shape]}"
+        needs = "the demo needs classes of grey bytes, 28x28"
+        raise UserError(f"workdir: {problem}; {needs}; choose another")
 
     def predict(grey: np.ndarray) -> dict[str, object]:
         try:
             image = normalize(grey[:, :, np.newaxis] / 255)
         except UnreadableImageError:  # Nothing is drawn.
-            return {"classes": model.class_names, "digit": None}
-        (probabilities,) = model.predict(image[np.newaxis])
-        return {
-            "classes": model.class_names,
-            "digit": int(probabilities.argmax()),
-            "image": image.ravel().tolist(),
-            "probabilities": probabilities.tolist(),
-        }
+            return {"classes": model.manifest.class_names, "label": None}
+        (row,) = model.predict(image[np.newaxis])
+        pixels = image.ravel().tolist()
+        return {"classes": model.manifest.class_names, "image": pixels, **row}
 
     predict(255 * np.eye(_SIDE, dtype=np.uint8))  # Compiles before the first request.
     with _Server(predict, _HOST.value, _PORT.value) as server:
@@ -94,7 +89,7 @@ class _Server(ThreadingHTTPServer):
     ):
         """Opens the port; `predict` is called with `uint8[280, 280]`, in several threads."""
         self.predict = predict
-        self.page = resources.files("mnist_jax").joinpath("demo.html").read_bytes()
+        self.page = resources.files("mnist_jax.commands").joinpath("demo.html").read_bytes()
         self._free_threads = threading.Semaphore(_MAX_THREADS)
         advice = "choose another --port or --host"
         with refusing(f"port: {host}:{port}", advice, (OSError, ValueError)):
@@ -109,15 +104,7 @@ class _Server(ThreadingHTTPServer):
         super().process_request(request, client_address)
 
     def process_request_thread(self, request: Any, client_address: Any) -> None:
-        def end() -> None:
-            with contextlib.suppress(OSError):  # It has ended just now.
-                request.shutdown(socket.SHUT_RDWR)
-
-        deadline = threading.Timer(_DEADLINE, end)
-        deadline.daemon = True
-        deadline.start()
         super().process_request_thread(request, client_address)
-        deadline.cancel()
         self._free_threads.release()
 
     def handle_error(self, request: object, client_address: object) -> None:
@@ -128,6 +115,7 @@ class _Server(ThreadingHTTPServer):
 
 class _Handler(BaseHTTPRequestHandler):
     server: _Server
+    timeout = 10  # Seconds without a byte from the client.
 
     def parse_request(self) -> bool:
         """Refuses what another site's page sends, also one whose name leads to this machine."""
@@ -175,7 +163,3 @@ class _Handler(BaseHTTPRequestHandler):
 
     def log_message(self, format: str, *args: object) -> None:
         """Does nothing: a line for each stroke would hide the address of the page."""
-
-
-if __name__ == "__main__":
-    command.run(main)

@@ -1,0 +1,105 @@
+"""Classifies image files with a checkpoint; `-` is the file on stdin.
+
+    mnist-jax predict --workdir DIR [--step latest|best|N] [--member K]
+        [--model FILE.py:NAME] [--task FILE.py:NAME] [--json] [--show] IMAGE...
+
+Examples:
+    mnist-jax predict --workdir runs/mine photo.jpg
+    mnist-jax predict --workdir runs/mine --show one.png two.png
+    mnist-jax predict --workdir runs/mine --step best --json *.png
+    scanimage --format=png | mnist-jax predict --workdir runs/mine -
+"""
+
+import itertools
+import os
+import sys
+import warnings
+from pathlib import Path
+
+import numpy as np
+from absl import flags
+
+from mnist_jax.commands.flags import CHECKPOINT, JSON, print_json, restore_checkpoint
+from mnist_jax.runtime import terminal
+from mnist_jax.runtime.errors import UserError, refusing
+
+for flag in (*CHECKPOINT, JSON):
+    flags.declare_key_flag(flag)
+
+_SHOW = flags.DEFINE_bool(
+    "show", False, "Draw the images beside the network's inputs in ./predictions.png; open it."
+)
+
+_PAGE = 20  # Images of a file that --show draws.
+
+
+def main(*image: str) -> None:
+    """Prints the prediction for each image; for unreadable ones an error on stderr."""
+    from mnist_jax.data.images import UnreadableImageError, open_image, to_input
+    from mnist_jax.digits import normalize
+
+    model = restore_checkpoint()
+    shape, dtype = model.input.shape, model.input.dtype
+    if dtype != np.uint8 or len(shape) < 2 or shape[2:] not in ((), (3,)):
+        problem = f"the model's input is {dtype}{[*shape]}, and files are grey or RGB bytes"
+        raise UserError(f"workdir: {problem}; use restoring.restore in Python")
+    # Other images of MNIST's size, such as clothes, are not centred by their mass.
+    is_digit = shape == (28, 28) and set("0123456789") <= set(model.manifest.class_names)
+    images: dict[str, np.ndarray] = {}
+    inputs: dict[str, np.ndarray] = {}
+    notes: dict[str, dict[str, str]] = {}
+    errors: list[dict[str, str]] = []
+    warnings.simplefilter("ignore")  # Of Pillow: damaged metadata, and sizes.
+    for file in image:
+        try:
+            picture = open_image(file)
+            pixels = normalize.to_pixels(picture)
+            if is_digit:
+                inputs[file] = normalize.normalize(pixels)
+                if note := normalize.find_doubt(pixels):
+                    notes[file] = {"note": note}
+            else:
+                inputs[file] = to_input(picture, shape[:2], is_colour=len(shape) > 2)
+            if _SHOW.value:
+                images[file] = pixels
+        except UnreadableImageError as error:
+            errors.append({"file": file, "error": str(error)})
+            terminal.print_error(f"{file}: {error}")
+
+    predictions = model.predict(np.stack([*inputs.values()])) if inputs else []
+    rows = [
+        {"file": file, **prediction, **notes.get(file, {})}
+        for file, prediction in zip(inputs, predictions, strict=True)
+    ]
+    texts = dict(zip(inputs, (row.pop("text") for row in rows), strict=True))
+    if JSON.value:
+        print_json(model, images=rows, errors=errors)
+    else:
+        for file, text in texts.items():
+            print(f"{file}: {text}")
+            if file in notes:
+                terminal.print_warning(f"{file}: {notes[file]['note']}")
+    if images:
+        titles = [f"{Path(file).name}: {text}" for file, text in texts.items()]
+        _show([*images.values()], [*inputs.values()], titles)
+    if errors:
+        sys.exit(UserError.exit_code)
+
+
+def _show(images: list[np.ndarray], inputs: list[np.ndarray], titles: list[str]) -> None:
+    """Draws pages `predictions.png`, `predictions-1.png`, ...; opens the first one."""
+    from PIL import Image
+
+    from mnist_jax.reporting import figures
+
+    names = itertools.chain(["predictions"], (f"predictions-{n}" for n in itertools.count(1)))
+    free = (Path(f"{name}.png") for name in names if not os.path.lexists(f"{name}.png"))
+    pages = list(itertools.islice(free, -(-len(images) // _PAGE)))
+    for number, path in enumerate(pages):
+        page = slice(number * _PAGE, (number + 1) * _PAGE)
+        figure = figures.predictions(images[page], inputs[page], titles[page])
+        with refusing(path, "go to another folder"):
+            figures.save(path, figure)
+    print(f"Drawn in {', '.join(map(str, pages))}", file=sys.stderr)
+    if sys.platform != "linux" or {"DISPLAY", "WAYLAND_DISPLAY"} & os.environ.keys():
+        Image.open(pages[0]).show()

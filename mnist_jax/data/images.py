@@ -1,0 +1,69 @@
+"""Image files, read in the same way to train on them and to predict."""
+
+import contextlib
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from mnist_jax.runtime.errors import first_line
+from mnist_jax.runtime.files import open_regular
+
+_MAX_PIXELS = 100_000_000  # A larger file is more likely an attack on memory than a photo.
+# None of them runs another program.
+_FORMATS = ["AVIF", "BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP"]
+with contextlib.suppress(ImportError):  # Optional: the format of an iPhone's photos.
+    import pillow_heif
+
+    pillow_heif.register_heif_opener()
+    _FORMATS.append("HEIF")
+
+
+class UnreadableImageError(ValueError):
+    """A file is no image that can be used. The message does not contain the file's name."""
+
+
+def open_image(path: str | Path) -> Image.Image:
+    """Decodes an image file, and turns it upright.
+
+    Args:
+      path: A PNG, JPEG, GIF, BMP, TIFF, WebP or similar file with a single image; `-`: stdin.
+
+    Raises:
+      UnreadableImageError: The file is missing, too large, not an image, or several images.
+    """
+    try:
+        source = sys.stdin.buffer if path == "-" else open_regular(path)
+        with source as file, Image.open(file, formats=_FORMATS) as image:
+            if image.width * image.height > _MAX_PIXELS:
+                raise ValueError(f"too many pixels: reduce it to {_MAX_PIXELS:,}")
+            # A phone's JPEG may be an MPO, which also contains a preview.
+            if getattr(image, "n_frames", 1) > 1 and image.format != "MPO":
+                raise ValueError("contains several images; save the one to read")
+            ImageOps.exif_transpose(image, in_place=True)
+            image.load()
+            return image
+    except UnidentifiedImageError as error:
+        problem = f"not an image of a known format ({', '.join(_FORMATS)})"
+        raise UnreadableImageError(problem) from error
+    except Exception as error:  # Pillow's decoders raise errors of any type.
+        raise UnreadableImageError(first_line(error)) from error
+
+
+def is_colour(path: Path) -> bool:
+    """Returns whether an image file has colours; reads no more than that needs."""
+    with open_regular(path) as file, Image.open(file, formats=_FORMATS) as image:
+        return image.mode not in ("1", "L", "LA")
+
+
+def to_input(image: Image.Image, size: Sequence[int], is_colour: bool) -> np.ndarray:
+    """Returns `uint8[height, width]`, or `uint8[height, width, 3]`, without transparency.
+
+    `size` is a height and a width to scale to; (): those of the image.
+    """
+    if image.mode[0] in "IF":  # Pillow would clip them at 255.
+        raise UnreadableImageError("has 16 or 32 bits for each channel; save it with 8")
+    image = image.convert("RGB" if is_colour else "L")
+    return np.asarray(image.resize((size[1], size[0])) if size else image)
