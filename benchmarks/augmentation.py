@@ -15,13 +15,13 @@ import jax
 import numpy as np
 from PIL import Image
 
+from benchmarks import throughput
 from mnist_jax import input_pipeline
 from mnist_jax.augmentation import create_augmentation
 from mnist_jax.configs import default
 from mnist_jax.data.datasets import Dataset
 from mnist_jax.data.load import load_dataset
-from mnist_jax.models import create_model
-from mnist_jax.train_step import create_train_state, train_steps
+from mnist_jax.train_step import train_steps
 
 _SHEET = Path(__file__).parent.parent / "docs" / "images" / "augmentation.png"
 _NAMES = ("", "affine", "elastic")
@@ -31,17 +31,17 @@ def measure(dataset: Dataset, calls: int) -> dict[str, float]:
     """Returns the median milliseconds of a step by the distortion's name."""
     config = default.get_config()
     config.update(hidden_sizes=(800,), batch_size=128, optimizer="adamw", learning_rate=1e-3)
-    model = create_model(config, dataset.num_classes)
-    state = create_train_state(config, model, dataset.image_shape)
-    examples = jax.device_put(dataset.examples)
+    state = throughput.create_state(config)
+    source = input_pipeline.DeviceExamples(dataset.examples)
     steps = range(1, 101)
     indices = input_pipeline.batch_indices(0, steps, 128, dataset.sizes["train"])
     milliseconds: dict[str, list[float]] = {name: [] for name in _NAMES}
     for _ in range(calls + 1):
         for name in _NAMES:
-            state = state.replace(augment=create_augmentation(name))
+            config.augmentation = name
+            state = state.replace(augment=create_augmentation(config))
             start = time.perf_counter()
-            state, _ = train_steps(state, *examples, indices)
+            state, _ = train_steps(state, *source.feed(indices))
             jax.block_until_ready(state)
             milliseconds[name].append(1000 * (time.perf_counter() - start) / len(steps))
     return {name: statistics.median(values[1:]) for name, values in milliseconds.items()}
@@ -51,7 +51,7 @@ def draw(images: np.ndarray, path: Path) -> None:
     """Draws each image in a row: itself, three times `affine` and three times `elastic`."""
     columns = [images.astype(np.float32)]
     for name in _NAMES[1:]:
-        distort = create_augmentation(name)
+        distort = create_augmentation(throughput.tutorial_config(augmentation=name))
         assert distort
         columns += [np.asarray(distort(jax.random.key(seed), images)) for seed in range(3)]
     tiles = np.pad(np.stack(columns), [(0, 0), (0, 0), (1, 1), (1, 1)], constant_values=255)

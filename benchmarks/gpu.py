@@ -87,18 +87,18 @@ def tutorial_section(
     steps_per_call: Sequence[int], num_examples: int, timing: Mapping[str, Any]
 ) -> str:
     """Times the tutorial's step for several steps per call, in turns with PyTorch's."""
-    images, labels = throughput.random_examples(num_examples)
+    examples = throughput.random_examples(num_examples)
     functions: dict[Any, Repeat] = {}
     steps_of_call = {}
     for steps in steps_per_call:
         name = f"mnist_jax, {steps:,} steps per call"
         config = throughput.tutorial_config(steps_per_call=steps)
-        functions[name] = throughput.repeat_training(config, images, labels)
+        functions[name] = throughput.repeat_training(config, examples)
         steps_of_call[name] = steps
     torch = _import_torch()
     if torch:
         torch.backends.cuda.matmul.allow_tf32 = True  # As XLA does by default.
-        data = (np.asarray(images), np.asarray(labels))
+        data = (np.asarray(examples["image"]), np.asarray(examples["label"]))
         functions["PyTorch, eager"] = repeat_torch_eager(torch, *data)
         steps_of_call["PyTorch, eager"] = 1
         for steps in (1, 100):
@@ -185,9 +185,9 @@ def step_section(
     timing: Mapping[str, Any],
 ) -> str:
     """Compares the time of a step with that of its kernels, and with its limits."""
-    images, labels = throughput.random_examples(num_examples)
+    examples = throughput.random_examples(num_examples)
     config = throughput.tutorial_config(steps_per_call=steps)
-    training = throughput.repeat_training(config, images, labels)
+    training = throughput.repeat_training(config, examples)
     # A loop on the device with one tiny operation per iteration: no loop is faster.
     empty = jax.jit(lambda x: jax.lax.fori_loop(0, steps, lambda _, y: y * 1.5 + 1, x))
     functions = {"step": training, "empty": throughput.repeat(empty, jnp.zeros(8))}
@@ -253,7 +253,7 @@ def scaling_section(
     timing: Mapping[str, Any],
 ) -> str:
     """Compares large batches and wide networks with a large product, in each precision."""
-    images, labels = throughput.random_examples(num_examples)
+    examples = throughput.random_examples(num_examples)
     shapes = [(size, (128, 32)) for size in batch_sizes]
     shapes += [(batch_sizes[-1], (width, width)) for width in widths]
     columns = {}
@@ -269,8 +269,7 @@ def scaling_section(
                     throughput.tutorial_config(
                         batch_size=shape[0], hidden_sizes=shape[1], steps_per_call=10
                     ),
-                    images,
-                    labels,
+                    examples,
                 )
                 for shape in shapes
             }

@@ -99,7 +99,7 @@ def measure(
     }
     jobs |= {("width", width): {"hidden_sizes": (width, width)} for width in widths}
     jobs |= {("steps_per_call", steps): {"steps_per_call": steps} for steps in steps_per_call}
-    images, labels = throughput.random_examples(num_examples)
+    data = throughput.random_examples(num_examples)
     functions, points = {}, {}
     for key, fields in jobs.items():
         config = throughput.tutorial_config(**fields)
@@ -108,7 +108,7 @@ def measure(
             # Fewer large steps per call: a call would take seconds.
             work = step_cost.flops(config.batch_size, shape)
             config.steps_per_call = max(1, min(tutorial.steps_per_call, int(1e10 / work)))
-        functions[key] = throughput.repeat_training(config, images, labels)
+        functions[key] = throughput.repeat_training(config, data)
         points[key] = (config.steps_per_call, config.batch_size, shape)
     times = throughput.seconds_per_call(functions, rounds=rounds, seconds=seconds)
     results: dict[str, Any] = {
@@ -145,9 +145,9 @@ def peak_memory_mib(num_examples: int) -> float:
     from mnist_jax.parallel import sharding
 
     # Ones, because the kernel allocates no memory for zeros.
-    examples = (np.ones((num_examples, 28, 28), np.uint8), np.ones(num_examples, np.int32))
-    config = throughput.tutorial_config()
-    throughput.repeat_training(config, *sharding.put_replicated(examples))(2)
+    image, label = np.ones((num_examples, 28, 28), np.uint8), np.ones(num_examples, np.int32)
+    examples = sharding.put_replicated({"image": image, "label": label})
+    throughput.repeat_training(throughput.tutorial_config(), examples)(2)
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 

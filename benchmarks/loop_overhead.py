@@ -20,12 +20,12 @@ from unittest import mock
 import numpy as np
 from ml_collections import ConfigDict
 
+from benchmarks import throughput
 from mnist_jax import input_pipeline, train_loop
 from mnist_jax.configs import default
 from mnist_jax.data.load import load_dataset
-from mnist_jax.models import create_model
 from mnist_jax.parallel import sharding
-from mnist_jax.train_step import create_train_state, train_steps
+from mnist_jax.train_step import train_steps
 
 _WARM_UP = 2  # Calls at the start of a block whose times depend on what ran before it.
 
@@ -42,17 +42,15 @@ def measure(config: ConfigDict, calls_per_block: int) -> list[float]:
     indices = input_pipeline.batch_indices(
         config.seed, steps, config.batch_size, dataset.sizes["train"]
     )
-    state = create_train_state(
-        config, create_model(config, dataset.num_classes), dataset.image_shape
-    )
-    examples = sharding.put_replicated(dataset.examples)
+    state = throughput.create_state(config)
+    source = input_pipeline.DeviceExamples(dataset.examples)
 
     def time_alone() -> float:
         """Returns the median steps/s of a block of calls."""
         nonlocal state
         times, unread = [], None
         for _ in range(calls_per_block + _WARM_UP):
-            state, metrics = train_steps(state, *examples, indices)
+            state, metrics = train_steps(state, *source.feed(indices))
             if unread is not None:
                 np.asarray(unread)
                 times.append(time.perf_counter())

@@ -165,7 +165,8 @@ def worker(port: int, processes: int, process_id: int) -> None:
 
     with contextlib.ExitStack() as stack:
         if processes > 1:
-            stack.enter_context(job.join_job(f"127.0.0.1:{port}", processes, process_id))
+            place = f"127.0.0.1:{port}", processes, process_id
+            stack.enter_context(job.join_job(*place, timeout=300))
         stack.enter_context(sharding.use_devices())
         seconds = [_seconds_per_step(100, steps=50), _seconds_per_step(4096, steps=10)]
     print(json.dumps(seconds))
@@ -175,7 +176,7 @@ def _seconds_per_step(batch_size: int, steps: int) -> float:
     from benchmarks import throughput
 
     config = throughput.tutorial_config(batch_size=batch_size, steps_per_call=steps)
-    repeat = throughput.repeat_training(config, *throughput.random_examples(6000))
+    repeat = throughput.repeat_training(config, throughput.random_examples(6000))
     seconds = []
     for _ in range(6):  # Not `seconds_per_call`: all processes must make the same calls.
         start = time.perf_counter()

@@ -16,12 +16,11 @@ from pathlib import Path
 
 import jax
 
-from benchmarks import process
-from mnist_jax import members
+from benchmarks import process, throughput
+from mnist_jax import input_pipeline, members
 from mnist_jax.configs import default
 from mnist_jax.data.load import load_dataset
-from mnist_jax.models import create_model
-from mnist_jax.train_step import create_train_state, train_steps
+from mnist_jax.train_step import train_steps
 
 _ROOT = Path(__file__).parent.parent
 
@@ -39,13 +38,12 @@ def speeds(num_seeds: int, calls: int) -> tuple[float, float]:
     """Returns the steps/s of a single seed, and the steps of seeds/s of several: medians."""
     config = default.get_config()
     dataset = load_dataset(config)
-    examples = jax.device_put(dataset.examples)
-    model = create_model(config, dataset.num_classes)
+    source = input_pipeline.DeviceExamples(dataset.examples)
     steps = range(1, config.steps_per_call + 1)
     states, indices = {}, {}
     for number in (1, num_seeds):
         config.num_seeds = number
-        states[number] = create_train_state(config, model, dataset.image_shape)
+        states[number] = throughput.create_state(config)
         indices[number] = members.batch_indices(config, steps, dataset.sizes["train"])
     seconds: dict[int, list[float]] = {1: [], num_seeds: []}
     for _ in range(calls):
@@ -53,7 +51,8 @@ def speeds(num_seeds: int, calls: int) -> tuple[float, float]:
         for number, repetitions in ((1, num_seeds), (num_seeds, 1)):
             start = time.perf_counter()
             for _ in range(repetitions):
-                states[number], _ = train_steps(states[number], *examples, indices[number])
+                call = source.feed(indices[number])
+                states[number], _ = train_steps(states[number], *call)
             jax.block_until_ready(states[number])
             seconds[number].append(time.perf_counter() - start)
     size = num_seeds * len(steps)

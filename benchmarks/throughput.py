@@ -13,7 +13,8 @@ from ml_collections import ConfigDict
 from mnist_jax.configs import default
 from mnist_jax.models import create_model
 from mnist_jax.parallel import sharding
-from mnist_jax.train_step import create_train_state, train_steps
+from mnist_jax.tasks import Batch, create_task
+from mnist_jax.train_step import TrainState, create_train_state, train_steps
 
 # Makes that many calls, and returns when the device has completed them.
 Repeat = Callable[[int], None]
@@ -66,39 +67,42 @@ def tutorial_config(**fields: Any) -> ConfigDict:
     return config
 
 
-def repeat_training(
-    config: ConfigDict, images: jax.Array, labels: jax.Array, seed: int = 0
-) -> Repeat:
+def create_state(config: ConfigDict) -> TrainState:
+    """Returns the state at step 0, for images like MNIST's."""
+    example = jax.ShapeDtypeStruct((28, 28), jnp.uint8)
+    return create_train_state(config, create_model(config, 10), create_task(config), example)
+
+
+def repeat_training(config: ConfigDict, examples: Batch, seed: int = 0) -> Repeat:
     """Returns a `Repeat` of `train_steps` with `config.steps_per_call` steps per call.
 
     Args:
       config: Gives the network, the optimizer, the batch size and the steps per call.
-      images: `uint8[num_examples, 28, 28]`, on the devices.
-      labels: `int32[num_examples]`, on the devices.
+      examples: Those of `random_examples`.
       seed: Determines which examples a step sees; they are the same in every call.
     """
-    state = create_train_state(config, create_model(config, 10), (28, 28))
+    state = create_state(config)
     shape = (config.steps_per_call, config.batch_size)
-    indices = np.random.default_rng(seed).integers(0, len(labels), shape, np.int32)
+    indices = np.random.default_rng(seed).integers(0, len(examples["label"]), shape, np.int32)
 
     def run(calls: int) -> None:
         nonlocal state
         for _ in range(calls):
-            state, metrics = train_steps(state, images, labels, indices)
+            state, metrics = train_steps(state, examples, indices)
         jax.block_until_ready((state, metrics))
 
     return run
 
 
-def random_examples(num_examples: int, seed: int = 0) -> tuple[jax.Array, jax.Array]:
-    """Returns images, `uint8[num_examples, 28, 28]`, and labels, `int32[num_examples]`.
+def random_examples(num_examples: int, seed: int = 0) -> Batch:
+    """Returns random examples on the devices.
 
-    Both are random, and on the devices.
+    `image` is `uint8[num_examples, 28, 28]`, `label` is `int32[num_examples]`.
     """
     rng = np.random.default_rng(seed)
     images = rng.integers(0, 256, (num_examples, 28, 28), np.uint8)
     labels = rng.integers(0, 10, num_examples, np.int32)
-    return sharding.put_replicated((images, labels))
+    return sharding.put_replicated({"image": images, "label": labels})
 
 
 def product_flops_per_second(size: int, dtype: Any = jnp.float32, rounds: int = 8) -> float:

@@ -26,9 +26,12 @@ def batch_indices(seed: int, steps: range, batch_size: int, num_examples: int) -
     """
     start, stop = (steps.start - 1) * batch_size, (steps.stop - 1) * batch_size
     epochs = range(start // num_examples, -(-stop // num_examples))
-    stream = np.concatenate([epoch_order(seed, epoch, num_examples) for epoch in epochs])
-    offset = start % num_examples  # Of the first step, in its epoch.
-    return stream[offset : offset + stop - start].reshape(len(steps), batch_size)
+    parts = []
+    for epoch in epochs:
+        first = epoch * num_examples  # Its position in the stream.
+        order = epoch_order(seed, epoch, num_examples)
+        parts.append(order[max(0, start - first) : stop - first])
+    return np.concatenate(parts).reshape(len(steps), batch_size)
 
 
 def epoch_order(seed: int, epoch: int, num_examples: int) -> np.ndarray:

@@ -106,6 +106,8 @@ class CNN(nn.Module):
 MODELS = {"mlp": MLP, "cnn": CNN}
 
 
-def create_model(config: ConfigDict, num_outputs: int) -> nn.Module:
-    """Returns the network that the config names; raises UserError if there is none."""
-    return config_lib.create(config, "model", MODELS, nn.Module, num_outputs=num_outputs)
+def create_model(config: ConfigDict, num_outputs: int, *, is_saved: bool = False) -> nn.Module:
+    """Returns the network that the config names; see `config.create`."""
+    return config_lib.create(
+        config, "model", MODELS, nn.Module, is_saved=is_saved, num_outputs=num_outputs
+    )

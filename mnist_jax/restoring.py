@@ -126,14 +126,8 @@ def restore(
         num_outputs = manifest.num_outputs or len(manifest.class_names)
         create = functools.partial(create_model, num_outputs=num_outputs)
         module: nn.Module = _find_code(manifest, "model", model, MODELS, create)
-        trained = TrainedModel(
-            workdir,
-            manifest,
-            module,
-            _find_code(manifest, "task", task, TASKS, create_task),
-            variables={},
-            num_members=num_members,
-        )
+        learned: Task = _find_code(manifest, "task", task, TASKS, create_task)
+        trained = TrainedModel(workdir, manifest, module, learned, {}, num_members)
         init = functools.partial(module.init, train=False)
         if num_members > 1:
             init = jax.vmap(init, axis_size=num_members, in_axes=None)
@@ -170,7 +164,7 @@ def _find_code(
     if given is None or spec:
         with config.unlocked():
             config[kind] = spec or config[kind]
-        given = create(config)
+        given = create(config, is_saved=True)
     if recorded:
         own_code.warn_if_changed(kind, own_code.describe(given, spec), recorded)
     return given

@@ -66,26 +66,35 @@ class Run:
     def create_state(self) -> TrainState:
         """Returns the state at step 0: random, or with the variables of `config.init_from`."""
         state = create_train_state(self.config, self.model, self.task, self.dataset.input)
-        treedef = jax.tree.structure(state)
-        start = self.init_variables
+        start, treedef = self.init_variables, jax.tree.structure(state)
+        if not start:
+            return state
         leaves = [start.get(name, leaf) for name, leaf in leaves_by_name(state).items()]
         return jax.tree.unflatten(treedef, sharding.put_replicated(jax.device_get(leaves)))
 
-    def create_manifest(self, step: int, **fields: Any) -> Manifest:
+    def create_manifest(
+        self,
+        step: int,
+        best: Mapping[str, Any] | None,
+        early_stopping: Mapping[str, Any] | None,
+        journal_sha256: str | None,
+    ) -> Manifest:
         """Returns what a checkpoint of the run records, besides its files."""
         example = self.dataset.input
         return Manifest(
             step=step,
             config=self.config,
             class_names=self.dataset.class_names,
+            best=best,
+            early_stopping=early_stopping,
             image_shape=example.shape,
             image_dtype=str(example.dtype),
             own_code=self.own_code,
             init_from=self.init_from,
             data_digest=self.dataset.digest,
             environment=environment.describe(),
+            journal_sha256=journal_sha256,
             num_outputs=self.task.num_outputs(self.dataset),
-            **fields,
         )
 
 
@@ -121,6 +130,9 @@ def open_run(
     names = config.dataset, saved and saved.config.dataset
     if not dataset and names == ("mnist", config.fallback_dataset):
         config.dataset = config.fallback_dataset  # The run fell back when it began.
+    if saved:  # Before the data are loaded; the model and the task follow.
+        later = {name: saved.config[name] for name in ("model", "task")}
+        config_lib.check_resumable(ConfigDict({**config, **later}), saved.config, workdir)
     own = dict[str, dict[str, str]]()
     task = _choose(config, "task", task, create_task(config), own)
     dataset = dataset or _load_dataset(config, may_fall_back=saved is None)
@@ -230,19 +242,15 @@ def check_code(
         if isinstance(outputs, jax.ShapeDtypeStruct) and outputs.shape != wanted:
             raise ValueError(f"returns {[*outputs.shape]}, expected {[*wanted]}")
     with _blaming("task", task, "its loss and its metrics are [batch], a number an example"):
-        values = {**jax.eval_shape(task.metrics, outputs, batch)}
-        values["loss"] = jax.eval_shape(task.loss, outputs, batch)
+        values = {"loss": jax.eval_shape(task.loss, outputs, batch)}
+        values |= jax.eval_shape(task.metrics, outputs, batch)
         for name, value in values.items():
             if value.shape != (size,):
                 raise ValueError(f"{name} is {[*value.shape]}, expected {[size]}")
-        metric, mode = task.best
-        if metric not in values or mode not in ("max", "min"):
-            raise ValueError(
-                f"best is {task.best}, expected one of {[*values]}, and max or min"
-            )
-    with _blaming(
-        "augmentation", config.augmentation, "it must suit the dataset and the model"
-    ):
+        names = {**values, **task.summarize(dict.fromkeys(values, 1.0), 1)}
+        if task.best[0] not in names or task.best[1] not in ("max", "min"):
+            raise ValueError(f"best is {task.best}, expected one of {[*names]}, and max or min")
+    with _blaming("augmentation", config.augmentation, "it must suit the dataset and model"):
         jax.eval_shape(train_step, state, batch)
     return state
 

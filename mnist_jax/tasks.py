@@ -170,9 +170,15 @@ class Classification(Task):
 TASKS = {"classification": Classification}
 
 
-def create_task(config: ConfigDict) -> Task:
-    """Returns the task that the config names; raises UserError if there is none."""
-    return config_lib.create(config, "task", TASKS, Task)
+def create_task(config: ConfigDict, *, is_saved: bool = False) -> Task:
+    """Returns the task that the config names; see `config.create`."""
+    return config_lib.create(config, "task", TASKS, Task, is_saved=is_saved)
+
+
+def rate(task: Task, result: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns a result's value by the task's best metric; of members their mean."""
+    name, mode = task.best
+    return {"name": name, "mode": mode, "value": float(np.mean(result[name]))}
 
 
 def update_best(

@@ -1,11 +1,10 @@
 """The order of events: create or restore the state, then step, report, evaluate, save."""
 
-import signal
+import functools
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import flax.linen as nn
-import numpy as np
 from ml_collections import ConfigDict
 
 from mnist_jax import members
@@ -15,7 +14,7 @@ from mnist_jax.parallel import job
 from mnist_jax.reporting.reporter import Reporter, Tracker
 from mnist_jax.run import open_run
 from mnist_jax.runtime.signals import PreemptedError
-from mnist_jax.tasks import Task, is_last, update_best
+from mnist_jax.tasks import Task, is_last, rate, update_best
 from mnist_jax.train_step import TrainState, train_steps
 
 
@@ -55,8 +54,8 @@ def train_and_evaluate(
         state, saved = run.checkpoints.restore_newest(run.create_state())
         step, best = int(state.step), saved and saved.early_stopping
         is_over = is_last(config, step, best)
-        reporting = Reporter(run, state, saved, trackers, is_over=is_over)
-        with reporting as reporter, job.exit_if_process_lost():
+        reporter = Reporter(run, state, saved, trackers, is_over=is_over)
+        with reporter, job.exit_if_process_lost():
 
             def evaluate_all(state: TrainState) -> Results:
                 results, outputs = evaluate(
@@ -78,15 +77,12 @@ def train_and_evaluate(
                 step = steps[-1]
                 indices = members.batch_indices(config, steps, dataset.sizes["train"])
                 examples, rows = run.source.feed(indices)
-                state, metrics = reporter.profiler.call(
-                    steps,
+                call = functools.partial(
                     train_steps,
-                    state,
-                    examples,
-                    rows,
                     detailed=is_detailed(config, step),
                     members_at_once=members.at_once(state),
                 )
+                state, metrics = reporter.profiler.call(steps, call, state, examples, rows)
                 # Reads the metrics of the call before this one: the device never waits.
                 reporter.train(steps, metrics)
 
@@ -101,29 +97,18 @@ def train_and_evaluate(
                 rating = None
                 if eval_is_due:
                     results = evaluate_all(state)
-                    metric, mode = task.best
-                    value = float(np.mean(results["validation"][metric]))
-                    rating = {"name": metric, "mode": mode, "value": value}
+                    rating = rate(task, results["validation"])
                     if step % config.eval_every_steps == 0:
                         best = update_best(best, step, rating)
                     is_end = is_last(config, step, best)
                 if save_is_due or is_end:
-                    manifest = run.create_manifest(
-                        step,
-                        best=rating,
-                        early_stopping=best,
-                        journal_sha256=reporter.flush(),
-                    )
+                    manifest = run.create_manifest(step, rating, best, reporter.flush())
                     run.checkpoints.save(state, manifest)
                 reporter.restart_clock(step)
                 if is_end:
                     break
                 if stop:
-                    raise PreemptedError(
-                        stop,
-                        f"Stopped by {signal.Signals(stop).name} after step {step}, which is "
-                        f"saved; resume with the same command and --workdir {run.workdir}",
-                    )
+                    raise PreemptedError(stop, step, run.workdir)
             reporter.complete(step, results, best)
     return state
 

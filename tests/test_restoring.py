@@ -105,3 +105,12 @@ def test_a_checkpoint_of_another_run_is_refused(workdir, tmp_path):
             restoring.restore(tmp_path / "other", step)
     assert restoring.restore(tmp_path / "other", "40").step == 40
     assert contents(tmp_path) == before
+
+
+def test_a_saved_config_is_read_and_not_judged(fake_config, tmp_path):
+    """As of version 0.2, which allowed a field that the model ignores."""
+    fake_config.model, fake_config.hidden_sizes = "cnn", (128, 32)
+    train_and_evaluate(fake_config, tmp_path)
+    for folder in (tmp_path / "checkpoints").glob("*/default"):
+        edit_manifest(folder, lambda content: content["config"].update(hidden_sizes=[7]))
+    assert restoring.restore(tmp_path).config.hidden_sizes == (7,)

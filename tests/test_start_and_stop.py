@@ -11,6 +11,7 @@ from mnist_jax.checkpointing import Checkpoints, best_step
 from mnist_jax.runtime.errors import UserError
 from mnist_jax.runtime.saved_arrays import leaves_by_name
 from mnist_jax.train_loop import train_and_evaluate
+from tests import jobs
 from tests.test_resume import assert_same_run
 from tests.workdirs import contents, journal
 
@@ -191,3 +192,14 @@ def test_trackers_get_every_line_of_the_journal(fake_config, tmp_path, capsys):
     assert lines == journal(tmp_path)
     warnings = re.findall("WARNING: a tracker is not called again: .*", capsys.readouterr().err)
     assert warnings == ["WARNING: a tracker is not called again: OSError: no connection"]
+
+
+def test_a_job_stops_early_too(tmp_path):
+    fields = jobs.FIELDS | {"num_train_steps": 200, "early_stopping_evals": 2}
+    fields |= {"learning_rate": 0.05, "schedule": "step", "drop_steps": "(12,)"}
+    fields["drop_factor"] = 1e-12
+    jobs.run_alone(tmp_path / "alone", 2, fields)
+    ended = jobs.run(tmp_path / "job", 2, 1, fields)
+    assert "Stopped early at step " in ended[0].stdout
+    steps = [journal(tmp_path / name)[-1]["step"] for name in ("alone", "job")]
+    assert steps[0] == steps[1] < 200

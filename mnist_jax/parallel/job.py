@@ -21,7 +21,13 @@ import numpy as np
 from jax.experimental import multihost_utils
 
 from mnist_jax.runtime import terminal
-from mnist_jax.runtime.errors import CommandError, TrainingDivergedError, UserError, first_line
+from mnist_jax.runtime.errors import (
+    CommandError,
+    TrainingDivergedError,
+    UserError,
+    first_line,
+    refusing,
+)
 from mnist_jax.runtime.signals import PreemptedError
 
 _HEARTBEAT_TIMEOUT = 30  # Seconds; a lost process is noticed after this and a poll or two.
@@ -103,7 +109,7 @@ def join_job(
     # Without JAX's own handler of SIGTERM: `SignalWatch` handles it.
     jax.config.update("jax_enable_preemption_service", False)
     arguments = (coordinator_address, num_processes, process_id)
-    name = _reserve(*arguments)
+    name = _check(*arguments)
     try:
         # In a thread: Python handles no signal while the main thread waits in JAX.
         formed = futures.ThreadPoolExecutor(1).submit(
@@ -144,12 +150,8 @@ def join_job(
     jax.distributed.shutdown()
 
 
-def _reserve(address: str | None, num_processes: int | None, process_id: int | None) -> str:
-    """Checks this process's place in a job, keeps it, and returns what the job is called.
-
-    JAX would end a job, even a running one, at a second process with the same id, and would
-    share the port. So the id is reserved, for as long as the process lives, on this machine.
-    """
+def _check(address: str | None, num_processes: int | None, process_id: int | None) -> str:
+    """Checks this process's place in a job; returns what the job is called."""
     if address is None or num_processes is None or process_id is None:
         return "this job"
     port = address.rpartition(":")[2]
@@ -157,18 +159,9 @@ def _reserve(address: str | None, num_processes: int | None, process_id: int | N
         raise UserError(f"coordinator_address: {address!r} is not HOST:PORT, like node1:8476")
     if process_id >= num_processes:
         raise UserError(f"process_id: {process_id} is not below {num_processes} processes")
-    try:
-        if sys.platform == "linux":  # Elsewhere sockets have no such names.
-            with socket.socket(socket.AF_UNIX) as holder:
-                holder.bind(f"\0mnist_jax {process_id} {address[:80]}")
-                holder.detach()
-        if process_id == 0:
+    if process_id == 0:  # JAX would share the port with another job.
+        with refusing(f"coordinator_address: {address}", "give each job its own port"):
             socket.create_server(("", int(port))).close()
-    except OSError as error:
-        raise UserError(
-            f"process_id: {process_id} at {address}: {os.strerror(error.errno or 0)} on this "
-            "machine; give each process its own --process_id and each job its own port"
-        ) from error
     return f"the job at {address} (process {process_id} of {num_processes}, counted from 0)"
 
 

@@ -83,7 +83,7 @@ def collect_arguments(
     split: str,
     outputs: np.ndarray,
 ) -> dict[str, Any]:
-    """Returns the arguments of `figures.plots` but the step and the journal.
+    """Returns the arguments of `figures.draw` but the folder, the step and the journal.
 
     `params` are a single member's; `outputs`, `[n, ...]`, those of the split.
     """
@@ -94,6 +94,8 @@ def collect_arguments(
     except Exception as error:  # Of any type: it must not end the training.
         terminal.print_warning(f"WARNING: no figure of the first layer: {first_line(error)}")
     return {
+        "names": task.figures,
+        "metric": task.best[0],
         "dataset": dataset.name,
         "class_names": dataset.class_names,
         "split": split,

@@ -3,13 +3,14 @@
 They may be drawn in a thread, while a user's own code plots. So this module reads matplotlib's
 `rcParams`, which are the style of the process, and never changes them. The colours are safe for
 colour-blind readers: matplotlib's Blues and PuOr, and Okabe and Ito's
-(https://jfly.uni-koeln.de/color/). `title` is the first line of a figure.
+(https://jfly.uni-koeln.de/color/).
 """
 
+import dataclasses
 import io
 import math
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,38 @@ _SPLITS = {"train": (_GREY, ":"), "validation": (_ORANGE, "--"), "test": (_BLUE,
 _ROWS, _COLUMNS = 4, 5  # Of a sheet of images.
 
 warnings.filterwarnings("ignore", module=__name__)  # A class's name may lack in the font.
+
+
+@dataclasses.dataclass(frozen=True)
+class Evaluation:
+    """What the figures show: the outputs for a split after a step, and the run until then."""
+
+    dataset: str  # Its name, or the path of a user's own.
+    class_names: Sequence[str]  # Empty if the labels are no classes.
+    split: str
+    step: int
+    journal: Sequence[Mapping[str, Any]]  # The lines of `metrics.jsonl`.
+    weights: np.ndarray | None  # `float[units, height, width]`, of the first layer.
+    labels: np.ndarray  # `int32[n]`, those of the split.
+    images: np.ndarray  # `[n, *image_shape]`, or other inputs.
+    logits: np.ndarray  # `float32[n, num_classes]`.
+    metric: str = "accuracy"  # The one that `learning_curves` shows.
+
+    def title(self, middle: str = "") -> str:
+        """Returns the first line of a figure; `middle` is by default that of the split."""
+        is_path = Path(self.dataset).is_absolute()
+        name = _shorten(Path(self.dataset).name if is_path else self.dataset, 30)
+        return f"{name}, {middle or f'{self.split}, step'} {self.step}"
+
+    @property
+    def predicted(self) -> np.ndarray:
+        """The most probable class of each example."""
+        return self.logits.argmax(axis=1)
+
+    @property
+    def confidence(self) -> np.ndarray:
+        """The probability of that class."""
+        return np.exp(self.logits.max(axis=1) - np.logaddexp.reduce(self.logits, axis=1))
 
 
 def _create_figure(height: float, *title: str, width: float = _WIDTH) -> Figure:
@@ -68,20 +101,24 @@ def _shorten(name: str, length: int = 11) -> str:
     return name if len(name) <= length else f"{name[: length - 1]}…"
 
 
-def confusion_matrix(counts: np.ndarray, class_names: Sequence[str], title: str) -> Figure:
-    """Draws `counts`, `int[num_classes, num_classes]`, true class by predicted class.
+def confusion_matrix(data: Evaluation) -> Figure | None:
+    """Draws how often each true class was predicted as which.
 
     The colour is the share of the row; with ten classes or fewer it is also a number.
     """
-    num_classes = len(counts)
+    num_classes = len(data.class_names)
+    if not 0 < num_classes <= 100:  # With more, nothing would be legible.
+        return None
+    counts = np.zeros((num_classes, num_classes), int)
+    np.add.at(counts, (data.labels, data.predicted), 1)
     is_small = num_classes <= 10
     subtitle = "count, and percent of the row" if is_small else "count; darker: more of the row"
     size = 6.5 if is_small else 3.6
-    names = [_shorten(name) for name in class_names]
+    names = [_shorten(name) for name in data.class_names]
     longest = max(map(len, names))
     room = 0.01 * size * max(0, longest - 2)  # Inches for names longer than two digits.
     width = max(_WIDTH, 0.19 * num_classes + 0.3 + room)
-    figure = _create_figure(width + 0.38, title, subtitle, width=width)
+    figure = _create_figure(width + 0.38, data.title(), subtitle, width=width)
     axes = _add_axes(figure, 0.36 + room, 0.34 + room, 0.02, 0.38)
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
     # The square root makes the small shares visible: a reader looks for the mistakes.
@@ -107,38 +144,34 @@ def confusion_matrix(counts: np.ndarray, class_names: Sequence[str], title: str)
 def examples(
     images: np.ndarray, labels: np.ndarray, class_names: Sequence[str], title: str
 ) -> Figure:
-    """Draws the first images, `uint8[n, *image_shape]`, with the names of their labels."""
+    """Draws the first images, `[n, *image_shape]`, with the names of their labels."""
     captions = [_shorten(class_names[label]) for label in labels[: _ROWS * _COLUMNS]]
     return _sheet(images, captions, title)
 
 
-def mistakes(
-    images: np.ndarray,
-    labels: np.ndarray,
-    probabilities: np.ndarray,
-    class_names: Sequence[str],
-    title: str,
-) -> Figure:
-    """Draws the misclassified images with the highest confidence, in descending order.
-
-    The arrays are `uint8[n, *image_shape]`, `int[n]` and `float[n, num_classes]`.
-    """
-    predicted, confidence = probabilities.argmax(axis=1), probabilities.max(axis=1)
+def mistakes(data: Evaluation) -> Figure | None:
+    """Draws the misclassified images with the highest confidence, in descending order."""
+    if not data.class_names or data.images.ndim not in (3, 4):
+        return None
+    labels, predicted, confidence = data.labels, data.predicted, data.confidence
     wrong = np.flatnonzero(predicted != labels)
     chosen = wrong[np.argsort(-confidence[wrong], kind="stable")[: _ROWS * _COLUMNS]]
-    names = [_shorten(name, 9) for name in class_names]
+    names = [_shorten(name, 9) for name in data.class_names]
     space = " " if max(map(len, names)) == 1 else "\n"
     captions = [
         f"{names[labels[i]]}{space}→ {names[predicted[i]]}{space}({confidence[i]:.0%})"
         for i in chosen
     ]
     subtitle = "most confidently wrong: true → predicted" if captions else "no mistakes"
-    return _sheet(images[chosen], captions, title, subtitle)
+    return _sheet(data.images[chosen], captions, data.title(), subtitle)
 
 
 def _sheet(images: np.ndarray, captions: Sequence[str], *title: str) -> Figure:
     """Draws an image below each of at most 20 captions."""
     images = images[: len(captions)]
+    if images.dtype != np.uint8 and len(images):
+        images = images.astype(np.float32) - images.min()
+        images = (images * (255 / (images.max() or 1))).astype(np.uint8)
     if images.shape[3:] not in ((), (3,)):  # `imshow` draws grey and RGB.
         images = images.mean(axis=3).astype(np.uint8)
     factor = math.ceil(28 / images.shape[2])  # The margins are whole pixels.
@@ -155,12 +188,12 @@ def _sheet(images: np.ndarray, captions: Sequence[str], *title: str) -> Figure:
     axes = _add_axes(figure, 0, 0, 0, 0.4)  # One for all: axes of their own take 0.2 s.
     axes.set_axis_off()
     axes.imshow(sheet, "gray", vmin=0, vmax=255, origin="upper")
-    style: dict[str, Any] = {"fontsize": _SMALL, "ha": "center", "parse_math": False}
-    style["color"] = "black"  # On the white of the margins.
+    # Black on the white of the margins, whatever the style of the process is.
+    style: dict[str, Any] = {"fontsize": _SMALL, "ha": "center", "color": "black"}
     for index, caption in enumerate(captions):
         row, column = divmod(index, _COLUMNS)
         x, y = width * column + left + 14 * unit - 0.5, height * row + top - 1.5 * unit
-        axes.text(x, y, caption, **style)
+        axes.text(x, y, caption, parse_math=False, **style)
     return figure
 
 
@@ -170,8 +203,11 @@ def _tile(images: np.ndarray, columns: int) -> np.ndarray:
     return np.vstack([np.hstack(row) for row in rows])
 
 
-def first_layer(weights: np.ndarray, title: str) -> Figure:
-    """Draws the weights of the first 144 units, `float[units, height, width]`, as images."""
+def first_layer(data: Evaluation) -> Figure | None:
+    """Draws the weights of the first 144 units as images."""
+    weights = data.weights
+    if weights is None:
+        return None
     units = weights[:144]
     columns = min(12, max(5, math.ceil(math.sqrt(len(units)))))
     margins = ((0, -len(units) % columns), (0, 1), (0, 1))
@@ -180,7 +216,7 @@ def first_layer(weights: np.ndarray, title: str) -> Figure:
     scale = _WIDTH * _DPI / sheet.shape[1]
     height, width = np.array(sheet.shape) * (math.floor(scale) or scale) / _DPI
     subtitle = f"weights of the first layer: {len(units)} of {len(weights)} units"
-    figure = _create_figure(height + 0.7, title, subtitle)
+    figure = _create_figure(height + 0.7, data.title("step"), subtitle)
     axes = _add_axes(figure, (_WIDTH - width) / 2, 0.3, (_WIDTH - width) / 2, 0.4)
     axes.set_axis_off()
     limit = float(np.percentile(np.abs(weights), 99.5)) or 1.0
@@ -193,14 +229,15 @@ def first_layer(weights: np.ndarray, title: str) -> Figure:
     return figure
 
 
-def learning_curves(journal: Sequence[Mapping[str, Any]], title: str) -> Figure:
-    """Draws loss and accuracy by step; `journal` is the lines of `metrics.jsonl`."""
-    figure = _create_figure(4.2, title)
-    losses = _add_plot(figure, 2.25, 0.25, "cross-entropy, nats")
-    accuracies = _add_plot(figure, 0.4, 2.05, "accuracy", "step")
+def learning_curves(data: Evaluation) -> Figure:
+    """Draws the loss and a metric by step."""
+    figure = _create_figure(4.2, data.title("to step"))
+    label = "cross-entropy, nats" if data.class_names else "loss"
+    losses = _add_plot(figure, 2.25, 0.25, label)
+    metrics = _add_plot(figure, 0.4, 2.05, data.metric, "step")
 
     def plot(axes: Axes, tag: str, name: str, color: str, **style: Any) -> None:
-        lines = [line for line in journal if math.isfinite(line.get(tag, math.nan))]
+        lines = [line for line in data.journal if math.isfinite(line.get(tag, math.nan))]
         steps, values = [line["step"] for line in lines], [line[tag] for line in lines]
         label = f"{name} {values[-1]:.4f}" if values else name
         axes.plot(steps, values, color=color, label=label, **style)
@@ -209,32 +246,32 @@ def learning_curves(journal: Sequence[Mapping[str, Any]], title: str) -> Figure:
     for split, (color, line_style) in _SPLITS.items():
         style = {"linestyle": line_style, "marker": "o", "markersize": 3, "linewidth": 1.2}
         plot(losses, f"{split}/loss", split, color, **style)
-        plot(accuracies, f"{split}/accuracy", split, color, **style)
-    for axes in (losses, accuracies):
-        axes.set_xlim(0, 1.03 * max([line["step"] for line in journal], default=1))
+        plot(metrics, f"{split}/{data.metric}", split, color, **style)
+    for axes in (losses, metrics):
+        axes.set_xlim(0, 1.03 * max([line["step"] for line in data.journal], default=1))
         axes.locator_params(axis="x", integer=True)
         axes.legend(fontsize=_SMALL)
     losses.set_ylim(bottom=0)
     return figure
 
 
-def calibration(labels: np.ndarray, probabilities: np.ndarray, title: str) -> Figure:
-    """Draws the reliability diagram of `int[n]` labels and `float[n, num_classes]`.
+def calibration(data: Evaluation) -> Figure | None:
+    """Draws the reliability diagram.
 
     The expected calibration error is the sum of n_bin / n * |accuracy - mean confidence|
     (Guo et al. 2017, https://arxiv.org/abs/1706.04599).
     """
-    num_bins = 10
-    confidence = probabilities.max(axis=1).astype(float)
-    is_correct = probabilities.argmax(axis=1) == labels
+    if not data.class_names:
+        return None
+    num_bins, confidence = 10, data.confidence.astype(float)
     bins = np.minimum((confidence * num_bins).astype(int), num_bins - 1)
     count = np.bincount(bins, minlength=num_bins)
     with np.errstate(invalid="ignore"):  # Empty bins have NaN.
-        accuracy = np.bincount(bins, is_correct, num_bins) / count
+        accuracy = np.bincount(bins, data.predicted == data.labels, num_bins) / count
         mean = np.bincount(bins, confidence, num_bins) / count
     ece = np.nansum(count * np.abs(accuracy - mean)) / max(len(confidence), 1)
 
-    figure = _create_figure(3.9, title, f"expected calibration error {ece:.4f}")
+    figure = _create_figure(3.9, data.title(), f"expected calibration error {ece:.4f}")
     upper = _add_plot(figure, 1.25, 0.38, "accuracy")
     lower = _add_plot(figure, 0.38, 2.75, "examples", "confidence in the predicted class")
     upper.plot([0, 1], [0, 1], color=_GREY, linestyle="--", linewidth=1, label="perfect")
@@ -269,59 +306,37 @@ def predictions(
     return figure
 
 
-def plots(
-    *,
-    dataset: str,
-    class_names: Sequence[str],
-    split: str,
-    step: int,
-    journal: Sequence[Mapping[str, Any]],
-    weights: np.ndarray | None,
-    labels: np.ndarray,
-    images: np.ndarray,
-    logits: np.ndarray,
-) -> dict[str, Callable[[], Figure]]:
-    """Returns functions that draw a model, by name; `journal`: the lines of `metrics.jsonl`.
-
-    The labels, `int32[n]`, the images, `uint8[n, *image_shape]`, and the logits,
-    `float32[n, num_classes]`, are those of `split`. `weights` are those of `first_layer`, if
-    the model has such.
-    """
-    name = _shorten(Path(dataset).name if Path(dataset).is_absolute() else dataset, 30)
-    title = f"{name}, {split}, step {step}"
-    probabilities = np.exp(logits - np.logaddexp.reduce(logits, axis=1, keepdims=True))
-    figures = {
-        "calibration": lambda: calibration(labels, probabilities, title),
-        "learning_curves": lambda: learning_curves(journal, f"{name}, to step {step}"),
-        "mistakes": lambda: mistakes(images, labels, probabilities, class_names, title),
-    }
-    if len(class_names) <= 100:  # With more, nothing would be legible.
-        counts = np.zeros((logits.shape[1],) * 2, int)
-        np.add.at(counts, (labels, logits.argmax(axis=1)), 1)
-        figures["confusion_matrix"] = lambda: confusion_matrix(counts, class_names, title)
-    if weights is not None:
-        figures["first_layer"] = lambda: first_layer(weights, f"{name}, step {step}")
-    return figures
+# Each returns None where the data do not suit.
+FIGURES: dict[str, Callable[[Evaluation], Figure | None]] = {
+    figure.__name__: figure
+    for figure in (calibration, learning_curves, mistakes, confusion_matrix, first_layer)
+}
 
 
 def draw(
-    folder: Path, *, should_stop: Callable[[], bool] = lambda: False, **arguments: Any
+    folder: Path,
+    names: Iterable[str] = tuple(FIGURES),
+    *,
+    should_stop: Callable[[], bool] = lambda: False,
+    **arguments: Any,
 ) -> tuple[dict[str, bytes], list[str]]:
-    """Draws and saves `plots` in a folder; returns the PNGs by name, and what went wrong.
+    """Draws and saves figures in a folder; returns the PNGs by name, and what went wrong.
 
-    A figure that can't be drawn does not prevent the others. `should_stop` is called before
-    each.
+    Those that the data do not suit are left out, and one that fails does not prevent the
+    others. `arguments` are those of `Evaluation`; `should_stop` is called before each figure.
 
     Raises:
       OSError: A file can't be written.
     """
+    data = Evaluation(**arguments)
     pngs: dict[str, bytes] = {}
     errors = []
-    for name, create in plots(**arguments).items():
+    for name in names:
         if should_stop():
             break
         try:
-            pngs[name] = save(folder / f"{name}.png", create())
+            if figure := FIGURES[name](data):
+                pngs[name] = save(folder / f"{name}.png", figure)
         except OSError:
             raise
         except Exception as error:  # Of any type: class names and images may be anything.

@@ -44,8 +44,8 @@ def run(module: types.ModuleType, argv: list[str]) -> None:
     atexit.register(gc.freeze)
 
     def call(arguments: Sequence[str]) -> None:
-        with compile_cache.enabled():
-            module.main(*arguments)
+        compile_cache.enable()
+        module.main(*arguments)
         with writing_to("stdout"):
             print(end="", flush=True)
 

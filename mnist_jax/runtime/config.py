@@ -149,11 +149,18 @@ def _validate_field(config: ConfigDict, name: str, constraint: _Constraint | Non
         raise _error(config, name, f"is not {expected}")
 
 
-def choose(config: ConfigDict, field: str, table: Mapping[str, Any], own: bool = False) -> Any:
+def choose(
+    config: ConfigDict,
+    field: str,
+    table: Mapping[str, Any],
+    *,
+    own: bool = False,
+    is_saved: bool = False,
+) -> Any:
     """Returns what a field chooses from a table of functions and classes.
 
     Their parameters have the names of the config's fields that they use. With `own`, a choice
-    may also be `FILE.py:NAME` or `MODULE:NAME`.
+    may also be `FILE.py:NAME` or `MODULE:NAME`. What a saved config ignores is not refused.
 
     Raises:
       UserError: There is no such choice, or a field is set that this choice ignores.
@@ -166,14 +173,20 @@ def choose(config: ConfigDict, field: str, table: Mapping[str, Any], own: bool =
         raise _error(config, field, f"is none of {', '.join(table)}{others}")
     for name in (name for name in _DEFAULTS if name not in _parameters(table[choice])):
         users = [option for option in table if name in _parameters(table[option])]
-        if users and config[name] != _DEFAULTS[name]:
+        if users and not is_saved and config[name] != _DEFAULTS[name]:
             advice = f"set it to {_DEFAULTS[name]!r} or choose {' or '.join(users)}"
             raise _error(config, name, f"is ignored by config.{field}={choice}; {advice}")
     return table[choice]
 
 
 def create(
-    config: ConfigDict, field: str, table: Mapping[str, Any], kind: Any = None, **given: Any
+    config: ConfigDict,
+    field: str,
+    table: Mapping[str, Any],
+    kind: Any = None,
+    *,
+    is_saved: bool = False,
+    **given: Any,
 ) -> Any:
     """Returns what the choice of `choose` creates from the fields that it uses.
 
@@ -182,12 +195,14 @@ def create(
       field: The field that names the choice.
       table: See `choose`.
       kind: If set, the type of the result; a choice may also be the user's own, or an object.
+      is_saved: See `choose`.
       **given: Arguments that are no fields, or instead of them, for those that take them.
 
     Raises:
       UserError: As from `choose`; or nothing of this kind can be created.
     """
-    chosen, values = choose(config, field, table, own=bool(kind)), {**config, **given}
+    chosen = choose(config, field, table, own=bool(kind), is_saved=is_saved)
+    values = {**config, **given}
     with refusing(f"config.{field}: {config[field]}", "correct its code", Exception):
         if not (kind and isinstance(chosen, kind)):
             fields = {n: values[n] for n in _parameters(chosen) if n in values}

@@ -7,7 +7,7 @@ import hashlib
 import os
 import secrets
 import stat
-from collections.abc import Container, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
 
@@ -27,11 +27,11 @@ def open_regular(path: str | Path, mode: str = "rb", **options: Any) -> Any:
     return open(path, mode, opener=opener, **options)
 
 
-def digest_files(folder: Path, excluded: Container[str] = ()) -> dict[str, str]:
-    """Returns the SHA-256 of the files below a folder, by path, except those of some names."""
+def digest_files(folder: Path) -> dict[str, str]:
+    """Returns the SHA-256 of the files below a folder, but not of links, by path."""
     digests = {}
     for path in sorted(folder.rglob("*")):
-        if path.is_file() and path.name not in excluded:
+        if path.is_file() and not path.is_symlink():
             with path.open("rb") as file:
                 digest = hashlib.file_digest(file, "sha256").hexdigest()
             digests[path.relative_to(folder).as_posix()] = digest

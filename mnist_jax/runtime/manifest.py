@@ -11,11 +11,10 @@ from ml_collections import ConfigDict
 
 from mnist_jax.runtime import config as config_lib
 from mnist_jax.runtime.errors import UserError, first_line
-from mnist_jax.runtime.files import digest_files
+from mnist_jax.runtime.files import digest_files, open_regular
 
 _NAME = "manifest.json"
 _OLD_BEST = "validation_accuracy"
-_EXCLUDED = (_NAME, "commit_success.txt")  # orbax writes the latter after the manifest.
 
 
 class Manifest(NamedTuple):
@@ -60,12 +59,12 @@ class Manifest(NamedTuple):
 
 
 def write(folder: Path, manifest: Manifest) -> None:
-    """Writes the manifest of a folder, with the digests of its files."""
+    """Writes the manifest of a folder that has none yet, with the digests of its files."""
     content = manifest._asdict() | {
         "config": manifest.config.to_dict(),
         "environment": dict(manifest.environment),
         "own_code": dict(manifest.own_code),
-        "digests": digest_files(folder, _EXCLUDED),
+        "digests": digest_files(folder),
     }
     sealed = {"content": content, "sha256": _digest_json(content)}
     (folder / _NAME).write_text(json.dumps(sealed, indent=1))
@@ -78,11 +77,11 @@ def read(folder: Path) -> Manifest:
       UserError: The manifest is intact, but this code can't use it.
       Exception: Of any type: the manifest is damaged.
     """
-    for path in (folder.parent, *folder.parent.rglob("*")):
-        # A link could lead out of the folder, and reading a pipe would block.
-        if path.is_symlink() or not (path.is_file() or path.is_dir()):
-            raise ValueError(f"{path.name} is neither a file nor a folder")
-    sealed = json.loads((folder / _NAME).read_text())
+    for path in (folder.parent, folder, folder / _NAME):
+        if path.is_symlink():  # It could lead out of the workdir.
+            raise ValueError(f"{path.name} is a link")
+    with open_regular(folder / _NAME) as file:
+        sealed = json.load(file)
     content: dict[str, Any] = sealed["content"]
     if _digest_json(content) != sealed["sha256"]:
         raise ValueError(f"{_NAME} is not what was written")
@@ -98,10 +97,9 @@ def read(folder: Path) -> Manifest:
 
 
 def verify_files(folder: Path, manifest: Manifest) -> None:
-    """Raises ValueError unless the folder contains exactly the files that were written."""
-    changed = dict(digest_files(folder, _EXCLUDED).items() ^ manifest.digests.items())
-    if changed:
-        raise ValueError(f"{min(changed)} is not what was written")
+    """Raises ValueError unless all files are what was written; ignores others: .DS_Store."""
+    if changed := manifest.digests.items() - digest_files(folder).items():
+        raise ValueError(f"{min(changed)[0]} is not what was written")
 
 
 def _digest_json(content: Any) -> str:

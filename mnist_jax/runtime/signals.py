@@ -5,6 +5,7 @@ import os
 import signal
 import threading
 import types
+from pathlib import Path
 
 from mnist_jax.runtime.errors import CommandError
 
@@ -12,8 +13,11 @@ from mnist_jax.runtime.errors import CommandError
 class PreemptedError(CommandError):
     """A signal stopped the run, after its state was saved."""
 
-    def __init__(self, signum: int, message: str):
-        super().__init__(message)
+    def __init__(self, signum: int, step: int, workdir: Path):
+        super().__init__(
+            f"Stopped by {signal.Signals(signum).name} after step {step}, which is saved; "
+            f"resume with the same command and --workdir {workdir}"
+        )
         self.exit_code = 128 + signum  # The shell's convention: 143, 130, 129.
 
 

@@ -259,7 +259,7 @@ class _Target:
     def resume(self, fault: Fault) -> str:
         """Resumes the run to its last step; returns the outcome."""
         config = self._config.copy_and_resolve_references()
-        # A process each: only where it matters.
+        # Half a second each: only where it matters.
         config.figures = fault.is_of("figure")
         before = _snapshot(self.workdir)
         stderr = io.StringIO()

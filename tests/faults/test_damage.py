@@ -51,10 +51,6 @@ def lose_the_manifest(folder: Path) -> None:
     (folder / "default" / "manifest.json").unlink()
 
 
-def add_a_file(folder: Path) -> None:
-    (folder / "default" / "d" / "more").write_text("more")
-
-
 def flip_a_byte(folder: Path) -> None:
     path = max(files(folder), key=lambda path: path.stat().st_size)
     data = bytearray(path.read_bytes())
@@ -87,7 +83,6 @@ DAMAGES = [
     empty,
     half_delete,
     lose_the_manifest,
-    add_a_file,
     flip_a_byte,
     become_a_file,
     become_a_link,
@@ -119,6 +114,23 @@ def test_evaluation_refuses_it_and_restores_another(harm: Callable[[Path], None]
             restoring.restore(run, step)
     assert restoring.restore(run, "20").step == 20
     assert sorted(run.rglob("*")) == before
+
+
+def test_files_that_the_run_did_not_write_are_no_damage(run: Path, capfd):
+    """Of a file manager, an archive, a network file system, an editor; and links and pipes."""
+    checkpoint = run / "checkpoints" / "40"
+    for folder in [checkpoint, *(path for path in checkpoint.rglob("*") if path.is_dir())]:
+        for name in (".DS_Store", "._d", "Thumbs.db", ".nfs0001", "manifest.json~"):
+            (folder / name).write_text("foreign")
+        (folder / "a_link").symlink_to(run.parent)
+        os.mkfifo(folder / "a_pipe")
+    assert restoring.restore(run, "40").step == 40
+    longer = config()
+    longer.num_train_steps = 60
+    train_and_evaluate(longer, run)
+    stdout, stderr = capfd.readouterr()
+    assert "steps 41 to 60" in stdout
+    assert stderr == ""
 
 
 def test_if_all_are_damaged_the_run_starts_anew(run: Path, complete_run: Path, capfd):

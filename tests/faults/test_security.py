@@ -50,6 +50,7 @@ def forge(workdir: Path, **fields) -> None:
     content = json.loads((folder / "manifest.json").read_text())["content"]
     saved = content.pop("config") | fields
     forged = types.SimpleNamespace(to_dict=lambda: saved)  # A ConfigDict refuses some of them.
+    (folder / "manifest.json").unlink()
     manifest.write(folder, Manifest(**content, config=forged))
 
 

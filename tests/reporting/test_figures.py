@@ -45,7 +45,9 @@ def create_arguments(num_classes: int = 10, num_units: int = 16) -> dict:
 
 
 def draw(**arguments) -> dict[str, Figure]:
-    return {name: create() for name, create in figures.plots(**arguments).items()}
+    data = figures.Evaluation(**arguments)
+    drawn = {name: create(data) for name, create in figures.FIGURES.items()}
+    return {name: figure for name, figure in drawn.items() if figure}
 
 
 def tick_labels(axis: Axis, *, visible: bool = True) -> list[Text]:
@@ -95,7 +97,10 @@ def test_every_figure_names_dataset_and_step_and_those_of_a_split_its_name():
 @pytest.mark.parametrize("num_classes", [10, 47])
 def test_confusion_matrix_holds_each_count_in_its_cell(num_classes):
     counts = np.random.default_rng(0).integers(0, 30, (num_classes, num_classes))
-    figure = figures.confusion_matrix(counts, [*map(str, range(num_classes))], "")
+    labels, predicted = np.repeat(np.argwhere(counts >= 0), counts.ravel(), axis=0).T
+    arguments = create_arguments(num_classes)
+    arguments |= {"labels": labels, "logits": np.eye(num_classes)[predicted]}
+    figure = draw(**arguments)["confusion_matrix"]
     share = counts / counts.sum(axis=1, keepdims=True)
     percent = {
         place: [f"{100 * share[place]:.1f}"] * (num_classes == 10)
@@ -132,8 +137,9 @@ def test_texts_are_legible_at_the_width_that_tensorboard_shows(num_units):
 
 def test_mistakes_are_sorted_by_confidence():
     probabilities = np.array([[0.9, 0.1], [0.2, 0.8], [0.6, 0.4], [0.01, 0.99]])
-    images = np.arange(1, 5, dtype=np.uint8)[:, np.newaxis, np.newaxis] * np.ones((28, 28))
-    figure = figures.mistakes(images, np.array([1, 1, 1, 0]), probabilities, ["0", "1"], "")
+    images = np.arange(1, 5, dtype=np.uint8).repeat(28 * 28).reshape(4, 28, 28)
+    arguments = create_arguments(2) | {"images": images, "labels": np.array([1, 1, 1, 0])}
+    figure = draw(**arguments | {"logits": np.log(probabilities)})["mistakes"]
     (axes,) = figure.axes
     captions = [text.get_text() for text in axes.texts]
     assert captions == ["0 → 1 (99%)", "1 → 0 (90%)", "1 → 0 (60%)"]
@@ -189,8 +195,47 @@ def test_drawing_ends_before_the_next_figure_if_it_should_stop(tmp_path):
     assert (len(pngs), errors) == (2, [])
 
 
+@pytest.mark.parametrize(
+    ("changes", "left_out"),
+    [
+        ({"images": np.zeros((2000, 784), np.float32)}, {"mistakes"}),
+        ({"weights": None}, {"first_layer"}),
+        ({"class_names": ()}, {"mistakes", "calibration", "confusion_matrix"}),
+        (create_arguments(101), {"confusion_matrix"}),
+    ],
+    ids=["a table", "no weights", "no classes", "many classes"],
+)
+def test_figures_that_the_data_do_not_suit_are_left_out(tmp_path, changes, left_out):
+    arguments = create_arguments() | changes
+    pngs, errors = figures.draw(tmp_path, **arguments)
+    assert (set(pngs), errors) == (set(NAMES) - left_out, [])
+
+
+def test_only_the_named_figures_are_drawn(tmp_path):
+    pngs, errors = figures.draw(tmp_path, ("mistakes", "first_layer"), **create_arguments())
+    assert (list(pngs), errors) == (["mistakes", "first_layer"], [])
+
+
+def test_learning_curves_show_the_metric_that_is_named():
+    journal = [{"step": 1000, "test/loss": 4.0, "test/mean_absolute_error": 2.0}]
+    arguments = create_arguments() | {"journal": journal, "class_names": ()}
+    figure = draw(**arguments, metric="mean_absolute_error")["learning_curves"]
+    assert [axes.get_ylabel() for axes in figure.axes] == ["loss", "mean_absolute_error"]
+    assert figure.axes[1].get_legend().texts[-1].get_text() == "test 2.0000"
+
+
+def test_images_of_numbers_are_drawn_from_their_lowest_to_their_highest():
+    arguments = create_arguments()
+    images = arguments["images"].astype(np.float32) / 255 * 4 - 2
+    images[:, 0, :2] = [-2, 2]
+    arguments["images"][:, 0, :2] = [0, 255]
+    drawn = draw(**arguments | {"images": images})["mistakes"].axes[0].images[0].get_array()
+    expected = draw(**arguments)["mistakes"].axes[0].images[0].get_array()
+    np.testing.assert_allclose(drawn.astype(int), expected, atol=1)
+
+
 def test_a_figure_that_fails_does_not_prevent_the_others(tmp_path):
-    arguments = create_arguments() | {"images": np.zeros((2000, 784), np.uint8)}
+    arguments = create_arguments() | {"images": np.zeros((2000, 0, 0), np.uint8)}
     pngs, (error,) = figures.draw(tmp_path, **arguments)
     assert error.startswith("mistakes: ")
     assert sorted([*pngs, "mistakes"]) == NAMES
@@ -205,7 +250,8 @@ def test_learning_curves_have_the_last_values_in_the_legend_of_their_panel():
         {"step": 2000, "train/loss": 0.5, "train/accuracy": 0.9},
         {"step": 2000, "test/loss": 0.6, "test/accuracy": 0.8},
     ]
-    losses, accuracies = figures.learning_curves(journal, "").axes
+    arguments = create_arguments() | {"journal": journal}
+    losses, accuracies = draw(**arguments)["learning_curves"].axes
     labels = [[text.get_text() for text in x.get_legend().texts] for x in (losses, accuracies)]
     assert labels == [
         ["training batch 2.0000", "train 0.5000", "validation", "test 0.6000"],
@@ -216,7 +262,8 @@ def test_learning_curves_have_the_last_values_in_the_legend_of_their_panel():
 
 
 def test_ticks_of_the_steps_are_round():
-    figure = figures.learning_curves([{"step": 2000, "test/accuracy": 0.8}], "")
+    arguments = create_arguments() | {"journal": [{"step": 2000, "test/accuracy": 0.8}]}
+    figure = draw(**arguments)["learning_curves"]
     figure.draw_without_rendering()
     labels = [label.get_text() for label in tick_labels(figure.axes[1].xaxis)]
     assert labels == ["0", "500", "1000", "1500", "2000"]
@@ -224,7 +271,7 @@ def test_ticks_of_the_steps_are_round():
 
 def test_first_layer_shows_each_unit_from_left_to_right():
     weights = np.random.default_rng(0).normal(size=(7, 28, 28))
-    figure = figures.first_layer(weights, "")
+    figure = draw(**create_arguments() | {"weights": weights})["first_layer"]
     sheet = figure.axes[0].images[0].get_array()
     for unit in range(7):
         top, left = 29 * (unit // 5), 29 * (unit % 5)
@@ -236,7 +283,9 @@ def test_expected_calibration_error_is_its_formula():
     # Four examples at 0.75, half of them correct, and one at 0.65, correct.
     confidence = np.array([0.75, 0.75, 0.75, 0.75, 0.65])
     labels = np.array([0, 1, 0, 1, 0])
-    figure = figures.calibration(labels, np.stack([confidence, 1 - confidence], axis=1), "")
+    logits = np.log(np.stack([confidence, 1 - confidence], axis=1))
+    arguments = create_arguments(2) | {"labels": labels, "logits": logits}
+    figure = draw(**arguments)["calibration"]
     ece = (4 * (0.75 - 0.5) + 1 * (1 - 0.65)) / 5
     assert figure.get_suptitle().endswith(f"expected calibration error {ece:.4f}")
 

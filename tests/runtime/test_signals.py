@@ -6,6 +6,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -33,7 +34,7 @@ def test_the_first_signal_is_recorded(signum: signal.Signals, handlers):
         os.kill(os.getpid(), signal.SIGTERM)
         assert watch.signum == signum
     assert {number: signal.getsignal(number) for number in SIGNALS} == handlers
-    assert PreemptedError(signum, "").exit_code == 128 + signum
+    assert PreemptedError(signum, 1, Path()).exit_code == 128 + signum
 
 
 def test_a_hangup_that_nohup_ignores_stays_ignored():
