@@ -63,33 +63,21 @@ def test_a_model_of_other_images_gets_one_line():
 SERVER = """
 import sys
 from mnist_jax.commands import demo
-demo._Handler.timeout, demo._MAX_THREADS = 0.2, int(sys.argv[2])
+demo._Handler.timeout = 0.2
 names = ["Bag", "Ankle boot", "<b>" + 40 * "x"]
-requests = []
-class Server(demo._Server):
-    def finish_request(self, *args):
-        requests.append(args)
-        try:
-            super().finish_request(*args)
-        finally:
-            requests.remove(args)
 def predict(grey):
-    return {"classes": names, "label": 1, "probabilities": [0, 1, 0], "image": [0] * 784,
-            "num_requests": len(requests)}
-with Server(predict, sys.argv[1], 0) as server:
+    return {"classes": names, "label": 1, "probabilities": [0, 1, 0], "image": [0] * 784}
+with demo._Server(predict, sys.argv[1], 0) as server:
     print(server.url, flush=True)
     server.serve_forever()
 """
 
 
 @contextlib.contextmanager
-def server(host="127.0.0.1", max_threads=64):
+def server(host="127.0.0.1"):
     """Runs the server with a short timeout and without a model; yields its address."""
     with subprocess.Popen(
-        [sys.executable, "-c", SERVER, host, str(max_threads)],
-        cwd=ROOT,
-        stdout=subprocess.PIPE,
-        text=True,
+        [sys.executable, "-c", SERVER, host], cwd=ROOT, stdout=subprocess.PIPE, text=True
     ) as process:
         try:
             yield urllib.parse.urlsplit(process.stdout.readline().strip())
@@ -206,14 +194,6 @@ def test_a_client_that_sends_no_more_does_not_keep_a_connection(start):
     with server() as url, socket.create_connection((url.hostname, url.port), 30) as connection:
         connection.sendall(start.encode())
         assert connection.recv(1) == b""
-
-
-def test_the_number_of_requests_at_once_is_bounded():
-    with server(max_threads=2) as url, contextlib.ExitStack() as stack:
-        for _ in range(4):
-            stack.enter_context(socket.create_connection((url.hostname, url.port)))
-        _, body = ask(url.port, "POST", "/predict", bytes(280 * 280))
-    assert json.loads(body)["num_requests"] <= 2
 
 
 def test_the_page_requests_nothing_from_other_servers(port):

@@ -14,12 +14,10 @@ import json
 import secrets
 import signal
 import sys
-import threading
 from collections.abc import Callable
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from importlib import resources
-from typing import Any
 
 import numpy as np
 from absl import flags
@@ -38,8 +36,6 @@ _PORT = flags.DEFINE_integer(
 )
 
 _SIDE = 280  # Pixels of the canvas, which the page sends as one byte of grey each.
-_NUM_BYTES = _SIDE * _SIDE
-_MAX_THREADS = 64
 
 
 def main() -> None:
@@ -56,13 +52,11 @@ def main() -> None:
         raise UserError(f"workdir: {problem}; {needs}; choose another")
 
     def predict(grey: np.ndarray) -> dict[str, object]:
-        try:
+        answer: dict[str, object] = {"classes": model.manifest.class_names, "label": None}
+        with contextlib.suppress(UnreadableImageError):  # Nothing is drawn.
             image = normalize(grey[:, :, np.newaxis] / 255)
-        except UnreadableImageError:  # Nothing is drawn.
-            return {"classes": model.manifest.class_names, "label": None}
-        (row,) = model.predict(image[np.newaxis])
-        pixels = image.ravel().tolist()
-        return {"classes": model.manifest.class_names, "image": pixels, **row}
+            answer |= {"image": image.ravel().tolist(), **model.predict(image[np.newaxis])[0]}
+        return answer
 
     predict(255 * np.eye(_SIDE, dtype=np.uint8))  # Compiles before the first request.
     with _Server(predict, _HOST.value, _PORT.value) as server:
@@ -82,7 +76,7 @@ class _Server(ThreadingHTTPServer):
     """
 
     daemon_threads = True  # Ctrl-C does not wait for open connections of a browser.
-    request_queue_size = 128  # Connections that wait for one of the threads.
+    request_queue_size = 128  # Connections that wait for their thread.
 
     def __init__(
         self, predict: Callable[[np.ndarray], dict[str, object]], host: str, port: int
@@ -90,7 +84,6 @@ class _Server(ThreadingHTTPServer):
         """Opens the port; `predict` is called with `uint8[280, 280]`, in several threads."""
         self.predict = predict
         self.page = resources.files("mnist_jax.commands").joinpath("demo.html").read_bytes()
-        self._free_threads = threading.Semaphore(_MAX_THREADS)
         advice = "choose another --port or --host"
         with refusing(f"port: {host}:{port}", advice, (OSError, ValueError)):
             super().__init__((host, port), _Handler)  # A ValueError: the host is no name.
@@ -98,14 +91,6 @@ class _Server(ThreadingHTTPServer):
         self.is_local = ipaddress.ip_address(self.address).is_loopback
         self.root = "/" if self.is_local else f"/{secrets.token_urlsafe(16)}/"
         self.url = f"http://{host}:{self.server_port}{self.root}"
-
-    def process_request(self, request: Any, client_address: Any) -> None:
-        self._free_threads.acquire()
-        super().process_request(request, client_address)
-
-    def process_request_thread(self, request: Any, client_address: Any) -> None:
-        super().process_request_thread(request, client_address)
-        self._free_threads.release()
 
     def handle_error(self, request: object, client_address: object) -> None:
         """Reports bugs, but not that a connection was closed."""
@@ -137,15 +122,14 @@ class _Handler(BaseHTTPRequestHandler):
             self.send_error(HTTPStatus.NOT_FOUND)
 
     def do_POST(self) -> None:
-        length = self.headers.get("Content-Length", "")
+        size = _SIDE * _SIDE
         if self.path != "/predict":
             self.send_error(HTTPStatus.NOT_FOUND)
-        elif length != str(_NUM_BYTES) or len(body := self.rfile.read(_NUM_BYTES)) < _NUM_BYTES:
+        elif self.headers.get("Content-Length") != str(size):
             self.send_error(HTTPStatus.BAD_REQUEST)
-        else:
+        elif len(body := self.rfile.read(size)) == size:  # Else the client is gone.
             grey = np.frombuffer(body, np.uint8).reshape(_SIDE, _SIDE)
-            prediction = self.server.predict(grey)
-            self._respond("application/json", json.dumps(prediction).encode())
+            self._respond("application/json", json.dumps(self.server.predict(grey)).encode())
 
     def _respond(self, content_type: str, body: bytes) -> None:
         self.send_response(HTTPStatus.OK)

@@ -14,6 +14,7 @@ Examples:
     mnist-jax export --workdir runs/mine --step best --output digits.onnx
 """
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,7 @@ from absl import flags
 from mnist_jax.commands.flags import CHECKPOINT, restore_checkpoint
 from mnist_jax.runtime import run_folder
 from mnist_jax.runtime.errors import UserError, refusing
-from mnist_jax.runtime.files import is_pipe_or_device, replacing
+from mnist_jax.runtime.files import replacing
 
 for flag in CHECKPOINT:
     flags.declare_key_flag(flag)
@@ -39,8 +40,8 @@ def main() -> None:
         raise UserError("output: missing; give --output FILE")
     output = Path(_OUTPUT.value)
     output = run_folder.resolve("output", output.parent) / output.name
-    if is_pipe_or_device(output):  # A file would replace it.
-        raise UserError(f"output: {output}: a pipe or a device; choose another file")
+    if os.path.lexists(output) and not os.path.isfile(output):  # noqa: PTH113 - may be too long
+        raise UserError(f"output: {output}: not a file; choose another")  # Such as a device.
     trained = restore_checkpoint()
 
     def compute(inputs: jax.Array) -> Any:
@@ -48,25 +49,20 @@ def main() -> None:
 
     (batch,) = jax.export.symbolic_shape("batch")
     inputs = jax.ShapeDtypeStruct((batch, *trained.input.shape), trained.input.dtype)
-    convert = _to_onnx if output.suffix == ".onnx" else _to_stablehlo
     advice = "it must take a batch of any size: by images.shape[0], not by len(images)"
     with refusing(f"model: {type(trained.model).__name__}", advice, TypeError):
-        content = convert(compute, inputs)
+        if output.suffix == ".onnx":
+            content = _to_onnx(compute, inputs)
+        else:
+            platforms = ("cpu", "cuda", "rocm", "tpu")
+            export = jax.export.export(jax.jit(compute), platforms=platforms)
+            content = bytes(export(inputs).serialize())
     with refusing(f"output: {output}", "choose another file"), replacing(output) as stream:
         stream.write(content)
     print(f"Step {trained.step} of {trained.workdir}: {output}, {len(content):,} bytes")
 
 
-def _to_stablehlo(function: Callable[..., Any], images: Any) -> bytes:
-    import jax
-
-    export = jax.export.export(jax.jit(function), platforms=("cpu", "cuda", "rocm", "tpu"))
-    return bytes(export(images).serialize())
-
-
-def _to_onnx(function: Callable[..., Any], images: Any) -> bytes:
-    try:
+def _to_onnx(function: Callable[..., Any], inputs: Any) -> bytes:
+    with refusing("output: .onnx", "README.md says how to install it", ImportError):
         from jax2onnx import to_onnx
-    except ImportError as error:
-        raise UserError("output: .onnx needs jax2onnx; see README.md") from error
-    return to_onnx(function, inputs=[images], model_name="mnist_jax").SerializeToString()
+    return to_onnx(function, inputs=[inputs], model_name="mnist_jax").SerializeToString()

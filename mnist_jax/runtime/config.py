@@ -1,5 +1,6 @@
 """Validation of configs, and which fields may change when a run is resumed."""
 
+import contextlib
 import difflib
 import functools
 import inspect
@@ -43,7 +44,7 @@ _CHANGEABLE_FIELDS = (
 )
 
 
-# Whether a value of the field's type is valid, and what is.
+# Whether a value of the field's type is valid (or an error), and what is.
 _Constraint = tuple[Callable[[Any], object], str]
 
 
@@ -69,27 +70,15 @@ def own_path(dataset: str) -> Path | None:
     return None
 
 
-def _is_dataset(value: str) -> object:
-    try:
-        is_path = value.isprintable() and own_path(value)
-    except RuntimeError:  # The user of `~user` does not exist.
-        return False
-    return is_path or _DATASET_NAME.fullmatch(value)
-
-
-def _is_pattern(value: str) -> bool:
-    try:
-        re.compile(value)
-    except re.error:
-        return False
-    return True
-
-
 _FRACTION: _Constraint = (lambda v: 0 <= v < 1, "a number from 0 to below 1")
-# Of fields that may not have any value of their type; other integers are at least 1.
+# Of fields that may not have any value of their type.
 _CONSTRAINTS: dict[str, _Constraint] = {
+    **{name: _integer(1) for name, value in _DEFAULTS.items() if type(value) is int},
     "seed": _integer(0, 2**32 - 1),
-    "dataset": (_is_dataset, "a dataset's name, like 'mnist', or path: './mine'"),
+    "dataset": (
+        lambda v: v.isprintable() and (own_path(v) or _DATASET_NAME.fullmatch(v)),
+        "a dataset's name, like 'mnist', or path: './mine'",
+    ),
     "image_size": (
         lambda v: len(v) in (0, 2) and _are_integers(v, _MAX_WIDTH),
         "a height and a width in pixels, like (32, 32), or ()",
@@ -106,7 +95,7 @@ _CONSTRAINTS: dict[str, _Constraint] = {
     "warmup_steps": _integer(0),
     "drop_steps": (_are_integers, "a tuple of steps, like (1000, 1500)"),
     "drop_factor": (lambda v: 0 < v <= 1, "a number above 0, up to 1"),
-    "trainable": (_is_pattern, "a regular expression over names like 'hidden1/kernel'"),
+    "trainable": (re.compile, "a regular expression over names like 'hidden1/kernel'"),
     "early_stopping_evals": _integer(0),
     "examples": _choice("auto", "device", "host"),
     "momentum": _FRACTION,
@@ -121,11 +110,10 @@ _CONSTRAINTS: dict[str, _Constraint] = {
 
 def validate(config: ConfigDict) -> None:
     """Raises UserError for the first field that is missing, unknown or not valid."""
-    for name in config:
-        if name not in _DEFAULTS:
-            matches = difflib.get_close_matches(name, list(_DEFAULTS), n=1)
-            hint = f"did you mean config.{matches[0]}?" if matches else "see configs/default.py"
-            raise UserError(f"config.{name}: there is no such field; {hint}")
+    for name in sorted(set(config) - set(_DEFAULTS)):
+        matches = difflib.get_close_matches(name, list(_DEFAULTS), n=1)
+        hint = f"did you mean config.{matches[0]}?" if matches else "see configs/default.py"
+        raise UserError(f"config.{name}: there is no such field; {hint}")
     for name in _DEFAULTS:
         if name not in config:
             raise UserError(f"config.{name}: missing; derive from configs/default.py")
@@ -142,11 +130,13 @@ def validate(config: ConfigDict) -> None:
 
 def _validate_field(config: ConfigDict, name: str, constraint: _Constraint | None) -> None:
     value, wanted = config[name], type(_DEFAULTS[name])
-    any_value: _Constraint = (lambda _: True, f"of type {wanted.__name__}")
-    is_valid, expected = constraint or (_integer(1) if wanted is int else any_value)
+    is_valid, expected = constraint or (lambda _: True, f"of type {wanted.__name__}")
     is_type = type(value) is wanted or (wanted is float and type(value) is int)
-    if not (is_type and is_valid(value)):
-        raise _error(config, name, f"is not {expected}")
+    # The errors of a pattern, and of `~user` if there is no such user.
+    with contextlib.suppress(re.error, RuntimeError):
+        if is_type and is_valid(value):
+            return
+    raise _error(config, name, f"is not {expected}")
 
 
 def choose(
@@ -231,16 +221,14 @@ def check_resumable(config: ConfigDict, saved: ConfigDict, workdir: object) -> N
     changeable = set(_CHANGEABLE_FIELDS)
     if saved.early_stopping_evals:  # Then it decides the last step.
         changeable.remove("eval_every_steps")
-    differences = [
+    differences = "; ".join(
         f"config.{name}: {config[name]!r} here, {saved[name]!r} there"
         for name in _DEFAULTS
         if name not in changeable and config[name] != saved[name]
-    ]
+    )
     if differences:
-        raise UserError(
-            f"{workdir}: its run has another config ({'; '.join(differences)}); set the same "
-            "values, or choose another --workdir"
-        )
+        advice = "set the same values, or choose another --workdir"
+        raise UserError(f"{workdir}: its run has another config ({differences}); {advice}")
 
 
 def hyperparameters(config: ConfigDict) -> dict[str, Any]:
@@ -261,10 +249,7 @@ def from_json(fields: Mapping[str, Any]) -> ConfigDict:
         raise UserError(f"config.{unknown[0]}: there is no such field in this version")
     values = {k: tuple(v) if isinstance(v, list) else v for k, v in fields.items()}
     # Older configs lack newer fields, whose defaults change nothing.
-    config = ConfigDict()
-    with config.ignore_type():
-        config.update(_DEFAULTS.to_dict() | values)
+    config = ConfigDict(_DEFAULTS.to_dict() | values)
     for name in _DEFAULTS:  # A dataset's name leads to files.
-        anything: _Constraint = (lambda _: True, f"of type {type(_DEFAULTS[name]).__name__}")
-        _validate_field(config, name, _CONSTRAINTS[name] if name == "dataset" else anything)
+        _validate_field(config, name, _CONSTRAINTS[name] if name == "dataset" else None)
     return config.lock()

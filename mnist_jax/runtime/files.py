@@ -27,13 +27,6 @@ def open_regular(path: str | Path, mode: str = "rb", **options: Any) -> Any:
     return open(path, mode, opener=opener, **options)
 
 
-def is_pipe_or_device(path: str | Path) -> bool:
-    """Returns whether reading the path might block; it need not exist, or be a path."""
-    with contextlib.suppress(OSError, ValueError):
-        return stat.S_IFMT(Path(path).stat().st_mode) not in (stat.S_IFREG, stat.S_IFDIR)
-    return False
-
-
 def digest_files(folder: Path) -> dict[str, str]:
     """Returns the SHA-256 of the files below a folder, but not of links, by path."""
     digests = {}
