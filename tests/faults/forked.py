@@ -58,5 +58,6 @@ def _run(
     sys.argv = ["mnist-jax", *arguments]
     try:
         main()
+        exit_code.write_text("0")
     except SystemExit as end:
         exit_code.write_text(str(end.code or 0))
