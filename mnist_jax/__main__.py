@@ -24,7 +24,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             module = importlib.import_module(f"mnist_jax.commands.{name}")
             command.run(module, [program, *arguments[1:]])
         elif name in ("-h", "--help", ""):
-            command.print_help(_create_help(), program)
+            command.print_help(_create_help())
             if not name:
                 raise UserError("command: missing; give one of those above")
         else:

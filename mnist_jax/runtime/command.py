@@ -15,7 +15,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from absl import app, flags, logging
+from absl import flags, logging
 from ml_collections import ConfigDict, config_flags
 
 from mnist_jax.configs import default
@@ -43,25 +43,22 @@ def run(module: types.ModuleType, argv: list[str]) -> None:
     gc.set_threshold(100_000)
     atexit.register(gc.freeze)
 
-    def call(arguments: Sequence[str]) -> None:
-        compile_cache.enable()
-        module.main(*arguments)
-        with writing_to("stdout"):
-            print(end="", flush=True)
-
     if {"-h", "-help", "--help"}.intersection(itertools.takewhile("--".__ne__, argv)):
-        print_help(_create_help(module), argv[0])
-    else:
-        app.run(call, argv, flags_parser=lambda argv: parse_flags(argv, module))
+        print_help(_create_help(module))
+        return
+    logging.use_absl_handler()  # The verbosity is then that of all Python logging.
+    arguments = parse_flags(argv, module)
+    compile_cache.enable()
+    module.main(*arguments)
+    with writing_to("stdout"):
+        print(end="", flush=True)
 
 
-def print_help(text: str, program: str) -> None:
-    """Prints the text, with the command as it was called; `| head` may cut it."""
-    forms = {"__main__.py": ("mnist-jax ", "python -m mnist_jax ")}
-    forms["train.py"] = ("mnist-jax train", "python train.py")
+def print_help(text: str) -> None:
+    """Prints the text, which `| head` may cut."""
     signal.signal(signal.SIGPIPE, signal.SIG_DFL)
     with writing_to("stdout"):
-        print(text.replace(*forms.get(Path(program).name, ("", ""))), flush=True)
+        print(text, flush=True)
 
 
 def _create_help(module: types.ModuleType) -> str:
@@ -108,10 +105,6 @@ def parse_flags(argv: Sequence[str], module: types.ModuleType) -> Sequence[str]:
         arguments = flags.FLAGS([argv[0], f"--verbosity={logging.FATAL}", *argv[1:]])[1:]
     # Of any type: ml_collections runs the config file here.
     except (Exception, SystemExit) as error:
-        if isinstance(error, SystemExit) and any(
-            arg.startswith(("--help", "-?")) for arg in argv
-        ):
-            raise  # absl's own pages.
         raise UserError(_describe(error)) from error
     own = flags.FLAGS.get_key_flags_for_module(module)
     for flag in flags.FLAGS.get_flags_for_module(f"{module.__package__}.flags"):
