@@ -125,12 +125,14 @@ class EventFile:
     def write_images(self, step: int, images: Mapping[str, bytes]) -> None:
         """Writes PNGs by name, and flushes; `SummaryWriter` would encode the pixels again."""
         from tensorboard.plugins.image import metadata
+        from tensorboard.util.tensor_util import make_tensor_proto
 
         kind = metadata.create_summary_metadata(display_name=None, description=None)
         for name, png in images.items():
             width, height = struct.unpack(">II", png[16:24])  # In PNG's first chunk.
-            values = [str(width).encode(), str(height).encode(), png]
-            self.write(step=step, summary=_summarize_tensor(f"figures/{name}", values, kind))
+            tensor = make_tensor_proto([str(width).encode(), str(height).encode(), png])
+            value = {"tag": f"figures/{name}", "tensor": tensor, "metadata": kind}
+            self.write(step=step, summary={"value": [value]})
         self.flush()
 
     def flush(self) -> None:
@@ -144,16 +146,9 @@ class EventFile:
             self._file.close()
 
 
-def _summarize_tensor(tag: str, tensor: Any, metadata: Any) -> Any:
-    from tensorboard.util.tensor_util import make_tensor_proto
-
-    return {"value": [{"tag": tag, "tensor": make_tensor_proto(tensor), "metadata": metadata}]}
-
-
 def _create_stand_in() -> types.ModuleType:
-    """Returns a `tensorflow` with the functions that clu's `SummaryWriter` calls."""
+    """Returns a `tensorflow` with what clu's `SummaryWriter` calls here."""
     from tensorboard.compat import tensorflow_stub
-    from tensorboard.compat.proto.summary_pb2 import Summary
     from tensorboard.plugins.histogram.summary_v2 import histogram_pb
     from tensorboard.plugins.scalar.summary_v2 import scalar_pb
     from tensorboard.plugins.text.summary_v2 import text_pb
@@ -173,10 +168,6 @@ def _create_stand_in() -> types.ModuleType:
         scalar=writes(scalar_pb),
         text=writes(text_pb),
         histogram=writes(histogram_pb),
-        write=writes(_summarize_tensor),
-        experimental=types.SimpleNamespace(
-            write_raw_pb=writes(Summary.FromString), summary_scope=contextlib.nullcontext
-        ),
     )
     # What TensorBoard's HParams plugin uses when it is imported.
     tensorflow.make_tensor_proto = make_tensor_proto

@@ -42,7 +42,6 @@ writer.close()
 
 def write(writer):
     rng = np.random.default_rng(0)
-    writer.write_hparams({"rate": 0.1, "sizes": (128, 32), "name": "sgd", "on": True, "n": 3})
     writer.write_texts(0, {"text": "| a | `b` |\n|---|---|\nümlaut"})
     writer.write_scalars(1, {"float": 0.1, "int": 7, "numpy": np.float32(1e-30)})
     writer.write_scalars(2, {"inf": np.inf, "nan": np.nan, "one": np.array(1)})
@@ -65,9 +64,6 @@ def events(logdir):
         for value in event.summary.value:
             arrays.append(make_ndarray(value.tensor))
             value.ClearField("tensor")  # Numbers in a list or as bytes: both are read.
-            # The hparams' row has the time in it, as a float64.
-            if value.metadata.plugin_data.plugin_name == "hparams":
-                value.metadata.plugin_data.ClearField("content")
         event.ClearField("source_metadata")
         yield event, arrays
 
