@@ -108,14 +108,15 @@ def summarize(task: Task, columns: Mapping[str, np.ndarray]) -> dict[str, Any]:
     """Returns a split's result from the values of its examples, `[..., num_examples]`."""
     count = columns["loss"].shape[-1]
     sums = {name: np.atleast_2d(x).sum(axis=1, dtype=float) for name, x in columns.items()}
-    each = []
+    each: list[dict[str, Any]] = []
     for row in zip(*sums.values(), strict=True):
-        of_one = dict(zip(sums, map(float, row), strict=True))
-        each.append({n: x / count for n, x in of_one.items()} | task.summarize(of_one, count))
+        of_one = dict(zip(sums, row, strict=True))
+        with np.errstate(all="ignore"):  # A ratio of nothing is NaN.
+            more = task.summarize(of_one, count)
+        numbers = {n: x if isinstance(x, int) else float(x) for n, x in more.items()}
+        each.append({name: float(x / count) for name, x in of_one.items()} | numbers)
     if len(each) == 1:
         return {"num_examples": count} | each[0]
     *singles, committee = each
-    result = {name: np.array([single[name] for single in singles]) for name in committee}
-    return (
-        {"num_examples": count} | result | {f"committee_{n}": x for n, x in committee.items()}
-    )
+    own = {name: np.array([single[name] for single in singles]) for name in committee}
+    return {"num_examples": count} | own | {f"committee_{n}": x for n, x in committee.items()}

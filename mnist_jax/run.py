@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import functools
+import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from mnist_jax.data import tfds_source
 from mnist_jax.data.datasets import Dataset
 from mnist_jax.data.load import load_dataset
 from mnist_jax.input_pipeline import Source
-from mnist_jax.models import create_model
+from mnist_jax.models import MODELS, create_model
 from mnist_jax.parallel import job, sharding
 from mnist_jax.runtime import config as config_lib
 from mnist_jax.runtime import environment, memory, own_code, run_folder
@@ -26,7 +27,7 @@ from mnist_jax.runtime.errors import UserError, refusing
 from mnist_jax.runtime.manifest import Manifest
 from mnist_jax.runtime.saved_arrays import leaves_by_name
 from mnist_jax.runtime.signals import SignalWatch
-from mnist_jax.tasks import Task, create_task
+from mnist_jax.tasks import TASKS, Task, create_task
 from mnist_jax.train_step import TrainState, create_train_state, train_step
 
 _MAX_CALL_BYTES = 2**28  # Of the rows of a device call that come from the host.
@@ -43,6 +44,7 @@ class Run:
       eval_indices: The batches of an evaluation by split; see `input_pipeline.eval_indices`.
       own_code: See `Manifest`; so `init_from`.
       init_variables: Of the checkpoint that a new run starts from, by name.
+      is_from_python: Whether its dataset, model or task is an object of the caller's.
     """
 
     config: ConfigDict
@@ -57,6 +59,7 @@ class Run:
     own_code: Mapping[str, Mapping[str, str]]
     init_from: Mapping[str, Any] | None
     init_variables: Mapping[str, np.ndarray]
+    is_from_python: bool
 
     @property
     def batch(self) -> dict[str, jax.ShapeDtypeStruct]:
@@ -114,7 +117,7 @@ def open_run(
     Raises:
       UserError: In the config, the data or the workdir; nothing on disk has changed.
     """
-    config = ConfigDict(config)
+    config, given = ConfigDict(config), {"dataset": dataset, "model": model, "task": task}
     if dataset:
         config.dataset = dataset.name
     config_lib.validate(config)
@@ -134,12 +137,15 @@ def open_run(
         later = {name: saved.config[name] for name in ("model", "task")}
         config_lib.check_resumable(ConfigDict({**config, **later}), saved.config, workdir)
     own = dict[str, dict[str, str]]()
-    task = _choose(config, "task", task, create_task(config), own)
+    is_saved = saved is not None
+    named_task = create_task(config, is_saved=is_saved)
+    task = _choose(config, "task", task, named_task, TASKS, own)
     dataset = dataset or _load_dataset(config, may_fall_back=saved is None)
-    with refusing(f"dataset: {dataset.name}", "choose another", ValueError):
+    with refusing(f"dataset: {dataset.name}", "choose another", Exception):
         task.check(dataset)
-    named = create_model(config, task.num_outputs(dataset))
-    model = _choose(config, "model", model, named, own)
+        num_outputs = task.num_outputs(dataset)
+    named_model = create_model(config, num_outputs, is_saved=is_saved)
+    model = _choose(config, "model", model, named_model, MODELS, own)
     if saved:
         _check_resumable(config, own, saved, workdir)
     dataset.check_digest(saved.data_digest if saved else "")
@@ -178,6 +184,7 @@ def open_run(
             own_code=own,
             init_from=init_from,
             init_variables=init_variables,
+            is_from_python=any(given[kind] is not None for kind in ("dataset", *own)),
         )
 
 
@@ -188,7 +195,12 @@ def _newest_manifest(workdir: Path | None) -> Manifest | None:
 
 
 def _choose(
-    config: ConfigDict, field: str, given: Any, named: Any, own: dict[str, dict[str, str]]
+    config: ConfigDict,
+    field: str,
+    given: Any,
+    named: Any,
+    table: Mapping[str, Any],
+    own: dict[str, dict[str, str]],
 ) -> Any:
     """Returns the given object, or the one that the config names.
 
@@ -196,6 +208,8 @@ def _choose(
     the place of a file that may move.
     """
     spec = config[field] if given is None and ":" in config[field] else ""
+    if given not in (None, named):
+        config_lib.refuse_ignored(config, field, table, given)
     if spec or given not in (None, named):
         own[field] = own_code.describe(named if spec else given, spec)
         config[field] = type(named if spec else given).__name__
@@ -207,11 +221,16 @@ def _check_resumable(
 ) -> None:
     """Raises UserError if the run in the folder has another config, model or task."""
     config_lib.check_resumable(config, saved.config, workdir)
-    for kind, there in saved.own_code.items():
-        if own[kind]["repr"] != there["repr"]:
-            problem = f"{kind} is {there['repr']} there, {own[kind]['repr']} here"
+    for kind, table in (("model", MODELS), ("task", TASKS)):
+        here, there = own.get(kind), saved.own_code.get(kind)
+        if not there and saved.config[kind] not in table:  # Version 0.2 recorded none.
+            continue
+        reprs = [x["repr"] if x else config[kind] for x in (here, there)]
+        if reprs[0] != reprs[1]:
+            problem = f"{kind} is {reprs[1]} there, {reprs[0]} here"
             raise UserError(f"{workdir}: its run's {problem}; choose another --workdir")
-        own_code.warn_if_changed(kind, own[kind], there)
+        if here and there:
+            own_code.warn_if_changed(kind, here, there)
 
 
 def _load_dataset(config: ConfigDict, *, may_fall_back: bool) -> Dataset:
@@ -238,19 +257,30 @@ def check_code(
         state = jax.eval_shape(lambda: create_train_state(single, model, task, example))
         apply = functools.partial(model.apply, train=False)
         outputs = jax.eval_shape(apply, state.variables, batch["image"])
-        wanted = (size, task.num_outputs(dataset))
-        if isinstance(outputs, jax.ShapeDtypeStruct) and outputs.shape != wanted:
-            raise ValueError(f"returns {[*outputs.shape]}, expected {[*wanted]}")
+        found, wanted = getattr(outputs, "shape", outputs), (size, task.num_outputs(dataset))
+        if found != wanted:
+            raise ValueError(f"returns {found}, expected an array {wanted}")
     with _blaming("task", task, "its loss and its metrics are [batch], a number an example"):
-        values = {"loss": jax.eval_shape(task.loss, outputs, batch)}
-        values |= jax.eval_shape(task.metrics, outputs, batch)
+        metrics = jax.eval_shape(task.metrics, outputs, batch)
+        values = {**metrics, "loss": jax.eval_shape(task.loss, outputs, batch)}
         for name, value in values.items():
             if value.shape != (size,):
                 raise ValueError(f"{name} is {[*value.shape]}, expected {[size]}")
-        names = {**values, **task.summarize(dict.fromkeys(values, 1.0), 1)}
-        if task.best[0] not in names or task.best[1] not in ("max", "min"):
-            raise ValueError(f"best is {task.best}, expected one of {[*names]}, and max or min")
-    with _blaming("augmentation", config.augmentation, "it must suit the dataset and model"):
+        every = jax.ShapeDtypeStruct((2, *outputs.shape), outputs.dtype)
+        if jax.eval_shape(task.combine, every).shape != outputs.shape:
+            raise ValueError(f"combine must return an array {outputs.shape}")
+        names = {*metrics}
+        with contextlib.suppress(ArithmeticError):  # Of these numbers, not of real ones.
+            names |= {*task.summarize(dict.fromkeys(values, np.float64(1)), 1)}
+            if task.best[0] not in {*names, "loss"} or task.best[1] not in ("max", "min"):
+                choices = [*sorted(names), "loss"]
+                raise ValueError(f"best is {task.best}, expected one of {choices}, max or min")
+        for name in names:
+            reserved = name in ("loss", "num_examples") or name.startswith("committee_")
+            if reserved or not re.fullmatch(r"[\w.@%+-]+", name):
+                raise ValueError(f"{name!r} is reserved, or no name; rename the metric")
+    field = "augmentation" if config.augmentation else "model"
+    with _blaming(field, config[field], "it must suit the data, and train=True"):
         jax.eval_shape(train_step, state, batch)
     return state
 

@@ -115,6 +115,8 @@ class Classification(Task):
             raise ValueError(
                 f"labels are {label.dtype}{[*label.shape]}, expected an integer each"
             )
+        if not classes:
+            raise ValueError("has no names of classes")
         if label.min() < 0 or label.max() >= classes:
             found = f"labels from {label.min()} to {label.max()}"
             raise ValueError(f"{found}, expected 0 to {classes - 1}: one of {classes} classes")
@@ -137,7 +139,7 @@ class Classification(Task):
 
     def summarize(self, sums: Mapping[str, float], count: int) -> dict[str, float]:
         """Returns the number of right classes."""
-        return {"num_correct": round(sums["accuracy"])}
+        return {"num_correct": round(sums["accuracy"])} if "accuracy" in sums else {}
 
     def combine(self, outputs: jax.Array) -> jax.Array:
         """Returns the logarithms of the mean of the members' probabilities."""
@@ -160,10 +162,10 @@ class Classification(Task):
         others = {
             n: x for n, x in result.items() if n not in ("num_correct", "accuracy", "loss")
         }
-        words = [
-            f"Num correct: {format_spread(result['num_correct'], '.0f')}",
-            f"Precision @ 1: {format_spread(result['accuracy'], '.4f')}",
-        ]
+        words = []
+        if "accuracy" in result:
+            words += [f"Num correct: {format_spread(result['num_correct'], '.0f')}"]
+            words += [f"Precision @ 1: {format_spread(result['accuracy'], '.4f')}"]
         return "  ".join([*words, super().format(others)] if others else words)
 
 
@@ -175,10 +177,10 @@ def create_task(config: ConfigDict, *, is_saved: bool = False) -> Task:
     return config_lib.create(config, "task", TASKS, Task, is_saved=is_saved)
 
 
-def rate(task: Task, result: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns a result's value by the task's best metric; of members their mean."""
-    name, mode = task.best
-    return {"name": name, "mode": mode, "value": float(np.mean(result[name]))}
+def rate(task: Task, result: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Returns a result's value by the best metric, or None; of several members the mean."""
+    (name, mode), value = task.best, float(np.mean(result[task.best[0]]))
+    return {"name": name, "mode": mode, "value": value} if math.isfinite(value) else None
 
 
 def update_best(

@@ -98,8 +98,11 @@ def train_and_evaluate(
                 if eval_is_due:
                     results = evaluate_all(state)
                     rating = rate(task, results["validation"])
-                    if step % config.eval_every_steps == 0:
+                    if rating and step % config.eval_every_steps == 0:
                         best = update_best(best, step, rating)
+                        # So that the best one can be restored when training stops early.
+                        is_best = config.early_stopping_evals and best["step"] == step
+                        save_is_due = save_is_due or is_best
                     is_end = is_last(config, step, best)
                 if save_is_due or is_end:
                     manifest = run.create_manifest(step, rating, best, reporter.flush())

@@ -109,7 +109,7 @@ def loss_fn(params: Variables, state: TrainState, batch: Batch) -> tuple[jax.Arr
         with jax.named_scope("augmentation"):
             augmented = state.augment(jax.random.fold_in(key, 0), images)
             # A model scales integers alone.
-            factor = jnp.iinfo(jnp.uint8).max if images.dtype == jnp.uint8 else 1
+            factor = 255 if jnp.issubdtype(images.dtype, jnp.integer) else 1
             images = augmented if augmented.dtype == images.dtype else augmented / factor
     outputs, collections = state.apply_fn(
         {"params": params, **state.collections},

@@ -13,7 +13,6 @@ from mnist_jax import train_loop
 from mnist_jax.configs import default
 from mnist_jax.data import tfds_source
 from mnist_jax.data.load import load_dataset
-from mnist_jax.reporting.tensorboard import create_summary_writer
 from mnist_jax.runtime.errors import DatasetUnavailableError
 from mnist_jax.train_step import Metrics, TrainState
 from tests.workdirs import save_trained_checkpoint
@@ -45,16 +44,6 @@ def create_fake_config() -> ConfigDict:
     config.eval_batch_size = 300
     config.figures = False  # Half a second each.
     return config
-
-
-@pytest.fixture(scope="session", autouse=True)
-def events_without_tensorflow(tmp_path_factory: pytest.TempPathFactory) -> None:
-    """Gives clu its stand-in for TensorFlow, whatever the order of the files.
-
-    Some tests import TensorFlow, with which clu would write the events in other bytes than a
-    training in a process of its own does.
-    """
-    create_summary_writer(str(tmp_path_factory.mktemp("events")))
 
 
 @pytest.fixture

@@ -85,8 +85,11 @@ def _read(file: _File, rows: np.ndarray, array: np.ndarray, places: np.ndarray) 
     reads = list(zip(*(values.tolist() for values in ranges), strict=True))
     advice = "restore it, then run the same command again"
     with refusing(f"dataset: {file.path}", advice), open_regular(file.path) as opened:
-        status = os.fstat(opened.fileno())
-        if not os.path.samestat(status, file.status) or status.st_size != file.status.st_size:
+        now, then = (
+            (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns)
+            for status in (os.fstat(opened.fileno()), file.status)
+        )
+        if now != then:
             raise OSError("has changed since it was opened")
         # Lets the disk fetch all of them at the same time: from a cold one in a sixth of it.
         for offset, start, stop in reads if hasattr(os, "posix_fadvise") else ():

@@ -5,7 +5,6 @@ A resumed run writes the events after its checkpoint again. TensorBoard's own wa
 """
 
 import struct
-from collections.abc import Iterator
 from pathlib import Path
 
 from mnist_jax.runtime.files import open_regular
@@ -31,8 +30,12 @@ def _size_until(content: bytes, last_step: int) -> int:
     from google.protobuf.message import DecodeError
     from tensorboard.compat.proto.event_pb2 import Event
 
-    size = 0
-    for data, end in _records(content):
+    size = start = 0
+    while start + 12 <= len(content):
+        (length,) = struct.unpack_from("<Q", content, start)  # Then a checksum of 4 bytes.
+        data, start = content[start + 12 : start + 12 + length], start + 12 + length + 4
+        if start > len(content):  # A killed process was writing it.
+            break
         try:
             event = Event.FromString(data)
         except DecodeError:
@@ -40,16 +43,5 @@ def _size_until(content: bytes, last_step: int) -> int:
         if event.step > last_step:
             break
         if size or not event.file_version:  # The first event is the file's version.
-            size = end
+            size = start
     return size
-
-
-def _records(content: bytes) -> Iterator[tuple[bytes, int]]:
-    """Yields the data and the end of each record: length, checksum, data, checksum."""
-    start = 0
-    while start + 12 <= len(content):
-        (length,) = struct.unpack_from("<Q", content, start)
-        end = start + 12 + length + 4
-        if end <= len(content):  # Else a killed process was writing it.
-            yield content[start + 12 : end - 4], end
-        start = end

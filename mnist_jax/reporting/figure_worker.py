@@ -89,7 +89,8 @@ def collect_arguments(
     """
     weights = None
     try:
-        if create := getattr(model, "first_layer_images", None):  # See `models`.
+        create = getattr(model, "first_layer_images", None)  # See `models`.
+        if create and len(dataset.input.shape) > 1:
             weights = create(jax.device_get(params), dataset.input.shape)
     except Exception as error:  # Of any type: it must not end the training.
         terminal.print_warning(f"WARNING: no figure of the first layer: {first_line(error)}")

@@ -232,7 +232,7 @@ def first_layer(data: Evaluation) -> Figure | None:
 def learning_curves(data: Evaluation) -> Figure:
     """Draws the loss and a metric by step."""
     figure = _create_figure(4.2, data.title("to step"))
-    label = "cross-entropy, nats" if data.class_names else "loss"
+    label = "cross-entropy, nats" if data.metric == "accuracy" else "loss"
     losses = _add_plot(figure, 2.25, 0.25, label)
     metrics = _add_plot(figure, 0.4, 2.05, data.metric, "step")
 

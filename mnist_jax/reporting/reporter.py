@@ -229,6 +229,9 @@ class Reporter:
         form = run.dataset.input.shape, run.dataset.input.dtype
         if form == ((28, 28), np.uint8) and isinstance(run.task, Classification):
             commands += [self._command("demo")]
+        if run.is_from_python:  # Commands would not have its objects.
+            own = "".join(f", {kind}=..." for kind in run.own_code)
+            commands[1:] = [f"mnist_jax.restoring.restore({str(run.workdir)!r}{own}) in Python"]
         lines = "".join(f"\n  {command}" for command in commands)
         self._print(f"Complete: {path} contains the results. Next:{lines}")
 
@@ -257,8 +260,11 @@ class Reporter:
         }
         summaries = {group: summarize(values) for group, values in groups.items()}
         line = flax.traverse_util.flatten_dict(summaries, sep="/")
-        for tag, value in line.items():
-            self._check_finite(tag, value, step)
+        for tag, value in [*line.items()]:
+            if tag.startswith("batch/") or tag.endswith("/loss"):
+                self._check_finite(tag, value, step)
+            elif not math.isfinite(value):  # A metric may have no value, such as 0/0.
+                del line[tag]
         if self._is_first:
             self._journal.write(step, self._run.dataset.name, line)
             self._track(step, line)
@@ -269,7 +275,7 @@ class Reporter:
                     tags = {
                         f"{prefix}/{name}": float(reduce(value))
                         for name, value in values.items()
-                        if np.ndim(value) or not suffix
+                        if (np.ndim(value) or not suffix) and f"{group}/{name}" in line
                     }
                     if tags:
                         self._events.call("write_scalars", step, tags, run=run + suffix)

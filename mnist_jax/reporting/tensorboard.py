@@ -1,15 +1,18 @@
 """TensorBoard's event files, written by clu in a thread and without TensorFlow.
 
 clu's `SummaryWriter` calls `tf.summary`. Importing TensorFlow for it would cost 2 s and
-600 MB, while TensorBoard itself contains the formats. So while clu is imported, a stand-in
-for `tf.summary` is in `sys.modules`, unless TensorFlow is loaded already.
+600 MB, while TensorBoard itself contains the formats. So the writer is a private copy of clu's,
+with a stand-in for `tf.summary`, whether TensorFlow is loaded or not.
 """
 
 import contextlib
+import functools
 import os
+import re
 import socket
 import struct
 import sys
+import threading
 import time
 import types
 from collections.abc import Callable, Iterator, Mapping
@@ -54,7 +57,7 @@ class EventWriter:
         """Writes a row of the HParams tab; clu would name its trial by a digest."""
 
         def write() -> None:
-            from tensorboard.plugins.hparams.api import hparams_pb
+            from tensorboard.plugins.hparams.summary_v2 import hparams_pb
 
             file = EventFile(str(self._logdir), "0.")
             file.write(step=0, summary=hparams_pb(hparams, trial_id=trial))
@@ -76,17 +79,30 @@ class EventWriter:
 
 
 def create_summary_writer(logdir: str) -> Any:
-    """Imports clu and returns a `clu.metric_writers.SummaryWriter`."""
-    with contextlib.ExitStack() as stack:
-        if "tensorflow" not in sys.modules:
-            sys.modules["tensorflow"] = _create_stand_in()
-            stack.callback(sys.modules.pop, "tensorflow")
-        import tensorboard.compat
-        from clu.metric_writers import SummaryWriter
+    """Returns a `clu.metric_writers.SummaryWriter` that needs no TensorFlow."""
+    return _import_summary_writer()(logdir)
 
-        # TensorBoard imports TensorFlow at its first use: here it gets the stand-in.
-        _ = tensorboard.compat.tf2.summary
-    return SummaryWriter(logdir)
+
+_importing = threading.Lock()
+
+
+@functools.cache
+def _import_summary_writer() -> Any:
+    """Imports clu and TensorBoard anew; nobody else gets these modules, or the stand-in."""
+
+    def pop() -> dict[str, types.ModuleType]:
+        pattern = re.compile(r"(clu|tensorboard)\b|tensorflow$")
+        return {name: sys.modules.pop(name) for name in filter(pattern.match, [*sys.modules])}
+
+    with _importing:
+        others = pop()
+        try:
+            sys.modules["tensorflow"] = _create_stand_in()
+            from clu.metric_writers import SummaryWriter
+        finally:
+            pop()
+            sys.modules.update(others)
+    return SummaryWriter
 
 
 _active_files: list["EventFile"] = []
@@ -146,9 +162,8 @@ class EventFile:
             self._file.close()
 
 
-def _create_stand_in() -> types.ModuleType:
+def _create_stand_in() -> Any:
     """Returns a `tensorflow` with what clu's `SummaryWriter` calls here."""
-    from tensorboard.compat import tensorflow_stub
     from tensorboard.plugins.histogram.summary_v2 import histogram_pb
     from tensorboard.plugins.scalar.summary_v2 import scalar_pb
     from tensorboard.plugins.text.summary_v2 import text_pb
@@ -161,8 +176,6 @@ def _create_stand_in() -> types.ModuleType:
         return write
 
     tensorflow: Any = types.ModuleType("tensorflow")
-    # TensorBoard's own stub, with which it reads files where TensorFlow is not installed.
-    vars(tensorflow).update(vars(tensorflow_stub))
     tensorflow.summary = types.SimpleNamespace(
         create_file_writer=EventFile,
         scalar=writes(scalar_pb),
@@ -172,5 +185,5 @@ def _create_stand_in() -> types.ModuleType:
     # What TensorBoard's HParams plugin uses when it is imported.
     tensorflow.make_tensor_proto = make_tensor_proto
     tensorflow.keras = types.SimpleNamespace(callbacks=types.SimpleNamespace(Callback=object))
-    tensorflow.compat = types.SimpleNamespace(**vars(tensorflow_stub.compat), v2=tensorflow)
+    tensorflow.compat = types.SimpleNamespace(v2=tensorflow)
     return tensorflow

@@ -4,6 +4,7 @@ import contextlib
 import difflib
 import functools
 import inspect
+import itertools
 import os
 import re
 from collections.abc import Callable, Mapping
@@ -169,6 +170,17 @@ def choose(
     return table[choice]
 
 
+def refuse_ignored(
+    config: ConfigDict, field: str, table: Mapping[str, Any], given: object
+) -> None:
+    """Raises UserError if a field of a table's options is set that a given object has not."""
+    for name in _DEFAULTS:
+        is_used = any(name in _parameters(option) for option in table.values())
+        if is_used and config[name] not in (_DEFAULTS[name], getattr(given, name, None)):
+            advice = f"set it to {_DEFAULTS[name]!r}"
+            raise _error(config, name, f"is ignored by the given {field}; {advice}")
+
+
 def create(
     config: ConfigDict,
     field: str,
@@ -195,7 +207,9 @@ def create(
     values = {**config, **given}
     with refusing(f"config.{field}: {config[field]}", "correct its code", Exception):
         if not (kind and isinstance(chosen, kind)):
-            fields = {n: values[n] for n in _parameters(chosen) if n in values}
+            # Not every field whose name a parameter of the user's own class happens to have.
+            known = {*given, *itertools.chain(*map(_parameters, table.values()))}
+            fields = {n: values[n] for n in _parameters(chosen) if n in values and n in known}
             chosen = _call(chosen, tuple(fields.items()))
         if kind and not isinstance(chosen, kind):
             raise TypeError(f"is a {type(chosen).__name__}, expected a {kind.__name__}")

@@ -4,6 +4,7 @@ import contextlib
 import hashlib
 import importlib
 import inspect
+import os
 import re
 import sys
 import types
@@ -31,13 +32,14 @@ def load(field: str, spec: str) -> Any:
     folder = str(file.parent if is_file else Path.cwd())
     sys.path.insert(0, folder)
     try:
-        if not is_file:
-            return getattr(importlib.import_module(place), name)
-        module = types.ModuleType(f"mnist_jax_own_{file.stem}")
-        module.__file__ = str(file)
-        sys.modules[module.__name__] = module  # `dataclasses` looks there.
-        SourceFileLoader(module.__name__, str(file)).exec_module(module)
-        return getattr(module, name)
+        with contextlib.redirect_stdout(sys.stderr):  # What it prints is no result.
+            if not is_file:
+                return getattr(importlib.import_module(place), name)
+            module = types.ModuleType(f"mnist_jax_own_{file.stem}")
+            module.__file__ = str(file)
+            sys.modules[module.__name__] = module  # `dataclasses` looks there.
+            SourceFileLoader(module.__name__, str(file)).exec_module(module)
+            return getattr(module, name)
     except (Exception, SystemExit) as error:
         problem = f"{type(error).__name__}: {first_line(error)}"
         raise UserError(f"{field}: {spec}: {problem}; give FILE.py:NAME") from error
@@ -46,20 +48,26 @@ def load(field: str, spec: str) -> Any:
 
 
 def describe(value: object, spec: str = "") -> dict[str, str]:
-    """Returns what a run records of an object: its name, `repr`, and its file's SHA-256.
+    """Returns what a run records of an object: its name, `repr`, and its files' SHA-256.
 
     The name is the spec that loaded it, with an absolute path; without one, `MODULE:CLASS`. A
-    `repr`'s addresses are left out; the digest is "" where there is no file, as in a notebook.
+    `repr`'s addresses are left out. The files are the spec's, and those of the object's classes
+    in or below its folder; the digest is "" where there is none, as in a notebook.
     """
-    kind, digest = type(value), ""
-    with contextlib.suppress(TypeError, OSError):
-        digest = hashlib.sha256(Path(inspect.getfile(kind)).read_bytes()).hexdigest()
+    kind, files = type(value), list[Path]()
     place, _, attribute = spec.rpartition(":")
     if place.endswith(".py"):
-        place = str(Path(place).expanduser().absolute())
+        place = os.path.normpath(Path(place).expanduser().absolute())
+        files.append(Path(place))
+    for base in kind.__mro__:
+        with contextlib.suppress(TypeError, OSError):  # Built in, or of a notebook.
+            files.append(Path(inspect.getfile(base)))
+    own = sorted({file for file in files if file.is_relative_to(files[0].parent)})
+    contents = [file.read_bytes() for file in own if file.exists()]
+    sha256 = hashlib.sha256(b"".join(contents)).hexdigest() if contents else ""
     name = f"{place}:{attribute}" if place else f"{kind.__module__}:{kind.__qualname__}"
     text = re.sub(r" at 0x[0-9a-f]+", "", " ".join(repr(value).split()))
-    return {"name": name, "repr": text, "sha256": digest}
+    return {"name": name, "repr": text, "sha256": sha256}
 
 
 def warn_if_changed(kind: str, here: Mapping[str, str], there: Mapping[str, str]) -> None:

@@ -82,17 +82,36 @@ def test_the_events_are_those_that_clus_writer_writes_with_tensorflow(tmp_path):
             np.testing.assert_array_equal(our_array, their_array)
 
 
-def test_tensorflow_can_be_imported_after_the_stand_in(tmp_path):
-    program = (
-        "import sys\n"
-        "from mnist_jax.reporting.tensorboard import create_summary_writer\n"
-        "create_summary_writer(sys.argv[1]).close()\n"
-        "assert 'tensorflow' not in sys.modules\n"
-        "import tensorflow\n"
-        "print(tensorflow.constant(7).numpy())\n"
-    )
-    ended = processes.run([sys.executable, "-c", program, str(tmp_path)])
-    assert (ended.returncode, ended.stdout) == (0, "7\n")
+OURS = """
+from mnist_jax.reporting.tensorboard import create_summary_writer
+writer = create_summary_writer(f"{folder}/ours")
+writer.write_scalars(1, {"x": 1.0})
+writer.close()
+"""
+# What a user does with TensorFlow, each of which a stand-in would fail.
+THEIRS = """
+import numpy as np, tensorflow as tf
+from clu import metric_writers
+from flax.metrics import tensorboard
+from tensorboard.plugins.hparams import api as hparams
+with tf.summary.create_file_writer(folder).as_default():
+    tf.summary.scalar("x", tf.constant(7), step=1)
+model = tf.keras.Sequential([tf.keras.layers.Dense(1)])
+model.compile("sgd", "mse")
+callbacks = [tf.keras.callbacks.TensorBoard(folder), hparams.KerasCallback(folder, {"a": 1})]
+model.fit(np.zeros((4, 2)), np.zeros((4, 1)), callbacks=callbacks)
+metric_writers.SummaryWriter(folder).write_images(1, {"x": np.zeros((1, 4, 4, 1))})
+tensorboard.SummaryWriter(folder).image("x", np.zeros((4, 4, 3)), 1)
+"""
+
+
+@pytest.mark.parametrize("programs", [OURS + THEIRS, THEIRS + OURS])
+def test_what_a_user_does_with_tensorflow_never_meets_the_stand_in(tmp_path, programs):
+    program = f"folder = {str(tmp_path)!r}\n{programs}"
+    ended = processes.run([sys.executable, "-c", program])
+    assert ended.returncode == 0, ended.stderr
+    (path,) = (tmp_path / "ours").iterdir()
+    assert [event.step for event in EventFileLoader(str(path)).Load()][:2] == [0, 1]
 
 
 def test_an_error_of_the_thread_is_raised_by_a_later_call(tmp_path):
