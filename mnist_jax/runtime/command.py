@@ -38,6 +38,9 @@ def run(module: types.ModuleType, argv: list[str]) -> None:
     sys.unraisablehook = _print_unraisable
     # Searching the objects of the imports for garbage takes a fifth of a short run's time.
     gc.set_threshold(100_000)
+    # The loop waits this long for Python's lock, a hundred times in an evaluation, where the
+    # thread that draws figures has it.
+    sys.setswitchinterval(5e-4)
     atexit.register(gc.freeze)
 
     if {"-h", "-help", "--help"}.intersection(itertools.takewhile("--".__ne__, argv)):
