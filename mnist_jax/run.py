@@ -270,7 +270,8 @@ def check_code(
         if jax.eval_shape(task.combine, every).shape != outputs.shape:
             raise ValueError(f"combine must return an array {outputs.shape}")
         names = {*metrics}
-        with contextlib.suppress(ArithmeticError):  # Of these numbers, not of real ones.
+        with contextlib.suppress(ArithmeticError), np.errstate(all="ignore"):
+            # Errors of these numbers, not of real ones.
             names |= {*task.summarize(dict.fromkeys(values, np.float64(1)), 1)}
             if task.best[0] not in {*names, "loss"} or task.best[1] not in ("max", "min"):
                 choices = [*sorted(names), "loss"]
