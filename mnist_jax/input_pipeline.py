@@ -4,6 +4,7 @@ import functools
 from collections.abc import Mapping
 from typing import Any, Protocol
 
+import jax
 import numpy as np
 
 from mnist_jax.data.datasets import Split
@@ -11,6 +12,8 @@ from mnist_jax.parallel import sharding
 from mnist_jax.runtime import memory
 from mnist_jax.runtime.errors import UserError
 from mnist_jax.tasks import Batch
+
+_SMALL = 2**28  # Bytes of images.
 
 
 def batch_indices(seed: int, steps: range, batch_size: int, num_examples: int) -> np.ndarray:
@@ -70,7 +73,7 @@ def eval_indices(sizes: Mapping[str, int], batch_size: int) -> dict[str, np.ndar
     batch_size = min(batch_size, max(sizes.values()))
     for split, size in sizes.items():
         rows = np.full((-(-size // batch_size), batch_size), -1, np.int32)
-        rows.flat[:size] = np.arange(start, start + size)
+        rows.flat[:size] = np.arange(start, start + size, dtype=np.int32)
         indices[split] = rows
         start += size
     return indices
@@ -104,6 +107,9 @@ class HostExamples:
 
     def __init__(self, examples: Split):
         self._examples = examples._asdict()
+        if examples.image.nbytes <= _SMALL and jax.process_count() == 1:
+            # A row of a file takes microseconds: a small file is read once.
+            self._examples["image"] = np.asarray(examples.image)
 
     def feed(self, indices: np.ndarray) -> tuple[Batch | None, Any]:
         """Returns None, and the rows; of the padding of an evaluation those of example 0."""

@@ -210,7 +210,7 @@ class FourOutputs(nn.Module):
         ({"task": ReservedName()}, "task: ReservedName: 'num_examples' is reserved"),
         ({"task": OtherForm()}, "task: OtherForm: combine must return an array"),
         ({"task": FailingCheck()}, "dataset: brightness: by intention"),
-        ({"task": Regression(), "model": FourOutputs()}, r"FourOutputs: returns \[20, 4\]"),
+        ({"task": Regression(), "model": FourOutputs()}, r"FourOutputs: returns \(20, 4\)"),
     ],
 )
 def test_a_task_that_does_not_fit_is_refused_in_one_line(config, tmp_path, arguments, message):

@@ -78,7 +78,9 @@ class Dataset:
                 forms = {p: f"{a.dtype}{a.shape}" for p, a in zip(parts, arrays, strict=True)}
                 raise ValueError(f"{field} of different shapes, types or places: {forms}")
         label, ends = np.concatenate(labels), np.cumsum([len(array) for array in labels])[:-1]
-        order = dict(zip(parts, np.split(np.arange(len(label)), ends), strict=True))
+        order = dict(
+            zip(parts, np.split(np.arange(len(label), dtype=np.int32), ends), strict=True)
+        )
         for part in SPLITS[1:]:
             if part not in order:
                 order[part], order["train"] = _cut(order["train"], label)
@@ -171,9 +173,11 @@ def _check(name: str, split: Split) -> Split:
 
 def _cut(rows: np.ndarray, label: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Divides the training split's rows into a twelfth of them, and the others."""
-    chosen = np.arange(len(rows)) < max(1, len(rows) // 12)  # MNIST: the first 5,000.
+    chosen = np.zeros(len(rows), bool)
+    chosen[: max(1, len(rows) // 12)] = True  # MNIST: the first 5,000.
     label = label[rows]
     if label.ndim == 1 and len(np.unique(label[chosen])) < len(np.unique(label)):
         # They may be sorted by class: some of each class instead.
-        chosen = np.isin(np.arange(len(label)), np.argsort(label, kind="stable")[::12])
+        chosen[:] = False
+        chosen[np.argsort(label, kind="stable")[::12]] = True
     return rows[chosen], rows[~chosen]

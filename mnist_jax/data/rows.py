@@ -38,11 +38,11 @@ class Rows:
         """Returns the rows of a memory map of a whole array in C order."""
         path = Path(array.filename or "")
         file = _File(path, array.offset, len(array), path.stat())
-        return Rows([file], array.shape[1:], array.dtype, np.arange(len(array)))
+        return Rows([file], array.shape[1:], array.dtype, np.arange(len(array), dtype=np.int32))
 
     @staticmethod
     def concatenate(parts: "list[Rows]", order: np.ndarray) -> "Rows":
-        """Returns the rows `order`, int64[n], of several `Rows`, counted through all."""
+        """Returns the rows `order`, int32[n], of several `Rows`, counted through all."""
         files: list[_File] = []
         chosen = []
         for part in parts:
@@ -65,7 +65,7 @@ class Rows:
         if isinstance(key, slice):
             return Rows(self._files, self.shape[1:], self.dtype, chosen)
         array = np.empty((len(chosen), *self.shape[1:]), self.dtype)
-        start = 0  # The file's first row.
+        chosen, start = chosen.astype(np.int64), 0  # The file's first row.
         for file in self._files:
             places = np.flatnonzero((start <= chosen) & (chosen < start + file.num_rows))
             if len(places):
