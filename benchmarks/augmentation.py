@@ -12,6 +12,7 @@ import time
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from PIL import Image
 
@@ -49,11 +50,11 @@ def measure(dataset: Dataset, calls: int) -> dict[str, float]:
 
 def draw(images: np.ndarray, path: Path) -> None:
     """Draws each image in a row: itself, three times `affine` and three times `elastic`."""
-    columns = [images.astype(np.float32)]
+    pixels, columns = jnp.asarray(images), [images.astype(np.float32)]
     for name in _NAMES[1:]:
         distort = create_augmentation(throughput.tutorial_config(augmentation=name))
         assert distort
-        columns += [np.asarray(distort(jax.random.key(seed), images)) for seed in range(3)]
+        columns += [np.asarray(distort(jax.random.key(seed), pixels)) for seed in range(3)]
     tiles = np.pad(np.stack(columns), [(0, 0), (0, 0), (1, 1), (1, 1)], constant_values=255)
     sheet = tiles.transpose(1, 2, 0, 3).reshape(len(images) * tiles.shape[2], -1)
     ink = Image.fromarray((255 - sheet).round().astype(np.uint8))

@@ -12,14 +12,13 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
-from mnist_jax import train_loop
+from mnist_jax.eval_step import evaluate
 
 _TRAIN = Path(__file__).parent.parent / "train.py"
 
 
 def main() -> None:
     """Runs the command, which does not return."""
-    evaluate = train_loop.evaluate
 
     def timed(*args: Any, **kwargs: Any) -> Any:
         start = time.perf_counter()
@@ -29,7 +28,7 @@ def main() -> None:
         return results
 
     sys.argv[0] = str(_TRAIN)
-    with mock.patch.object(train_loop, "evaluate", timed):
+    with mock.patch("mnist_jax.train_loop.evaluate", timed):
         runpy.run_path(str(_TRAIN), run_name="__main__")
 
 

@@ -131,7 +131,7 @@ class Checkpoints:
         self.manifest(step, verify_files=True)
         folder = self._folder / str(step) / _ITEM
         try:
-            restored = saved_arrays.read(folder, target, is_part=isinstance(target, dict))
+            restored = saved_arrays.read(folder, target)
         except Exception as error:  # orbax raises errors of any type.
             raise self._incompatible(step, error) from error
         return sharding.put_replicated(restored)

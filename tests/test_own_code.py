@@ -101,6 +101,15 @@ def test_code_is_never_loaded_because_a_workdir_says_so(run):
     assert contents(folder) == before
 
 
+def test_what_own_code_prints_is_no_result(run, tmp_path):
+    folder, _ = run
+    (tmp_path / "loud.py").write_text(f"print('hello')\n{CODE}")
+    own = ["--model=loud.py:Net", "--task=loud.py:Regression", "--json"]
+    ended = mnist_jax(tmp_path, "evaluate", f"--workdir={folder / 'run'}", *own)
+    assert json.loads(ended.stdout)["step"] == 40
+    assert ended.stderr.startswith("hello\n")
+
+
 def test_an_object_with_another_repr_does_not_resume(run):
     folder, _ = run
     before = contents(folder / "run")

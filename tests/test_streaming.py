@@ -94,7 +94,8 @@ def test_calls_are_short_if_their_rows_are_large(fake_config, tmp_path, after_tr
     assert steps == [4, 8, 10]  # Calls of 256 MiB at most.
 
 
-def test_a_file_that_shrinks_ends_the_run_with_one_line(folder, tmp_path):
+@pytest.mark.parametrize("change", ["shrink", "rewrite"])
+def test_a_file_that_changes_ends_the_run_with_one_line(folder, tmp_path, change):
     data = tmp_path / "data"
     subprocess.run(["cp", "-r", folder, data], check=True)
     fields = processes.SHORT_RUN | {
@@ -105,7 +106,10 @@ def test_a_file_that_shrinks_ends_the_run_with_one_line(folder, tmp_path):
     process = processes.start(processes.train_command(tmp_path / "run", fields))
     while not process.stdout.readline().startswith("Step 40:"):
         assert process.poll() is None
-    os.truncate(data / "x_train.npy", 1000)
+    if change == "shrink":
+        os.truncate(data / "x_train.npy", 1000)
+    else:  # In the same place, with the same size.
+        np.save(data / "x_train.npy", 255 - np.load(data / "x_train.npy"))
     _, stderr = process.communicate(timeout=60)
     assert process.returncode == 2
     assert stderr.count("\n") == 1

@@ -12,6 +12,7 @@ import pytest
 from mnist_jax import restoring
 from mnist_jax.checkpointing import Checkpoints, best_step
 from mnist_jax.configs import default
+from mnist_jax.data.builtin import make_fake
 from mnist_jax.data.datasets import Dataset, Split
 from mnist_jax.runtime.errors import UserError
 from mnist_jax.tasks import TASKS, Classification, Task
@@ -172,6 +173,21 @@ class WithAList(Regression):
     weights: list = dataclasses.field(default_factory=list)
 
 
+class ReservedName(Regression):
+    def metrics(self, outputs, batch):
+        return super().metrics(outputs, batch) | {"num_examples": outputs[:, 0]}
+
+
+class OtherForm(Regression):
+    def combine(self, outputs):
+        return outputs[0, :1]
+
+
+class FailingCheck(Regression):
+    def check(self, dataset):
+        raise TypeError("by intention")
+
+
 class FourOutputs(nn.Module):
     @nn.compact
     def __call__(self, images, train=False):
@@ -189,6 +205,9 @@ class FourOutputs(nn.Module):
         ),
         ({"task": WithAList()}, "task: WithAList: .*unhashable"),
         ({"task": Classification()}, "dataset: brightness: labels are float32"),
+        ({"task": ReservedName()}, "task: ReservedName: 'num_examples' is reserved"),
+        ({"task": OtherForm()}, "task: OtherForm: combine must return an array"),
+        ({"task": FailingCheck()}, "dataset: brightness: by intention"),
         ({"task": Regression(), "model": FourOutputs()}, r"FourOutputs: returns \[20, 4\]"),
     ],
 )
@@ -216,3 +235,87 @@ def test_a_run_with_an_own_task_is_used_only_with_it(config, tmp_path):
 
 def test_the_default_task_needs_no_name():
     assert TASKS[default.get_config().task]() == Classification()
+
+
+class Ratios(Regression):
+    """Figures of merit of which some have no value at the beginning, or of other types."""
+
+    best = "r2", "max"
+
+    def metrics(self, outputs, batch):
+        label = batch["label"]
+        return {"error2": (outputs[:, 0] - label) ** 2, "y": label, "y2": label**2}
+
+    def summarize(self, sums, count):
+        return {
+            "r2": 1 - sums["error2"] / (sums["y2"] - sums["y"] ** 2 / count),
+            "nothing": sums["y"] * 0 / (0 * sums["y"]),
+            "root": jnp.sqrt(sums["y2"]),
+        }
+
+
+def test_what_is_no_mean_may_be_any_number_or_have_none(config, tmp_path):
+    train_and_evaluate(config, tmp_path, dataset=DATASETS["regression"], task=Ratios())
+    last = journal(tmp_path)[-1]
+    assert "test/nothing" not in last
+    assert "test/nothing" not in curves(tmp_path)
+    assert (
+        last["test/r2"]
+        == json.loads((tmp_path / "results.json").read_text())["splits"]["test"]["r2"]
+    )
+    assert Checkpoints(tmp_path).manifest(40).best["value"] == last["validation/r2"]
+
+
+class TopTwo(Classification):
+    """Without the accuracy, which the printed line leaves out then."""
+
+    best = "top_2", "max"
+
+    def metrics(self, outputs, batch):
+        return {"top_2": (jnp.argsort(outputs)[:, -2:] == batch["label"][:, None]).any(axis=1)}
+
+
+def test_a_classification_may_have_other_metrics(config, tmp_path, capsys):
+    train_and_evaluate(config, tmp_path, dataset=DATASETS["table"], task=TopTwo())
+    assert (
+        "Test Data Eval: [table]\n  Num examples: 31  top_2: 1.0000\n"
+        in capsys.readouterr().out
+    )
+
+
+def test_a_setting_that_a_given_object_ignores_is_refused(config, tmp_path):
+    config.update(hidden_sizes=(7,))
+    with pytest.raises(UserError, match=r"config.hidden_sizes: \(7,\) is ignored by the given"):
+        train_and_evaluate(
+            config, tmp_path / "run", dataset=DATASETS["table"], model=nn.Dense(2)
+        )
+    assert not (tmp_path / "run").exists()
+
+
+class mlp(nn.Module):  # noqa: N801 - as in the table.
+    @nn.compact
+    def __call__(self, images, train=False):
+        return nn.Dense(10)(images.reshape(len(images), -1) / 255)
+
+
+def test_an_own_model_named_as_ours_is_another_one(fake_config, tmp_path):
+    fake_config.hidden_sizes = (128, 32)
+    for name, first, second in (("a", None, mlp()), ("b", mlp(), None)):
+        train_and_evaluate(fake_config, tmp_path / name, model=first)
+        before = contents(tmp_path)
+        with pytest.raises(UserError, match="its run's model is .*mlp.* there, .*mlp.* here"):
+            train_and_evaluate(fake_config, tmp_path / name, model=second)
+        assert contents(tmp_path) == before
+
+
+def test_integers_of_any_type_are_augmented_alike(fake_config, tmp_path):
+    fake_config.update(augmentation="affine")
+    fake = make_fake(0)
+    losses = []
+    for dtype in (np.uint8, np.int32):
+        splits = {n: Split(x.image.astype(dtype), x.label) for n, x in fake.splits.items()}
+        dataset = Dataset.from_splits("fake", fake.class_names, splits)
+        train_and_evaluate(fake_config, tmp_path / np.dtype(dtype).name, dataset=dataset)
+        lines = journal(tmp_path / np.dtype(dtype).name)
+        losses.append([line.get("batch/loss") for line in lines])
+    assert losses[0] == losses[1]

@@ -26,10 +26,7 @@ class UnreadableImageError(ValueError):
 
 
 def open_image(path: str | Path) -> Image.Image:
-    """Decodes an image file, and turns it upright.
-
-    Args:
-      path: A PNG, JPEG, GIF, BMP, TIFF, WebP or similar file with a single image; `-`: stdin.
+    """Decodes an image file, `-`: stdin, and turns it upright.
 
     Raises:
       UnreadableImageError: The file is missing, too large, not an image, or several images.

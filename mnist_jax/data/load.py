@@ -8,8 +8,6 @@ from mnist_jax.runtime import config as config_lib
 from mnist_jax.runtime import terminal
 from mnist_jax.runtime.errors import DatasetUnavailableError
 
-_RULE = "!" * 78
-
 
 def load_dataset(config: ConfigDict, *, may_fall_back: bool = True) -> Dataset:
     """Loads `config.dataset`, or `config.fallback_dataset` where MNIST is unavailable.
@@ -28,11 +26,8 @@ def load_dataset(config: ConfigDict, *, may_fall_back: bool = True) -> Dataset:
         if not (may_fall_back and wanted == "mnist" and fallback):
             raise
         terminal.print_warning(
-            f"{_RULE}\n"
-            f"WARNING: {wanted} is not available, so this run uses {fallback} instead.\n"
-            f"{error}\n"
-            f"The results are those of {fallback}, not of {wanted}.\n"
-            f"{_RULE}"
+            f"WARNING: {wanted} is not available, so this run uses {fallback} instead, and its "
+            f"results are those of {fallback}.\n{error}"
         )
         return _load(fallback, config)
 

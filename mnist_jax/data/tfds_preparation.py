@@ -6,7 +6,6 @@ import hashlib
 import os
 import shutil
 import sys
-import threading
 import urllib.parse
 import urllib.request
 from pathlib import Path
@@ -147,22 +146,12 @@ def _read_repacked(name: str, builder: DatasetBuilder, manual_dir: Path) -> Data
 def find_network_problem(url: str, timeout: float = _NETWORK_TIMEOUT) -> str | None:
     """Returns why a URL can't be downloaded, or None if it can; `timeout` is in seconds."""
     host = urllib.parse.urlsplit(url).netloc
-    problem: str | None = f"{host}: no answer within {timeout:g} s"
-
-    def request() -> None:
-        nonlocal problem
-        try:
-            with urllib.request.urlopen(url, timeout=timeout):
-                problem = None
-        except Exception as error:  # Proxies and captive portals answer in many ways.
-            cause = getattr(error, "reason", None)  # Of a URLError.
-            problem = f"{host}: {first_line(cause if isinstance(cause, Exception) else error)}"
-
-    # In a thread, because the timeout does not limit the look-up of the host's name.
-    thread = threading.Thread(target=request, daemon=True)
-    thread.start()
-    thread.join(timeout)
-    return problem
+    try:
+        with urllib.request.urlopen(url, timeout=timeout):
+            return None
+    except Exception as error:  # Proxies and captive portals answer in many ways.
+        cause = getattr(error, "reason", None)  # Of a URLError.
+        return f"{host}: {first_line(cause if isinstance(cause, Exception) else error)}"
 
 
 def _prepare(

@@ -55,11 +55,7 @@ class Journal:
 
 
 def read_journal(workdir: Path, last_step: int) -> list[dict[str, Any]]:
-    """Returns the lines up to `last_step`; none if there is no journal.
-
-    Raises:
-      UserError: The file is not what the run wrote.
-    """
+    """Returns the lines up to `last_step`; none if there is no journal."""
     return _read(workdir / "metrics.jsonl", last_step)[0]
 
 

@@ -163,7 +163,7 @@ class EventFile:
 
 
 def _create_stand_in() -> Any:
-    """Returns a `tensorflow` with what clu's `SummaryWriter` calls."""
+    """Returns a `tensorflow` with what clu's `SummaryWriter` calls here."""
     from tensorboard.plugins.histogram.summary_v2 import histogram_pb
     from tensorboard.plugins.scalar.summary_v2 import scalar_pb
     from tensorboard.plugins.text.summary_v2 import text_pb

@@ -28,19 +28,19 @@ _NO_BUGS_OF_JAX = ("RESOURCE_EXHAUSTED", "Unable to initialize backend")  # Runt
 
 
 def run(module: types.ModuleType, argv: list[str]) -> None:
-    """Parses the flags, calls the command's `main`, and exits with 0 when that returns.
+    """Parses the flags, and calls the command's `main`.
 
-    Args:
-      module: The command. Its docstring is its help, its key flags are those that it takes, and
-        the parameter of its `main`, if there is one, names the positional arguments. `main`
-        should import jax itself: then errors in flags are reported at once, and signals are
-        handled while it imports.
-      argv: The program and the arguments.
+    The command's docstring is its help, its key flags are those that it takes, and the
+    parameter of its `main`, if any, names the positional arguments. `main` should import jax
+    itself: then errors in flags are reported at once, and signals are handled meanwhile.
     """
     signals.exit_at_signals()
     sys.unraisablehook = _print_unraisable
     # Searching the objects of the imports for garbage takes a fifth of a short run's time.
     gc.set_threshold(100_000)
+    # The loop waits this long for Python's lock, a hundred times in an evaluation, where the
+    # thread that draws figures has it.
+    sys.setswitchinterval(5e-4)
     atexit.register(gc.freeze)
 
     if {"-h", "-help", "--help"}.intersection(itertools.takewhile("--".__ne__, argv)):

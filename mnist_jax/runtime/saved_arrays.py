@@ -18,23 +18,20 @@ def leaves_by_name(tree: Any) -> dict[str, Any]:
     return {jax.tree_util.keystr(path, simple=True, separator="/"): x for path, x in leaves}
 
 
-def read(folder: Path, target: Any, *, is_part: bool = False) -> Any:
+def read(folder: Path, target: Any) -> Any:
     """Returns `target` with the saved leaves as NumPy arrays, for any number of devices.
 
-    Args:
-      folder: Of orbax's files.
-      target: A tree of arrays, or of their shapes and dtypes.
-      is_part: Whether leaves that `target` lacks are skipped.
+    `target` is a tree of arrays, or of their shapes and dtypes; a dict is a part of a state.
 
     Raises:
-      Exception: Of any type: a leaf is missing, or has another shape or dtype.
+      Exception: Of any type: a leaf is missing, left over, or has another shape or dtype.
     """
     handler = ocp.PyTreeCheckpointHandler()
     wanted = leaves_by_name(target)
     unknown = wanted.keys() ^ leaves_by_name(handler.metadata(folder).tree).keys()
     if missing := unknown & wanted.keys():
         raise ValueError(f"{min(missing)} is missing")
-    if unknown and not is_part:
+    if unknown and not isinstance(target, dict):
         raise ValueError(f"{min(unknown)} is not part of the state")
     restore_args = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), target)
     args = ocp.args.PyTreeRestore(target, restore_args=restore_args, partial_restore=True)
@@ -51,7 +48,7 @@ def read_variables(folder: Path) -> dict[str, Any]:
     tree = ocp.PyTreeCheckpointHandler().metadata(folder).tree
     parts = {name: tree[name] for name in ("params", "collections") if name in tree}
     target = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), parts)
-    return leaves_by_name(read(folder, target, is_part=True))
+    return leaves_by_name(read(folder, target))
 
 
 class _Handler(ocp.PyTreeCheckpointHandler):
