@@ -1,4 +1,4 @@
-"""Trains image classifiers with JAX and Flax, evaluates them and uses them.
+"""Trains networks with JAX and Flax, evaluates them and uses them.
 
     mnist-jax COMMAND [FLAGS]
 

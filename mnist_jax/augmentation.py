@@ -1,7 +1,7 @@
 """Random changes of the training images, inside the step: pure functions of (key, images).
 
-Each gets the step's PRNG key and the model's batch, `uint8[batch, height, width]`, or with
-channels. It returns images of the same shape and of any dtype, 0 to 255.
+Each gets the step's PRNG key and the images of the batch, `[batch, height, width]`, or with
+channels: integers from 0 to 255, or floats. It returns images of the same shape and range.
 """
 
 import functools

@@ -1,4 +1,4 @@
-"""Classifies image files with a checkpoint; `-` is the file on stdin.
+"""Predicts from image files with a checkpoint; `-` is the file on stdin.
 
     mnist-jax predict --workdir DIR [--step latest|best|N] [--member K]
         [--model FILE.py:NAME] [--task FILE.py:NAME] [--json] [--show] IMAGE...

@@ -91,7 +91,7 @@ def get_config() -> ml_collections.ConfigDict:
 
     # Reporting: loss and speed.
     config.log_every_steps = 100
-    # Loss and accuracy of every split.
+    # Loss and metrics of every split.
     config.eval_every_steps = 1000
     config.eval_batch_size = 1000
     # At log steps: gradient norm, histograms of gradients and params.
