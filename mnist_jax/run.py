@@ -69,6 +69,8 @@ class Run:
     def create_state(self) -> TrainState:
         """Returns the state at step 0: random, or with the variables of `config.init_from`."""
         state = create_train_state(self.config, self.model, self.task, self.dataset.input)
+        # Raises where an array does not fit; reading one of the others would wait for ever.
+        jax.block_until_ready(state)
         start, treedef = self.init_variables, jax.tree.structure(state)
         if not start:
             return state

@@ -64,8 +64,7 @@ def create_train_state(
         init(jnp.uint32(seed), fixed, model.init, model.apply, task, example)
         for seed in members.seeds(config)
     ]
-    # Raises where an array does not fit; reading one of the others would wait for ever.
-    return jax.block_until_ready(members.stack(states))
+    return members.stack(states)
 
 
 @functools.partial(jax.jit, static_argnums=(1, 2, 3, 4, 5))

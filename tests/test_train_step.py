@@ -97,7 +97,7 @@ def test_a_state_that_does_not_fit_into_memory_is_an_error(fake_config):
     resource.setrlimit(resource.RLIMIT_AS, (used + 2**30, limits[1]))
     try:
         with pytest.raises(jax.errors.JaxRuntimeError, match="RESOURCE_EXHAUSTED"):
-            create_state(fake_config)
+            jax.block_until_ready(create_state(fake_config))
     finally:
         resource.setrlimit(resource.RLIMIT_AS, limits)
 

@@ -154,7 +154,8 @@ def test_the_digest_covers_blocks_of_large_files_and_all_labels(tmp_path, monkey
 
     def digest(image: np.ndarray, last: int = 0) -> str:
         label = np.array([0] * 63 + [last])
-        splits = {split: Split(save(tmp_path / "x.npy", image), label) for split in SPLITS}
+        rows = save(tmp_path / "x.npy", image)
+        splits = {split: Split(rows, label) for split in SPLITS}
         from_files = Dataset.from_splits("name", "ab", splits).digest
         splits = {split: Split(image, label) for split in SPLITS}
         assert Dataset.from_splits("name", "ab", splits).digest == from_files
