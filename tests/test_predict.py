@@ -31,11 +31,10 @@ def images(tmp_path):
 
 
 def predict(*args, folder) -> subprocess.CompletedProcess:
-    env = {k: v for k, v in os.environ.items() if k not in ("DISPLAY", "WAYLAND_DISPLAY")}
     return subprocess.run(
         [sys.executable, "-m", "mnist_jax", "predict", *map(str, args)],
         cwd=folder,
-        env=env | {"PYTHONPATH": str(ROOT)},
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
         capture_output=True,
         text=True,
     )

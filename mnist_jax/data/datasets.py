@@ -106,7 +106,7 @@ class Dataset:
 
     def _compute_digest(self) -> str:
         image, label = self.examples
-        form: tuple[object, ...] = image.shape[1:], self.num_classes, self.sizes
+        form: tuple[object, ...] = image.shape[1:], len(self.class_names), self.sizes
         kind = image.dtype.name, label.dtype.name, label.shape[1:]
         form += () if kind == ("uint8", "int32", ()) else kind
         sha256 = hashlib.sha256(repr(form).encode())
@@ -116,11 +116,6 @@ class Dataset:
             sha256.update(rows.reshape(-1).view(np.uint8).data)
         sha256.update(np.ascontiguousarray(label).data)
         return sha256.hexdigest()
-
-    @property
-    def num_classes(self) -> int:
-        """Labels of classes are in `[0, num_classes)`; 0: there are no classes."""
-        return len(self.class_names)
 
     @property
     def input(self) -> jax.ShapeDtypeStruct:

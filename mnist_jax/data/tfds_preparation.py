@@ -25,6 +25,7 @@ _DIGESTS = {
     "mnist": "4bca2d9cd005b292a93aecfdcfbbd94d2f8808671dcc1560f40219f9625c5813",
     "fashion_mnist": "ee7b32e9c7e33f644d9e05375fb7d42a64281498d9527bb2d2c63d6bad998a65",
 }
+_DELETE = "delete that folder, and the next start prepares it again"
 _SUITABLE = "choose a classification dataset whose images have one size"
 # It would read from a cloud that is disabled, and leaves a folder in the system's temp folder.
 tfds.core.DatasetInfo.initialize_from_bucket = lambda self: None
@@ -55,17 +56,11 @@ def load(name: str, data_dir: Path, manual_dir: Path) -> Dataset:
         _prepare(builder, data_dir, download_config)
         builder = tfds.builder(name, data_dir=data_dir)  # Another process may have prepared it.
     _import_tensorflow()
-    with _naming_damage(builder.data_dir):
+    with refusing(f"prepared dataset {builder.data_dir}", _DELETE, Exception):  # Of any type.
         splits = {part: _read(builder, part) for part in SPLITS if part in builder.info.splits}
     with refusing(f"dataset: {name!r}", _SUITABLE, ValueError):
         # Some datasets know the names of their classes only when they are prepared.
         return Dataset.from_splits(name, builder.info.features["label"].names, splits)
-
-
-def _naming_damage(folder: Path | str) -> contextlib.AbstractContextManager[None]:
-    advice = "delete that folder, and the next start prepares it again"
-    # A damaged file raises errors of any type.
-    return refusing(f"{folder}: the prepared dataset can't be read", advice, Exception)
 
 
 def _import_tensorflow() -> None:
@@ -90,7 +85,7 @@ def _create_builder(name: str, data_dir: Path) -> DatasetBuilder:
             near = difflib.get_close_matches(name, ["mnist_5k", "fake", *known], n=1)
             hint = f"did you mean {near[0]}?" if near else "see tensorflow.org/datasets/catalog"
             raise UserError(f"dataset: there is no {name!r}; {hint}")
-    with _naming_damage(data_dir / name):
+    with refusing(f"prepared dataset {data_dir / name}", _DELETE, Exception):
         return tfds.builder(name, data_dir=data_dir)
 
 

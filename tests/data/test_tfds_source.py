@@ -40,7 +40,7 @@ def find_cache(config: ConfigDict) -> Path:
 
 
 def assert_equal(dataset: Dataset, expected: Dataset) -> None:
-    assert (dataset.name, dataset.num_classes) == (expected.name, expected.num_classes)
+    assert (dataset.name, dataset.class_names) == (expected.name, expected.class_names)
     assert dataset.sizes == expected.sizes
     for array, expected_array in zip(dataset.examples, expected.examples, strict=True):
         np.testing.assert_array_equal(array, expected_array, strict=True)
