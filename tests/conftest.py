@@ -1,6 +1,8 @@
 """What the tests share: the configs they start from, and where they find the real MNIST."""
 
+import sys
 import tempfile
+import types
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -20,6 +22,9 @@ from tests.workdirs import save_trained_checkpoint
 ROOT = Path(__file__).parent.parent
 
 AfterCall = Callable[[TrainState, Metrics], tuple[TrainState, Metrics]]
+
+# With this module, TensorBoard's readers do not import TensorFlow, which takes seconds.
+sys.modules["tensorboard.compat.notf"] = types.ModuleType("notf")
 
 # As in equinox: an array that is broadcast to another rank by accident is an error.
 jax.config.update("jax_numpy_rank_promotion", "raise")
