@@ -139,15 +139,18 @@ def open_run(
         later = {name: saved.config[name] for name in ("model", "task")}
         config_lib.check_resumable(ConfigDict({**config, **later}), saved.config, workdir)
     own = dict[str, dict[str, str]]()
-    is_saved = saved is not None
+    is_saved = saved is not None  # What was begun is not judged anew.
+    for field, table in (("model", MODELS), ("task", TASKS)):
+        if given[field] is not None and not is_saved:
+            config_lib.refuse_ignored(config, field, table, given[field])
     named_task = create_task(config, is_saved=is_saved)
-    task = _choose(config, "task", task, named_task, TASKS, own)
+    task = _choose(config, "task", task, named_task, own)
     dataset = dataset or _load_dataset(config, may_fall_back=saved is None)
     with refusing(f"dataset: {dataset.name}", "choose another", Exception):
         task.check(dataset)
         num_outputs = task.num_outputs(dataset)
     named_model = create_model(config, num_outputs, is_saved=is_saved)
-    model = _choose(config, "model", model, named_model, MODELS, own)
+    model = _choose(config, "model", model, named_model, own)
     if saved:
         _check_resumable(config, own, saved, workdir)
     dataset.check_digest(saved.data_digest if saved else "")
@@ -201,7 +204,6 @@ def _choose(
     field: str,
     given: Any,
     named: Any,
-    table: Mapping[str, Any],
     own: dict[str, dict[str, str]],
 ) -> Any:
     """Returns the given object, or the one that the config names.
@@ -210,8 +212,6 @@ def _choose(
     the place of a file that may move.
     """
     spec = config[field] if given is None and ":" in config[field] else ""
-    if given not in (None, named):
-        config_lib.refuse_ignored(config, field, table, given)
     if spec or given not in (None, named):
         own[field] = own_code.describe(named if spec else given, spec)
         config[field] = type(named if spec else given).__name__

@@ -13,6 +13,7 @@ from mnist_jax.runtime.errors import UserError
 from mnist_jax.tasks import TASKS
 from mnist_jax.train_loop import train_and_evaluate
 from tests.conftest import ROOT
+from tests.workdirs import edit_manifest
 
 TABLES = {
     "task": TASKS,
@@ -76,3 +77,12 @@ def test_every_optimizer_learns_and_is_resumed_to_the_bit(fake_config, tmp_path,
     fake_config.num_train_steps = 40
     resumed = train_and_evaluate(fake_config, tmp_path / "resumed")
     jax.tree.map(np.testing.assert_array_equal, whole, resumed)
+
+
+def test_a_run_of_version_0_2_with_an_ignored_field_is_resumed(fake_config, tmp_path):
+    fake_config.update(model="cnn", hidden_sizes=(128, 32), num_train_steps=20)
+    train_and_evaluate(fake_config, tmp_path)
+    for folder in (tmp_path / "checkpoints").glob("*/default"):
+        edit_manifest(folder, lambda content: content["config"].update(hidden_sizes=[7]))
+    fake_config.update(hidden_sizes=(7,), num_train_steps=40)
+    assert int(train_and_evaluate(fake_config, tmp_path).step) == 40
