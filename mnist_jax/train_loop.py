@@ -85,7 +85,6 @@ def train_and_evaluate(
                 state, metrics = reporter.profiler.call(steps, call, state, examples, rows)
                 # Reads the metrics of the call before this one: the device never waits.
                 reporter.train(steps, metrics)
-
                 # Read once, because all processes must agree on what follows.
                 stop = job.max_over_processes(run.signals.signum or 0)
                 is_end = step == config.num_train_steps
