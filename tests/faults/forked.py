@@ -67,6 +67,7 @@ def _run(
     for descriptor, path in ((1, stdout), (2, stderr)):
         with path.open("wb") as file:
             os.dup2(file.fileno(), descriptor)
+    sys.dont_write_bytecode = True  # Of a config file: it is no change of the folder.
     os.chdir(cwd)
     os.environ.update(environment)
     if "JAX_COMPILATION_CACHE_DIR" in environment:  # JAX, which is imported, reads it no more.
