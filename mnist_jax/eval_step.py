@@ -92,16 +92,23 @@ def evaluate(
 
     results, outputs = {}, {}
     for split, batches in eval_indices.items():
-        is_real = batches.ravel() >= 0
-        values, *kept = zip(*read_all(batches, split in keep), strict=True)
-        columns = {
-            name: np.concatenate([of_batch[name] for of_batch in values], axis=-1)[..., is_real]
-            for name in values[0]
-        }
+        values, *kept = _stack(read_all(batches, split in keep), len(batches))
+        count = np.count_nonzero(batches >= 0)
+        columns = {n: np.concatenate(x, axis=-1)[..., :count] for n, x in values.items()}
         results[split] = summarize(task, columns)
         if kept:
-            outputs[split] = np.concatenate(kept[0])[is_real]
+            outputs[split] = np.concatenate(kept[0])[:count]
     return results, outputs
+
+
+def _stack(trees: Iterator[Any], size: int) -> Any:
+    """Stacks arrays as they come: to keep them until the end would fragment the memory."""
+    for number, tree in enumerate(trees):
+        if not number:
+            whole = jax.tree.map(lambda x: np.empty((size, *x.shape), x.dtype), tree)
+        for array, value in zip(jax.tree.leaves(whole), jax.tree.leaves(tree), strict=True):
+            array[number] = value
+    return whole
 
 
 def summarize(task: Task, columns: Mapping[str, np.ndarray]) -> dict[str, Any]:
