@@ -15,6 +15,7 @@ from ml_collections import ConfigDict
 
 from mnist_jax.runtime import config as config_lib
 from mnist_jax.runtime.errors import UserError
+from mnist_jax.runtime.saved_arrays import leaves_by_name
 
 _Rate = Any  # An `optax.Schedule`, or a number.
 
@@ -111,14 +112,8 @@ def _kernels(params: optax.Params) -> optax.Params:
 
 def _trainable(pattern: str, params: optax.Params) -> optax.Params:
     """Marks the parameters whose name, like `hidden1/kernel`, contains a match."""
-
-    def matches(path: Any, _: Any) -> bool:
-        names.append(jax.tree_util.keystr(path, simple=True, separator="/"))
-        return bool(re.search(pattern, names[-1]))
-
-    names: list[str] = []
-    marks = jax.tree_util.tree_map_with_path(matches, params)
-    if not any(jax.tree.leaves(marks)):
-        problem = f"{pattern!r} matches none of {', '.join(names)}"
+    marks = {name: bool(re.search(pattern, name)) for name in leaves_by_name(params)}
+    if not any(marks.values()):
+        problem = f"{pattern!r} matches none of {', '.join(marks)}"
         raise UserError(f"config.trainable: {problem}; give a regular expression that does")
-    return marks
+    return jax.tree.unflatten(jax.tree.structure(params), marks.values())

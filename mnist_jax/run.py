@@ -142,10 +142,11 @@ def open_run(
     is_saved = saved is not None  # What was begun is not judged anew.
     for field, table in (("model", MODELS), ("task", TASKS)):
         if given[field] is not None and not is_saved:
-            config_lib.refuse_ignored(config, field, table, given[field])
+            by = f"the given {field}"
+            config_lib.refuse_ignored(config, table, given[field], by)
     named_task = create_task(config, is_saved=is_saved)
     task = _choose(config, "task", task, named_task, own)
-    dataset = dataset or _load_dataset(config, may_fall_back=saved is None)
+    dataset = dataset or _load_dataset(config, may_fall_back=not is_saved)
     with refusing(f"dataset: {dataset.name}", "choose another", Exception):
         task.check(dataset)
         num_outputs = task.num_outputs(dataset)
@@ -211,11 +212,12 @@ def _choose(
     Of the user's own object, `own` gets what a run records of it, and the config its class, in
     the place of a file that may move.
     """
+    chosen = named if given is None else given
     spec = config[field] if given is None and ":" in config[field] else ""
-    if spec or given not in (None, named):
-        own[field] = own_code.describe(named if spec else given, spec)
-        config[field] = type(named if spec else given).__name__
-    return named if given is None else given
+    if spec or chosen != named:
+        own[field] = own_code.describe(chosen, spec)
+        config[field] = type(chosen).__name__
+    return chosen
 
 
 def _check_resumable(

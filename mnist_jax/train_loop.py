@@ -73,16 +73,16 @@ def train_and_evaluate(
             if step == 0 or is_over:
                 results = evaluate_all(state)
                 reporter.restart_clock(0)
+            at_once = members.at_once(state)
+            perform_steps = functools.partial(train_steps, members_at_once=at_once)
             for steps in () if is_over else device_calls(config, step):
                 step = steps[-1]
                 indices = members.batch_indices(config, steps, dataset.sizes["train"])
                 examples, rows = run.source.feed(indices)
-                call = functools.partial(
-                    train_steps,
-                    detailed=is_detailed(config, step),
-                    members_at_once=members.at_once(state),
+                detailed = is_detailed(config, step)
+                state, metrics = reporter.profiler.call(
+                    steps, perform_steps, state, examples, rows, detailed=detailed
                 )
-                state, metrics = reporter.profiler.call(steps, call, state, examples, rows)
                 # Reads the metrics of the call before this one: the device never waits.
                 reporter.train(steps, metrics)
                 # Read once, because all processes must agree on what follows.

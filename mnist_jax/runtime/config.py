@@ -162,23 +162,27 @@ def choose(
     if choice not in table:
         others = ", or FILE.py:NAME" if own else ""
         raise _error(config, field, f"is none of {', '.join(table)}{others}")
-    for name in (name for name in _DEFAULTS if name not in _parameters(table[choice])):
-        users = [option for option in table if name in _parameters(table[option])]
-        if users and not is_saved and config[name] != _DEFAULTS[name]:
-            advice = f"set it to {_DEFAULTS[name]!r} or choose {' or '.join(users)}"
-            raise _error(config, name, f"is ignored by config.{field}={choice}; {advice}")
+    if not is_saved:
+        refuse_ignored(config, table, table[choice], f"config.{field}={choice}")
     return table[choice]
 
 
-def refuse_ignored(
-    config: ConfigDict, field: str, table: Mapping[str, Any], given: object
-) -> None:
-    """Raises UserError if a field of a table's options is set that a given object has not."""
+def refuse_ignored(config: ConfigDict, table: Mapping[str, Any], chosen: Any, by: str) -> None:
+    """Raises UserError if a field is set that a table's options use, and what was chosen not.
+
+    An option uses the fields that its parameters name, an object those that are its attributes
+    with the same value. `by` says what was chosen.
+    """
+    is_option = chosen in table.values()
     for name in _DEFAULTS:
-        is_used = any(name in _parameters(option) for option in table.values())
-        if is_used and config[name] not in (_DEFAULTS[name], getattr(given, name, None)):
-            advice = f"set it to {_DEFAULTS[name]!r}"
-            raise _error(config, name, f"is ignored by the given {field}; {advice}")
+        users = [option for option in table if name in _parameters(table[option])]
+        if is_option:
+            is_used, others = name in _parameters(chosen), f" or choose {' or '.join(users)}"
+        else:
+            is_used, others = config[name] == getattr(chosen, name, None), ""
+        if users and not is_used and config[name] != _DEFAULTS[name]:
+            problem = f"is ignored by {by}; set it to {_DEFAULTS[name]!r}{others}"
+            raise _error(config, name, problem)
 
 
 def create(
