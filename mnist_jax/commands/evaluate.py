@@ -66,6 +66,6 @@ def main() -> None:
         print_json(model, splits=results)
     else:
         of_member = "" if MEMBER.value is None else f", member {MEMBER.value}"
-        print(f"Step {model.step} of {model.workdir}{of_member}")
+        print(terminal.printable(f"Step {model.step} of {model.workdir}{of_member}"))
         for split, result in results.items():
-            print(model.task.report(split, dataset.name, result))
+            print(terminal.printable(model.task.report(split, dataset.name, result), keep="\n"))
