@@ -102,6 +102,7 @@ def test_a_model_of_other_images_gets_those_and_its_class_names_are_printed(
     images, monkeypatch, capsys
 ):
     (images / "seven.png").rename(images / "se\33[2Jven\n.png")  # It clears the screen.
+
     def classify(inputs):
         assert (inputs.shape, inputs.dtype) == ((1, 8, 12, 3), np.uint8)
         return Classification().describe(np.log([[0.1, 0.9]]), ["cat", "d\rog"])
