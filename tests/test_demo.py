@@ -15,6 +15,7 @@ import urllib.parse
 import numpy as np
 import pytest
 
+from mnist_jax.digits.normalize import find_doubt
 from tests.conftest import ROOT
 from tests.images import draw_seven
 
@@ -108,6 +109,14 @@ def test_answers_a_drawing(port):
     assert answer["label"] == np.argmax(answer["probabilities"]) == 7
     assert len(answer["image"]) == 784
     assert max(answer["image"]) == 255
+    assert answer["note"] == ""
+
+
+def test_notes_what_predict_does(port):
+    two = np.hstack([np.asarray(draw_seven(280).convert("L"))[:, 70:210]] * 2)
+    status, body = ask(port, "POST", "/predict", two.tobytes())
+    assert (status, json.loads(body)["note"]) == (200, find_doubt(two[:, :, np.newaxis] / 255))
+    assert "several digits" in json.loads(body)["note"]
 
 
 def test_answers_an_empty_sheet(port):

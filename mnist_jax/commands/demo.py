@@ -42,7 +42,7 @@ _SIDE = 280  # Pixels of the canvas, which the page sends as one byte of grey ea
 def main() -> None:
     """Serves the page until Ctrl-C."""
     from mnist_jax.data.images import UnreadableImageError
-    from mnist_jax.digits.normalize import normalize
+    from mnist_jax.digits.normalize import find_doubt, normalize
     from mnist_jax.tasks import Classification
 
     model = restore_checkpoint()
@@ -55,8 +55,10 @@ def main() -> None:
     def predict(grey: np.ndarray) -> dict[str, object]:
         answer: dict[str, object] = {"classes": model.manifest.class_names, "label": None}
         with contextlib.suppress(UnreadableImageError):  # Nothing is drawn.
-            image = normalize(grey[:, :, np.newaxis] / 255)
-            answer |= {"image": image.ravel().tolist(), **model.predict(image[np.newaxis])[0]}
+            pixels = grey[:, :, np.newaxis] / 255
+            image = normalize(pixels)
+            answer |= {"image": image.ravel().tolist(), "note": find_doubt(pixels)}
+            answer |= model.predict(image[np.newaxis])[0]
         return answer
 
     predict(255 * np.eye(_SIDE, dtype=np.uint8))  # Compiles before the first request.

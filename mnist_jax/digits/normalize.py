@@ -28,6 +28,13 @@ _WORKING_SIZE = 256
 _INK = 0.3
 _MIN_CONTRAST = 0.08  # Fraction of the range from black to white; a pencil has about 0.2.
 _MIN_PART = 0.05  # Dust has less ink than this fraction of the largest stroke's.
+_MIN_HEIGHT = 0.2  # Of the image: less is no digit beside what touches the border.
+_MAX_SOLIDITY = 0.12  # Area by half its width; that of MNIST's digits is less, of 99.7 %.
+
+_DOUBT = (
+    "looks like several digits, a frame or a shadow, or touches the border: crop it to one, "
+    "with a margin"
+)
 
 
 def read_image(path: str | Path) -> np.ndarray:
@@ -73,7 +80,7 @@ def normalize(pixels: np.ndarray) -> np.ndarray:
 
     Args:
       pixels: `float[height, width, channels]`, black 0 to white 1, any size and any colours.
-        The border of the image shows the background.
+        Most of the border of the image shows the background.
 
     Returns:
       `uint8[28, 28]`: the digit light on black, its longer side 20 pixels, its centre of mass
@@ -82,7 +89,7 @@ def normalize(pixels: np.ndarray) -> np.ndarray:
     Raises:
       UnreadableImageError: Nothing is drawn on the image.
     """
-    ink = _remove_dust(_extract_ink(_undo_enlargement(np.asarray(pixels, np.float64))))
+    ink, _ = _find_digit(pixels)
     top, bottom = _find_edges(ink.max(axis=1))
     left, right = _find_edges(ink.max(axis=0))
     scale = max(bottom - top, right - left) / _BOX
@@ -101,57 +108,41 @@ def normalize(pixels: np.ndarray) -> np.ndarray:
 
 def find_doubt(pixels: np.ndarray) -> str:
     """Returns why an image that `normalize` accepts may not show one digit; "": no reason."""
-    ink = _remove_dust(_extract_ink(np.asarray(pixels, np.float64)))
-    boxes = ndimage.find_objects(ndimage.label(ink >= _INK, structure=np.ones((3, 3)))[0])
-    heights = np.array([rows.stop - rows.start for rows, _ in boxes])
-    # The parts of a broken digit differ in height, as the bar and the body of a five do.
-    is_several = np.count_nonzero(heights > 0.35 * heights.max()) > 1
-    return "looks like several digits, or a frame: crop it to one" if is_several else ""
+    return _DOUBT if _find_digit(pixels)[1] else ""
 
 
-def _undo_enlargement(pixels: np.ndarray) -> np.ndarray:
-    """Reverts an enlargement by nearest neighbour.
+def _find_digit(pixels: np.ndarray) -> tuple[np.ndarray, bool]:
+    """Returns the ink of the digit, and whether the image may show something else, too.
 
-    It repeats some rows and columns more often than others and so bends the strokes: up to 2 %
-    of MNIST's test images would be misclassified. It is reverted to the smallest image with a
-    digit of 20 pixels, if this is lossless (one row of each run of equal rows remains) and if
-    more than half of the repeated rows disappear: an upright stroke has equal rows, too.
+    Dust is left out, and what touches the border, such as a table or a shadow, if there is a
+    part inside that is high enough for a digit. So are the soft edges of both.
     """
-    axes = [_number_runs(np.moveaxis(pixels, axis, 0)) for axis in (0, 1)]
-    inner_rows = list(map(_count_inner_rows, axes))
-    inner_runs = sum(max(0, runs[-1] - 1) for runs in axes)
-    repeats = sum(inner_rows) - inner_runs
-    if not repeats:
-        return pixels
-    longer = max(map(len, axes))
-    # A smaller image would have to be enlarged again. The digit may be one row larger.
-    for size in range(math.ceil(longer * _BOX / (max(inner_rows) + 1)), longer):
-        indices = [_nearest_indices(len(runs), size / longer) for runs in axes]
-        reduced = [runs[rows] for runs, rows in zip(axes, indices, strict=True)]
-        is_lossless = [len(np.unique(r)) for r in reduced] == [r[-1] + 1 for r in axes]
-        if is_lossless and 2 * (sum(map(_count_inner_rows, reduced)) - inner_runs) < repeats:
-            return pixels[np.ix_(*indices)]
-    return pixels
+    ink, is_plain = _extract_ink(np.asarray(pixels, np.float64))
+    parts, number = ndimage.label(ink >= _INK, structure=np.ones((3, 3)))
+    numbers = np.arange(1, number + 1)
+    masses = ndimage.sum_labels(ink, parts, numbers)
+    heights = np.array([rows.stop - rows.start for rows, _ in ndimage.find_objects(parts)])
+    is_inside = ~np.isin(numbers, parts[_mark_border(ink.shape)])
+    if not (is_inside & (heights > _MIN_HEIGHT * len(ink))).any():
+        is_inside[:] = True
+    is_stroke = masses >= _MIN_PART * masses[is_inside].max()
+    is_digit = is_inside & is_stroke
+    is_rest = np.concatenate([[False], ~is_digit])[parts]
+    around = ndimage.binary_dilation(is_rest, np.ones((3, 3)), iterations=2)
+    ink = np.where(around & (is_rest | (ink < _INK)), 0, ink)
+    # The parts of a broken digit differ in height, as the bar and the body of a five do.
+    is_several = np.count_nonzero(heights[is_digit] > 0.35 * heights[is_digit].max()) > 1
+    box = (ink >= _INK)[ndimage.find_objects(np.where(ink >= _INK, 1, 0))[0]]
+    depth = ndimage.distance_transform_edt(np.pad(box, 1)).max()
+    is_solid = box.sum() * depth > _MAX_SOLIDITY * max(box.shape) ** 3
+    is_cut = not is_plain or (is_stroke & ~is_inside).any()
+    return ink, bool(is_several or is_solid or is_cut)
 
 
-def _number_runs(rows: np.ndarray) -> np.ndarray:
-    """Returns for each row the number of its run of equal rows, from 0."""
-    return np.cumsum(np.diff(rows, axis=0, prepend=rows[:1]).any(axis=(1, 2)))
-
-
-def _count_inner_rows(runs: np.ndarray) -> int:
-    """Counts the rows except the first and the last run, which are background."""
-    return int(np.count_nonzero((runs > 0) & (runs < runs[-1])))
-
-
-def _nearest_indices(length: int, scale: float) -> np.ndarray:
-    """Returns the indices of the rows that remain when `length` rows are reduced by `scale`."""
-    size = max(1, round(length * scale))
-    return np.floor((np.arange(size) + 0.5) * length / size).astype(int)
-
-
-def _extract_ink(pixels: np.ndarray) -> np.ndarray:
+def _extract_ink(pixels: np.ndarray) -> tuple[np.ndarray, bool]:
     """Returns how far each pixel is from the background towards the ink's colour, from 0 to 1.
+
+    The second value is whether at most a tenth of the border is anything but background.
 
     Raises:
       UnreadableImageError: There is no ink, or it is as weak as the noise of the background.
@@ -165,20 +156,23 @@ def _extract_ink(pixels: np.ndarray) -> np.ndarray:
     length = float(np.linalg.norm(direction)) or 1.0  # Zero where nothing is drawn.
     ink = np.clip(difference @ (direction / length), 0, None)
     # The standard deviation, from the median of the background, if the noise is Gaussian.
-    noise = 1.4826 * float(np.quantile(distance[_mark_border(distance.shape)], share / 2))
+    border = distance[_mark_border(distance.shape)]
+    noise = 1.4826 * float(np.quantile(border, share / 2))
     peak = float(ink.max())
     if peak < _MIN_CONTRAST * math.sqrt(pixels.shape[2]) or peak < 6 * noise:
         raise UnreadableImageError("nothing is drawn on it, too faintly, or without a margin")
-    return np.where(ink < 3 * noise, 0, ink) / peak
+    is_plain = (border < max(0.1 * peak, 3 * noise)).mean() > 0.9
+    return np.where(ink < 3 * noise, 0, ink) / peak, bool(is_plain)
 
 
 def _fit_background(pixels: np.ndarray) -> tuple[np.ndarray, float]:
     """Returns the background, and the share of the border where it is seen.
 
-    It is a quadratic surface, fitted to the border by iteratively reweighted least squares. So
-    it minimises the absolute deviations: strokes that touch the border matter little. Where
-    they cover more than a tenth of it, as those of a digit cropped to its box, the background
-    is the border's most frequent colour, if there is one.
+    It is a quadratic surface, fitted to the border by iteratively reweighted least squares from
+    the median on. The weights fall with the square of the deviation: strokes, a table or a
+    shadow that touch the border matter little. Where strokes cover more than a tenth of it, as
+    those of a digit cropped to its box, the background is the border's most frequent colour, if
+    there is one and the surface explains no more of the border.
     """
     height, width, _ = pixels.shape
     y, x = np.meshgrid(np.linspace(-1, 1, height), np.linspace(-1, 1, width), indexing="ij")
@@ -187,9 +181,9 @@ def _fit_background(pixels: np.ndarray) -> tuple[np.ndarray, float]:
     known, values = terms[border], pixels[border]
     surface = np.zeros((terms.shape[2], values.shape[1]))
     surface[0] = np.median(values, axis=0)
-    for _ in range(10):
+    for _ in range(20):
         residual = np.linalg.norm(values - known @ surface, axis=1)
-        weighted = known / np.maximum(residual, 1e-3)[:, np.newaxis]
+        weighted = known / np.maximum(residual, 0.03)[:, np.newaxis] ** 2
         # The normal equations are six by six, while the border has thousands of pixels.
         surface = np.linalg.lstsq(weighted.T @ known, weighted.T @ values)[0]
     colours, counts = np.unique(np.rint(255 * values), axis=0, return_counts=True)
@@ -200,7 +194,9 @@ def _fit_background(pixels: np.ndarray) -> tuple[np.ndarray, float]:
     # Of so few pixels, no colour is certainly that of the background.
     if max(distance.shape) < 16 and np.quantile(distance[border], 0.9) > least:
         raise UnreadableImageError("too small for a digit that fills it: leave a margin")
-    if share > 0.15 and np.quantile(residual, 0.9) > max(0.1, least):
+    if share > max(0.15, (residual < 2 / 255).mean()) and np.quantile(residual, 0.9) > max(
+        0.1, least
+    ):
         return flat, share
     return terms @ surface, 1.0
 
@@ -211,15 +207,6 @@ def _mark_border(shape: tuple[int, ...]) -> np.ndarray:
     width = 1 + max(shape) // 50
     mask[width:-width, width:-width] = False
     return mask
-
-
-def _remove_dust(ink: np.ndarray) -> np.ndarray:
-    """Removes specks that are separate from the strokes of the digit, with their soft edges."""
-    parts, number = ndimage.label(ink >= _INK, structure=np.ones((3, 3)))
-    masses = ndimage.sum_labels(ink, parts, np.arange(1, number + 1))
-    is_dust = np.concatenate([[False], masses < _MIN_PART * masses.max()])[parts]
-    around = ndimage.binary_dilation(is_dust, np.ones((3, 3)), iterations=2)
-    return np.where(around & (is_dust | (ink < _INK)), 0, ink)
 
 
 def _find_edges(profile: np.ndarray) -> tuple[float, float]:
