@@ -16,6 +16,7 @@ from mnist_jax.data.datasets import Dataset
 from mnist_jax.data.load import load_dataset
 from mnist_jax.models import MODELS, create_model
 from mnist_jax.parallel import job
+from mnist_jax.runtime import config as config_lib
 from mnist_jax.runtime import own_code, run_folder, terminal
 from mnist_jax.runtime.errors import CommandError, DamagedCheckpointError, UserError, first_line
 from mnist_jax.runtime.manifest import Manifest
@@ -170,19 +171,27 @@ def _find_code(
     return given
 
 
-def load_run_dataset(model: TrainedModel) -> Dataset:
+def load_run_dataset(model: TrainedModel, dataset: str | None = None) -> Dataset:
     """Loads the dataset that the model was trained on, and no other one.
+
+    Args:
+      model: The model.
+      dataset: Its name or path now, if it moved.
 
     Raises:
       UserError: It is not available, or has changed.
     """
     config = ConfigDict(model.config).unlock()
+    if dataset:
+        config.dataset = dataset
+        config_lib.validate(config)
     for field in ("data_dir", "manual_dir"):
         if not Path(config[field]).is_dir():
             config[field] = ""  # The run was made on another machine: use this one's default.
-    dataset = load_dataset(config.lock(), may_fall_back=False)
-    dataset.check_digest(model.manifest.data_digest)
-    return dataset
+    loaded = load_dataset(config.lock(), may_fall_back=False)
+    loaded.check_digest(model.manifest.data_digest)
+    loaded.print_warnings()
+    return loaded
 
 
 def read_start(

@@ -94,6 +94,7 @@ class Run:
             early_stopping=early_stopping,
             image_shape=example.shape,
             image_dtype=str(example.dtype),
+            normalization=self.dataset.normalization,
             own_code=self.own_code,
             init_from=self.init_from,
             data_digest=self.dataset.digest,
@@ -147,6 +148,8 @@ def open_run(
     named_task = create_task(config, is_saved=is_saved)
     task = _choose(config, "task", task, named_task, own)
     dataset = dataset or _load_dataset(config, may_fall_back=not is_saved)
+    if job.is_first_process():
+        dataset.print_warnings()
     with refusing(f"dataset: {dataset.name}", "choose another", Exception):
         task.check(dataset)
         num_outputs = task.num_outputs(dataset)
@@ -239,7 +242,6 @@ def _check_resumable(
 
 def _load_dataset(config: ConfigDict, *, may_fall_back: bool) -> Dataset:
     """Loads the dataset in the first process, then the same one in the others."""
-    may_fall_back &= job.is_first_process()
     load = functools.cache(lambda: load_dataset(config, may_fall_back=may_fall_back))
     config.dataset = job.broadcast_from_first(lambda: load().name)
     return load()

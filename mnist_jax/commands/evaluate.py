@@ -1,7 +1,8 @@
 """Evaluates a checkpoint of a run, and draws its figures.
 
     mnist-jax evaluate --workdir DIR [--step latest|best|N] [--member K]
-        [--model FILE.py:NAME] [--task FILE.py:NAME] [--split SPLIT] [--json] [--figures DIR]
+        [--model FILE.py:NAME] [--task FILE.py:NAME] [--dataset PATH] [--split SPLIT] [--json]
+        [--figures DIR]
 
 Examples:
     mnist-jax evaluate --workdir runs/mine
@@ -18,6 +19,9 @@ from mnist_jax.runtime.errors import refusing
 for flag in (*CHECKPOINT, JSON):
     flags.declare_key_flag(flag)
 
+_DATASET = flags.DEFINE_string(
+    "dataset", None, "The path where the run's own dataset is now, if it moved."
+)
 _SPLIT = flags.DEFINE_enum(
     "split", "all", ["all", "train", "validation", "test"], "The split to evaluate."
 )
@@ -36,7 +40,7 @@ def main() -> None:
 
     folder = run_folder.resolve("figures", _FIGURES.value) if _FIGURES.value else None
     model = restore_checkpoint()
-    dataset = restoring.load_run_dataset(model)
+    dataset = restoring.load_run_dataset(model, _DATASET.value)
     indices = input_pipeline.eval_indices(dataset.sizes, model.config.eval_batch_size)
     wanted = [*indices] if _SPLIT.value == "all" else [_SPLIT.value]
     place = input_pipeline.choose_place(dataset.examples, "auto")

@@ -43,8 +43,7 @@ def main(*image: str) -> None:
     if dtype != np.uint8 or len(shape) < 2 or shape[2:] not in ((), (3,)):
         problem = f"the model's input is {dtype}{[*shape]}, and files are grey or RGB bytes"
         raise UserError(f"workdir: {problem}; use restoring.restore in Python")
-    # Other images of MNIST's size, such as clothes, are not centred by their mass.
-    is_digit = shape == (28, 28) and set("0123456789") <= set(model.manifest.class_names)
+    is_normalized = model.manifest.normalization == "mnist"
     images: dict[str, np.ndarray] = {}
     inputs: dict[str, np.ndarray] = {}
     notes: dict[str, dict[str, str]] = {}
@@ -53,15 +52,16 @@ def main(*image: str) -> None:
     for file in image:
         try:
             picture = open_image(file)
-            pixels = normalize.to_pixels(picture)
-            if is_digit:
+            if is_normalized:
+                pixels = normalize.to_pixels(picture)
                 inputs[file] = normalize.normalize(pixels)
                 if note := normalize.find_doubt(pixels):
                     notes[file] = {"note": note}
             else:
-                inputs[file] = to_input(picture, shape[:2], is_colour=len(shape) > 2)
+                background = model.config.image_background
+                inputs[file] = to_input(picture, shape[:2], len(shape) > 2, background)
             if _SHOW.value:
-                images[file] = pixels
+                images[file] = normalize.to_pixels(picture)
         except UnreadableImageError as error:
             errors.append({"file": file, "error": str(error)})
             terminal.print_error(f"{file}: {error}")

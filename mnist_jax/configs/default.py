@@ -24,6 +24,8 @@ def get_config() -> ml_collections.ConfigDict:
     config.dataset = "mnist"
     # Your own folder of images: height and width to resize them to; (): as they are.
     config.image_size = ()
+    # Likewise: the grey that shows through transparent pixels, 0 to 255: white.
+    config.image_background = 255
     # Used, with a warning, if mnist is unavailable; '': none.
     config.fallback_dataset = "mnist_5k"
     # Where the examples are: device (all in its memory), host (only the rows of a call are
