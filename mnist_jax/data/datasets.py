@@ -96,7 +96,8 @@ class Dataset:
                 order[part], order["train"] = _cut(order["train"], label)
         sizes = {part: len(order[part]) for part in SPLITS}
         if not sizes["train"]:
-            raise ValueError(f"examples of each split: {sizes}, expected more")
+            others = "validation and test are cut from them"
+            raise ValueError(f"too few training examples: {others}, a twelfth each")
         chosen = np.concatenate([order[part] for part in SPLITS])
         image: np.ndarray | Rows
         if isinstance(images[0], Rows):
@@ -173,14 +174,15 @@ def _check(name: str, split: Split) -> Split:
         order = "the channels last: images.transpose(0, 2, 3, 1)"
         problem = f"images are {image.dtype}{image.shape}, expected {order}"
     elif dtype is None or not label.size or label.shape[0] != len(image):
-        expected = f"integers or floats ({len(image)}, ...)"
+        expected = f"({len(image)}, ...): the numbers of classes from 0, or floats"
         problem = f"labels are {label.dtype}{label.shape}, expected {expected}"
     else:
         with np.errstate(over="ignore", invalid="ignore"):
             converted = label.astype(dtype, copy=False)
         if not (np.isfinite(converted) if dtype is np.float32 else converted == label).all():
             limits = f"from {label.min()} to {label.max()}"
-            problem = f"labels {limits}, expected finite ones of {np.dtype(dtype)}"
+            found = "not all numbers" if np.isnan(label).any() else limits
+            problem = f"labels are {found}, expected finite ones of {np.dtype(dtype)}"
     if problem:
         raise ValueError(f"{name}: {problem}")
     return Split(image, converted)

@@ -80,7 +80,7 @@ def load(path: Path, config: ConfigDict) -> Dataset:
         return Dataset.from_splits(str(path), class_names, splits, skipped)
 
 
-def _naming(path: Path) -> contextlib.AbstractContextManager[None]:
+def _naming(path: Path | str) -> contextlib.AbstractContextManager[None]:
     # A damaged file raises errors of any type.
     return refusing(f"dataset: {path}", "correct it, or choose another", Exception)
 
@@ -104,30 +104,35 @@ def _read_npz(path: Path) -> _Content:
     if not zipfile.is_zipfile(path):  # NumPy would take it for a pickle.
         raise ValueError("not an .npz file")
     with open_regular(path) as file, np.load(file, allow_pickle=False) as arrays:
-        return _read_arrays(map(Path, arrays), arrays.__getitem__)
+        return _read_arrays(path, map(Path, arrays), arrays.__getitem__)
 
 
 def _read_npy(folder: Path) -> _Content:
     def read(name: str) -> np.ndarray:
-        with _naming(path := folder / f"{name}.npy"), open_regular(path) as file:
+        with open_regular(path := folder / f"{name}.npy") as file:
             is_image = name[:2] == "x_"  # Stays in its file.
             return npy.open_memmap(path, mode="r") if is_image else npy.read_array(file)
 
-    return _read_arrays(_list(folder), read)
+    return _read_arrays(folder, _list(folder), read)
 
 
-def _read_arrays(files: Iterable[Path], read: Callable[[str], Any]) -> _Content:
+def _read_arrays(source: Path, files: Iterable[Path], read: Callable[[str], Any]) -> _Content:
     """Reads `x_train`, `y_train`, and optionally `x_val`, `x_test`, ... and `class_names`."""
+
+    def read_named(name: str) -> Any:
+        with _naming(f"{source}: no readable array {name}"):
+            return read(name)
+
     splits: dict[str, Split] = {}
     unused = {path.stem if path.suffix == ".npy" else path.name: path for path in files}
     for key in sorted({"train", *(name[2:] for name in unused if name[:2] in ("x_", "y_"))}):
         split = _SPLITS.get(key)
         if not split or split in splits:
             raise ValueError(f"contains a split {key!r}; use train, val and test, each once")
-        splits[split] = Split(read(f"x_{key}"), read(f"y_{key}"))
+        splits[split] = Split(read_named(f"x_{key}"), read_named(f"y_{key}"))
         unused = {name: unused[name] for name in unused if name[2:] != key}
     if unused.pop("class_names", None):
-        class_names = read("class_names").astype(str).ravel().tolist()
+        class_names = read_named("class_names").astype(str).ravel().tolist()
         _check_classes(class_names, splits["train"].label)
     else:
         class_names = _number_classes(splits)
@@ -253,10 +258,9 @@ def _decode_all(
             some = files[start : start + _NUM_AHEAD]
             for file, image in zip(some, pool.map(decode, some), strict=True):
                 if image.shape != shape:
-                    raise UserError(
-                        f"dataset: {file}: {image.shape[0]}x{image.shape[1]} pixels, but "
-                        f"{files[0]} has {shape[0]}x{shape[1]}; set config.image_size"
-                    )
+                    sizes = "{} high and {} wide, but {} is {} high and {} wide"
+                    sizes = sizes.format(*image.shape[:2], files[0], *shape[:2])
+                    raise UserError(f"dataset: {file} is {sizes}; set config.image_size")
                 yield image
 
 

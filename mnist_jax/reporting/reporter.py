@@ -225,6 +225,10 @@ class Reporter:
                 f"Stopped early at step {step}: in {best['evals']} evaluations validation "
                 f"{best['name']} was not better than {best['value']:.4f} at step {best['step']}"
             )
+        start = self._journal.lines[0].get("train/loss", np.inf) if self._is_first else np.inf
+        if (loss := np.mean(results["train"]["loss"])) >= np.mean(start):
+            problem = f"the training loss at the end, {loss:.4g}, is not below that at step 0"
+            terminal.print_warning(f"WARNING: {problem}; lower config.learning_rate")
         commands = [f"tensorboard --logdir {folder}", self._command("evaluate")]
         form = run.dataset.input.shape, run.dataset.input.dtype
         if form == ((28, 28), np.uint8) and isinstance(run.task, Classification):

@@ -102,9 +102,12 @@ def parse_flags(argv: Sequence[str], module: types.ModuleType) -> Sequence[str]:
     """Parses the flags, returns the positional arguments; raises UserError for wrong ones."""
     try:
         # absl logs INFO by default, all of orbax's messages; errors are raised in any case.
-        arguments = flags.FLAGS([argv[0], f"--verbosity={logging.FATAL}", *argv[1:]])[1:]
+        argv = [argv[0], f"--verbosity={logging.FATAL}", *_name_config_files(argv[1:])]
+        arguments = flags.FLAGS(argv)[1:]
     # Of any type: ml_collections runs the config file here.
-    except (Exception, SystemExit) as error:
+    except UserError:
+        raise
+    except BaseException as error:
         raise UserError(_describe(error)) from error
     own = flags.FLAGS.get_key_flags_for_module(module)
     for flag in flags.FLAGS.get_flags_for_module(f"{module.__package__}.flags"):
@@ -119,14 +122,34 @@ def parse_flags(argv: Sequence[str], module: types.ModuleType) -> Sequence[str]:
     return arguments
 
 
+def _name_config_files(arguments: Sequence[str]) -> Iterator[str]:
+    """Yields the arguments, with the path of a config that has the name of one of ours."""
+    for before, argument in itertools.pairwise(["", *arguments]):
+        flag, is_same, value = argument.partition("=")
+        if flag.lstrip("-") == "config" and is_same:
+            yield f"{flag}={_find_config(value)}"
+        else:
+            yield _find_config(argument) if before in ("--config", "-config") else argument
+
+
+def _find_config(config: str) -> str:
+    name, separator, argument = config.partition(":")
+    folder = Path(default.__file__).parent
+    if not os.path.isfile(name):  # noqa: PTH113 - `Path.is_file` raises at a long name.
+        names = sorted(path.stem for path in folder.glob("[!_]*.py"))
+        if name not in names:
+            choices = f"give its path, or one of {', '.join(names)}"
+            raise UserError(f"config: {name}: no such file; {choices}")
+        name = str(folder / f"{name}.py")
+    return name + separator + argument
+
+
 def read_config() -> tuple[ConfigDict, str]:
     """Returns the config of `--config`, locked, and its file's name, or raises UserError."""
     flag = flags.FLAGS["config"]
     file = Path(config_flags.get_config_filename(flag))
     if not isinstance(flag.value, ConfigDict):
-        exists = os.path.isfile(file)  # noqa: PTH113 - `Path.is_file` raises at a long name.
-        problem = "its get_config() fails or returns no ConfigDict"
-        raise UserError(f"config: {file}: {problem if exists else 'no such file'}")
+        raise UserError(f"config: {file}: its get_config() fails or returns no ConfigDict")
     config.validate(flag.value)
     return flag.value.lock(), file.stem
 
