@@ -3,7 +3,7 @@
     mnist-jax train [--config FILE|NAME] [--workdir DIR] [--config.FIELD=VALUE ...]
 
 Examples:
-    mnist-jax train
+    mnist-jax train --workdir runs/mine
     mnist-jax train --config adamw --workdir runs/mine --config.seed=1
     mnist-jax train --config ./mine.py --config.hidden_sizes="(256, 64)"
 """

@@ -10,6 +10,7 @@ import os
 import re
 import signal
 import sys
+import traceback
 import types
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -24,7 +25,7 @@ from mnist_jax.runtime.errors import CommandError, UserError, first_line, writin
 
 # Errors of the user, the files and the machine; all others are bugs, and keep their tracebacks.
 _NO_BUGS = (CommandError, flags.Error, OSError, MemoryError, UnicodeError, RecursionError)
-_NO_BUGS_OF_JAX = ("RESOURCE_EXHAUSTED", "Unable to initialize backend")  # RuntimeErrors.
+_OUT_OF_MEMORY = "RESOURCE_EXHAUSTED"  # So begins a RuntimeError of JAX.
 
 
 def run(module: types.ModuleType, argv: list[str]) -> None:
@@ -83,7 +84,11 @@ def errors_in_one_line() -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        if not (isinstance(error, _NO_BUGS) or str(error).startswith(_NO_BUGS_OF_JAX)):
+        # So JAX ends where it has none of the platforms of JAX_PLATFORMS.
+        if traceback.extract_tb(error.__traceback__)[-1].name == "backends":
+            place = f"JAX_PLATFORMS: {os.getenv('JAX_PLATFORMS')}"
+            error = UserError(f"{place}: {first_line(error)}; unset it or install its plugin")
+        if not isinstance(error, _NO_BUGS) and not str(error).startswith(_OUT_OF_MEMORY):
             raise
         try:
             print(end="", flush=True)

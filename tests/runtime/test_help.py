@@ -14,7 +14,7 @@ PACKAGE = ["-m", "mnist_jax"]
 CHECKPOINT = {"workdir", "step", "member", "model", "task"}
 FLAGS = {
     "train": {"config", "workdir", "distributed"},
-    "evaluate": CHECKPOINT | {"json", "split", "figures"},
+    "evaluate": CHECKPOINT | {"json", "split", "figures", "dataset"},
     "predict": CHECKPOINT | {"json", "show"},
     "demo": CHECKPOINT | {"host", "port"},
     "export": CHECKPOINT | {"output"},
