@@ -118,12 +118,12 @@ def parse_flags(argv: Sequence[str], module: types.ModuleType) -> Sequence[str]:
     for flag in flags.FLAGS.get_flags_for_module(f"{module.__package__}.flags"):
         if flag.present and flag not in own:
             raise UserError(f"--{flag.name}: not a flag of this command; see --help")
-    positional = next(iter(inspect.signature(module.main).parameters), None)
+    positional = next(iter(inspect.signature(module.main).parameters.values()), None)
     if arguments and not positional:
         hint = f"; did you mean --{arguments[0]}?" if "=" in arguments[0] else ""
         raise UserError(f"{arguments[0]}: not a flag{hint}")
-    if positional and not arguments:
-        raise UserError(f"{positional}: missing; give one or more")
+    if positional and positional.kind == positional.VAR_POSITIONAL and not arguments:
+        raise UserError(f"{positional.name}: missing; give one or more")
     return arguments
 
 
@@ -139,14 +139,19 @@ def _name_config_files(arguments: Sequence[str]) -> Iterator[str]:
 
 def _find_config(config: str) -> str:
     name, separator, argument = config.partition(":")
-    folder = Path(default.__file__).parent
+    ours = config_files()
     if not os.path.isfile(name):  # noqa: PTH113 - `Path.is_file` raises at a long name.
-        names = sorted(path.stem for path in folder.glob("[!_]*.py"))
-        if name not in names:
-            choices = f"give its path, or one of {', '.join(names)}"
+        if name not in ours:
+            choices = f"give its path, or one of {', '.join(ours)}"
             raise UserError(f"config: {name}: no such file; {choices}")
-        name = str(folder / f"{name}.py")
+        name = str(ours[name])
     return name + separator + argument
+
+
+def config_files() -> dict[str, Path]:
+    """Returns the files of our own configs by their names."""
+    files = Path(default.__file__).parent.glob("[!_]*.py")
+    return {path.stem: path for path in sorted(files)}
 
 
 def read_config() -> tuple[ConfigDict, str]:

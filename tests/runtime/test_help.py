@@ -18,6 +18,8 @@ FLAGS = {
     "predict": CHECKPOINT | {"json", "show"},
     "demo": CHECKPOINT | {"host", "port"},
     "export": CHECKPOINT | {"output"},
+    "runs": {"json", "sort"},
+    "configs": set(),
 }
 
 
