@@ -56,7 +56,7 @@ def load(path: Path, config: ConfigDict) -> Dataset:
         warnings.simplefilter("ignore")  # Of NumPy and Pillow, beside the error.
         with refusing(f"dataset: {path}", "give the path where it is now"):
             path.stat()
-        folders = {} if path.is_file() else _find_splits(path)
+        folders = {} if path.is_file() else find_splits(path)
         if folders:
             class_names, splits, unused = _read_folders(path, folders, config)
         else:
@@ -185,7 +185,7 @@ def _check_classes(names: Sequence[str], label: np.ndarray) -> None:
         raise ValueError(f"class {names[min(missing)]!r} has no training examples")
 
 
-def _find_splits(folder: Path) -> dict[str, Path]:
+def find_splits(folder: Path) -> dict[str, Path]:
     """Returns the folders of the splits, or none without that of the training images."""
     found: dict[str, Path] = {}
     for path in _list(folder):
