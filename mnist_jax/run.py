@@ -62,6 +62,15 @@ class Run:
     is_from_python: bool
 
     @property
+    def validates_at_reports(self) -> bool:
+        """Whether each report of a loss has one of the validation split, for their curves.
+
+        Not if that would take a large part of the training's time.
+        """
+        trained = self.config.log_every_steps * self.config.batch_size
+        return 2 * self.dataset.sizes["validation"] <= trained
+
+    @property
     def batch(self) -> dict[str, jax.ShapeDtypeStruct]:
         """The batch of a step."""
         return _batch(self.config, self.dataset)

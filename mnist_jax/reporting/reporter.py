@@ -190,12 +190,13 @@ class Reporter:
     ) -> None:
         """Reports what `eval_step.evaluate` returned, and draws figures of the test split.
 
-        At step 0 nothing is printed or drawn. A complete run's results are only printed.
+        At step 0, and of the validation split alone, nothing is printed or drawn. A complete
+        run's results are only printed.
         """
         run, step = self._run, int(state.step)
         if step > self._first_step or step == 0:
             self._write_scalars(step, results)
-        if step == 0:
+        if step == 0 or "test" not in results:
             return
         for split, result in results.items():
             self._print(run.task.report(split, run.dataset.name, result))
