@@ -108,9 +108,11 @@ def test_json_is_one_object_and_show_draws_a_figure(trained_workdir, images):
 def test_a_model_of_other_images_gets_those_and_its_class_names_are_printed(
     images, monkeypatch, capsys
 ):
+    (images / "seven.png").rename(images / "se\33[2Jven\n.png")  # It clears the screen.
+
     def classify(inputs):
         assert (inputs.shape, inputs.dtype) == ((1, 8, 12, 3), np.uint8)
-        return Classification().describe(np.log([[0.1, 0.9]]), ["cat", "dog"])
+        return Classification().describe(np.log([[0.1, 0.9]]), ["cat", "d\rog"])
 
     model = types.SimpleNamespace(
         input=jax.ShapeDtypeStruct((8, 12, 3), "uint8"),
@@ -120,8 +122,9 @@ def test_a_model_of_other_images_gets_those_and_its_class_names_are_printed(
     )
     monkeypatch.setattr("mnist_jax.restoring.restore", lambda *args, **_: model)
     flags.FLAGS.mark_as_parsed()
-    main(str(images / "seven.png"))
-    assert capsys.readouterr().out.endswith("seven.png: dog (90.0%), or cat (10.0%)\n")
+    main(str(images / "se\33[2Jven\n.png"))
+    line = "/se\\x1b[2Jven\\n.png: d\\rog (90.0%), or cat (10.0%)\n"
+    assert capsys.readouterr().out.endswith(line)
 
 
 def write_pictures(folder: Path, split: str, pictures: np.ndarray, label: np.ndarray) -> None:

@@ -24,6 +24,7 @@ from absl import flags
 
 from mnist_jax.commands.flags import CHECKPOINT, restore_checkpoint
 from mnist_jax.runtime.errors import UserError, refusing
+from mnist_jax.runtime.terminal import printable
 
 for flag in CHECKPOINT:
     flags.declare_key_flag(flag)
@@ -60,7 +61,7 @@ def main() -> None:
 
     predict(255 * np.eye(_SIDE, dtype=np.uint8))  # Compiles before the first request.
     with _Server(predict, _HOST.value, _PORT.value) as server:
-        print(f"Step {model.step} of {model.workdir}")
+        print(printable(f"Step {model.step} of {model.workdir}"))
         print(f"Draw at {server.url} (stop with Ctrl-C)", flush=True)
         # Here Ctrl-C is the normal end, not an error.
         signal.signal(signal.SIGINT, signal.default_int_handler)

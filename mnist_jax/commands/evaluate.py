@@ -90,12 +90,11 @@ def main() -> None:
         print_json(model, dataset=dataset.name, splits=results, **matrix)
         return
     of_member = "" if MEMBER.value is None else f", member {MEMBER.value}"
-    print(f"Step {model.step} of {model.workdir}{of_member}")
-    for name, result in results.items():
-        print(model.task.report(name, dataset.name, result))
+    lines = [f"Step {model.step} of {model.workdir}{of_member}"]
+    lines += [model.task.report(name, dataset.name, result) for name, result in results.items()]
     if counts is not None:
-        for line in _table(counts, dataset.class_names):
-            print(line)
+        lines += _table(counts, dataset.class_names)
+    print(terminal.printable("\n".join(lines), keep="\n"))
 
 
 def _table(counts: np.ndarray, names: tuple[str, ...]) -> Iterator[str]:

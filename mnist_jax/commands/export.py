@@ -5,7 +5,8 @@
 
 The exported function computes the model's outputs, such as logits, float32[batch, classes],
 from inputs, such as images, uint8[batch, height, width], for a batch of any size.
-A FILE that ends with .onnx is ONNX, and needs the package jax2onnx.
+A FILE that ends with .onnx is ONNX, and needs the package jax2onnx. Its metadata have the step
+and, as JSON, the class_names.
 Any other FILE is StableHLO, which jax alone runs on CPU, GPU or TPU:
 `jax.export.deserialize(bytearray(content)).call(images)`.
 
@@ -14,7 +15,7 @@ Examples:
     mnist-jax export --workdir runs/mine --step best --output digits.onnx
 """
 
-import os
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,7 @@ from mnist_jax.commands.flags import CHECKPOINT, restore_checkpoint
 from mnist_jax.runtime import run_folder
 from mnist_jax.runtime.errors import UserError, refusing
 from mnist_jax.runtime.files import replacing
+from mnist_jax.runtime.terminal import printable
 
 for flag in CHECKPOINT:
     flags.declare_key_flag(flag)
@@ -40,29 +42,38 @@ def main() -> None:
         raise UserError("output: missing; give --output FILE")
     output = Path(_OUTPUT.value)
     output = run_folder.resolve("output", output.parent) / output.name
-    if os.path.lexists(output) and not os.path.isfile(output):  # noqa: PTH113 - may be too long
-        raise UserError(f"output: {output}: not a file; choose another")  # Such as a device.
     trained = restore_checkpoint()
+    is_onnx = output.suffix == ".onnx"
+    if is_onnx and trained.config.dtype != "float32":  # As onnxruntime on CPUs.
+        trained = trained._replace(model=trained.model.clone(dtype="float32"))
 
     def compute(inputs: jax.Array) -> Any:
         return trained.apply_fn(trained.variables, inputs, train=False)
 
     (batch,) = jax.export.symbolic_shape("batch")
     inputs = jax.ShapeDtypeStruct((batch, *trained.input.shape), trained.input.dtype)
-    advice = "it must take a batch of any size: by images.shape[0], not by len(images)"
-    with refusing(f"model: {type(trained.model).__name__}", advice, TypeError):
-        if output.suffix == ".onnx":
-            content = _to_onnx(compute, inputs)
+    advice = "use images.shape[0], not len(images)" + "; or a FILE without .onnx" * is_onnx
+    place = f"model: {type(trained.model).__name__}"
+    # Of jax 0.12, jax2onnx 0.17 can't convert inner functions.
+    with jax.disable_jit(is_onnx), refusing(place, advice, Exception):
+        if is_onnx:
+            content = _to_onnx(compute, inputs, trained.manifest)
         else:
             platforms = ("cpu", "cuda", "rocm", "tpu")
             export = jax.export.export(jax.jit(compute), platforms=platforms)
             content = bytes(export(inputs).serialize())
     with refusing(f"output: {output}", "choose another file"), replacing(output) as stream:
         stream.write(content)
-    print(f"Step {trained.step} of {trained.workdir}: {output}, {len(content):,} bytes")
+    text = f"Step {trained.step} of {trained.workdir}: {output}, {len(content):,} bytes"
+    print(printable(text))
 
 
-def _to_onnx(function: Callable[..., Any], inputs: Any) -> bytes:
+def _to_onnx(function: Callable[..., Any], inputs: Any, manifest: Any) -> bytes:
     with refusing("output: .onnx", "README.md says how to install it", ImportError):
-        from jax2onnx import to_onnx
-    return to_onnx(function, inputs=[inputs], model_name="mnist_jax").SerializeToString()
+        import jax2onnx
+        import onnx
+    names: Any = {"input_names": ["inputs"], "output_names": ["outputs"]}
+    model = jax2onnx.to_onnx(function, inputs=[inputs], model_name="mnist_jax", **names)
+    classes = json.dumps(manifest.class_names)
+    onnx.helper.set_model_props(model, {"step": str(manifest.step), "class_names": classes})
+    return model.SerializeToString()

@@ -76,9 +76,9 @@ def main(*image: str) -> None:
         print_json(model, images=rows, errors=errors)
     else:
         for file, text in texts.items():
-            print(f"{file}: {text}")
+            print(terminal.printable(f"{file}: {text}"))
             if file in notes:
-                terminal.print_warning(f"{file}: {notes[file]['note']}")
+                terminal.print_warning(terminal.printable(f"{file}: {notes[file]['note']}"))
     if images:
         titles = [f"{Path(file).name}: {text}" for file, text in texts.items()]
         _show([*images.values()], [*inputs.values()], titles)

@@ -27,6 +27,7 @@ from mnist_jax.configs import default
 from mnist_jax.reporting.journal import read_journal
 from mnist_jax.runtime import manifest, run_folder
 from mnist_jax.runtime.errors import UserError, first_line
+from mnist_jax.runtime.terminal import printable
 
 flags.declare_key_flag(JSON)
 _COLUMNS = ("run", "state", "step", "best", "test", "seeds", "time", "config")
@@ -51,7 +52,7 @@ def main(folder: str = "runs", *folders: str) -> None:
     table = [_COLUMNS, *map(_format, rows)]
     widths = [max(map(len, column)) for column in zip(*table, strict=True)]
     for line in table:
-        print("  ".join(map(str.ljust, line, widths)).rstrip())
+        print(printable("  ".join(map(str.ljust, line, widths)).rstrip()))
 
 
 def _order(row: dict[str, Any]) -> tuple[bool, Any, str]:

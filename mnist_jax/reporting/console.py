@@ -5,6 +5,7 @@ import sys
 import tqdm
 
 from mnist_jax.runtime.errors import writing_to
+from mnist_jax.runtime.terminal import printable
 
 
 class Console:
@@ -23,10 +24,10 @@ class Console:
         )
 
     def print(self, text: str) -> None:
-        """Prints on stdout without breaking the bar."""
+        """Prints lines on stdout without breaking the bar."""
         if not self._is_silent:
             with writing_to("stdout"):
-                self._bar.write(text, file=sys.stdout)
+                self._bar.write(printable(text, keep="\n"), file=sys.stdout)
                 sys.stdout.flush()
 
     def advance(self, step: int) -> None:

@@ -1,4 +1,4 @@
-"""Opens files without waiting and without following links; writes them whole or not at all."""
+"""Opens files without waiting; writes them whole or not at all, and never through a link."""
 
 import contextlib
 import errno
@@ -41,6 +41,8 @@ def digest_files(folder: Path) -> dict[str, str]:
 @contextlib.contextmanager
 def replacing(path: Path) -> Iterator[IO[bytes]]:
     """Yields a new file, which replaces `path` at the end of the context unless that raises."""
+    if os.path.lexists(path) and not stat.S_ISREG(path.lstat().st_mode):
+        raise OSError(errno.EINVAL, "A link, or not a regular file", str(path))
     for other in path.parent.glob(".aside-*"):
         with contextlib.suppress(OSError), open_regular(other, "r+b") as file:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # Fails unless it was killed.

@@ -1,24 +1,28 @@
-"""Lines on stderr: on a terminal errors are red and warnings yellow.
+"""What is printed: as text, whatever names contain; errors are red and warnings yellow.
 
-`NO_COLOR` in the environment (https://no-color.org) switches the colours off.
+Colours are for terminals; `NO_COLOR` in the environment (https://no-color.org) disables them.
 """
 
 import os
 import sys
 
 
+def printable(text: object, keep: str = "") -> str:
+    """Returns the text with what can't be printed escaped, also newlines unless to `keep`."""
+    return "".join(c if c.isprintable() or c in keep else repr(c)[1:-1] for c in str(text))
+
+
 def print_error(text: object) -> None:
-    """Prints one line in red; a newline, or what else can't be printed, is escaped."""
-    line = "".join(c if c.isprintable() else repr(c)[1:-1] for c in str(text))
-    _print(line, "\33[31m")
+    """Prints one line in red."""
+    _print(printable(text), "\33[31m")
 
 
 def print_warning(text: object) -> None:
-    """Prints the text in yellow."""
-    _print(text, "\33[33m")
+    """Prints one or more lines in yellow."""
+    _print(printable(text, keep="\n"), "\33[33m")
 
 
-def _print(text: object, colour: str) -> None:
+def _print(text: str, colour: str) -> None:
     is_plain = os.getenv("NO_COLOR") or os.getenv("TERM") == "dumb" or not sys.stderr.isatty()
     try:
         print(text if is_plain else f"{colour}{text}\33[m", file=sys.stderr, flush=True)

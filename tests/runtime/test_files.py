@@ -53,15 +53,23 @@ def test_files_are_opened_as_by_open(folder: Path):
         open_regular(folder / "missing")
 
 
-@pytest.mark.parametrize("name", ["file", "link", "broken", "pipe", "new"])
+@pytest.mark.parametrize("name", ["file", "new"])
 def test_a_name_is_replaced_by_a_file(name: str, folder: Path):
     before = sorted({*folder.iterdir(), folder / name})
     with replacing(folder / name) as file:
         file.write(b"new")
     assert (folder / name).read_bytes() == b"new"
-    assert not (folder / name).is_symlink()
     assert name == "file" or (folder / "file").read_bytes() == b"good"
     assert sorted(folder.iterdir()) == before
+
+
+@pytest.mark.parametrize("name", ["folder", "pipe", "device", "socket", "link", "broken"])
+def test_what_is_not_a_file_is_not_replaced(name: str, folder: Path):
+    before = {path: path.lstat().st_ino for path in folder.iterdir()}
+    with pytest.raises(OSError, match=name), replacing(folder / name) as file:
+        file.write(b"new")
+    assert {path: path.lstat().st_ino for path in folder.iterdir()} == before
+    assert (folder / "file").read_bytes() == b"good"
 
 
 def test_after_an_error_the_old_file_is_there_and_nothing_else(folder: Path):

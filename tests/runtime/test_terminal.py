@@ -1,4 +1,4 @@
-"""Errors are red and warnings yellow on terminals that show colours, and plain elsewhere."""
+"""Lines are printed as text, and in colour only by terminals that show colours."""
 
 import sys
 
@@ -27,3 +27,13 @@ def test_colours(is_terminal, environment, is_coloured, monkeypatch, capsys):
     plain = "wrong\nWARNING: odd\n"
     coloured = "\33[31mwrong\33[m\n\33[33mWARNING: odd\33[m\n"
     assert capsys.readouterr().err == (coloured if is_coloured else plain)
+
+
+def test_what_a_name_contains_is_printed_but_not_obeyed(capsys):
+    name = "a\33[2Jb\nc\r\u202e é"
+    assert terminal.printable(name) == "a\\x1b[2Jb\\nc\\r\\u202e é"
+    terminal.print_error(name)
+    terminal.print_warning(f"two\nlines{name}")
+    escaped = terminal.printable(name)
+    lines = "two\nlines" + escaped.replace("\\n", "\n")
+    assert capsys.readouterr().err == f"{escaped}\n{lines}\n"
