@@ -1,5 +1,6 @@
 """The command `mnist-jax predict`."""
 
+import csv
 import json
 import os
 import shutil
@@ -180,9 +181,13 @@ def test_files_of_the_test_split_are_predicted_as_they_are_evaluated(
     capsys.readouterr()
     model = restoring.restore(tmp_path / "run")
     monkeypatch.setattr("mnist_jax.commands.predict.restore_checkpoint", lambda: model)
-    with flagsaver.flagsaver(json=True):
-        main(*map(str, sorted(own.glob("test/*/*"))))
+    with flagsaver.flagsaver(json=True, csv=str(tmp_path / "rows.csv")):
+        main(str(own / "test"))
     rows = json.loads(capsys.readouterr().out)["images"]
+    lines = csv.DictReader((tmp_path / "rows.csv").read_text().splitlines())
+    for line, row in zip(lines, rows, strict=True):
+        assert (line["file"], line["prediction"]) == (row["file"], row["class"])
+        assert float(line["probability"]) == max(row["probabilities"])
     right = sum(row["class"] == Path(row["file"]).parent.name for row in rows)
     assert (right, len(rows)) == (counted["num_correct"], counted["num_examples"])
 

@@ -14,21 +14,25 @@ Examples:
     mnist-jax evaluate --workdir runs/mine --dataset ./others --split test
 """
 
-import csv
-import io
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from absl import flags
 
-from mnist_jax.commands.flags import CHECKPOINT, JSON, MEMBER, print_json, restore_checkpoint
+from mnist_jax.commands.flags import (
+    CHECKPOINT,
+    CSV,
+    JSON,
+    MEMBER,
+    print_json,
+    restore_checkpoint,
+    write_csv,
+)
 from mnist_jax.runtime import run_folder, terminal
 from mnist_jax.runtime.errors import refusing
-from mnist_jax.runtime.files import replacing
 
-for flag in (*CHECKPOINT, JSON):
+for flag in (*CHECKPOINT, JSON, CSV):
     flags.declare_key_flag(flag)
 
 _DATASET = flags.DEFINE_string(
@@ -40,7 +44,6 @@ _SPLIT = flags.DEFINE_enum(
 _FIGURES = flags.DEFINE_string(
     "figures", None, "Folder to draw the figures of the split in (with all: of the test split)."
 )
-_CSV = flags.DEFINE_string("csv", None, "File to write, with a row for each example.")
 
 
 def main() -> None:
@@ -64,7 +67,7 @@ def main() -> None:
         input_pipeline.create_source(dataset.examples, place),
         {split: indices[split] for split in wanted},
         num_members=model.num_members,
-        keep=wanted if _CSV.value else wanted[-1:] if folder or _DATASET.value else (),
+        keep=wanted if CSV.value else wanted[-1:] if folder or _DATASET.value else (),
     )
     split = wanted[-1]
     if folder:
@@ -79,8 +82,8 @@ def main() -> None:
             _, errors = figures.draw(folder, step=model.step, journal=journal, **arguments)
         if errors:
             terminal.print_warning(f"WARNING: figures are missing ({'; '.join(errors)})")
-    if _CSV.value:
-        _write_csv(Path(_CSV.value), model, dataset, outputs)
+    columns = ("split", "index", "label", "prediction", "probability", "loss")
+    write_csv(columns, _rows(model, dataset, outputs))
     counts = None
     if _DATASET.value and "confusion_matrix" in model.task.figures:
         counts = np.zeros((len(dataset.class_names),) * 2, int)  # [true class, predicted class]
@@ -111,23 +114,13 @@ def _table(counts: np.ndarray, names: tuple[str, ...]) -> Iterator[str]:
         yield " ".join([f"{name:>{width}}", *cells, " ", *(f"{x:{width}}" for x in counts[i])])
 
 
-def _write_csv(path: Path, model: Any, dataset: Any, outputs: Mapping[str, np.ndarray]) -> None:
-    """Writes a row for each example; `index` is its place in the split, from 0."""
-    text = io.StringIO(newline="")
-    columns = ("split", "index", "label", "prediction", "probability", "loss")
-    writer = csv.DictWriter(text, columns, restval="")
-    writer.writeheader()
+def _rows(model: Any, dataset: Any, outputs: Mapping[str, np.ndarray]) -> Iterator[Any]:
+    """Yields a row of `--csv` for each example; `index` is its place in the split, from 0."""
     for split, its_outputs in outputs.items():
         batch = dataset.splits[split]._asdict()
         losses = np.asarray(model.task.loss(its_outputs, batch)).tolist()
-        rows = model.task.describe(its_outputs, dataset.class_names)
-        for index, (label, loss, row) in enumerate(
-            zip(batch["label"], losses, rows, strict=True)
-        ):
-            values = {"label": label, "prediction": row["text"]}
-            if "class" in row:
-                values = {"label": dataset.class_names[label], "prediction": row["class"]}
-                values["probability"] = row["probabilities"][row["label"]]
-            writer.writerow({"split": split, "index": index, "loss": loss, **values})
-    with refusing(f"csv: {path}", "choose another file"), replacing(path.absolute()) as file:
-        file.write(text.getvalue().encode())
+        predictions = model.task.describe(its_outputs, dataset.class_names)
+        examples = zip(batch["label"], losses, predictions, strict=True)
+        for index, (label, loss, row) in enumerate(examples):
+            label = dataset.class_names[label] if "class" in row else label
+            yield {**row, "split": split, "index": index, "label": label, "loss": loss}

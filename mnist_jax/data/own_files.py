@@ -86,18 +86,17 @@ def _naming(path: Path | str) -> contextlib.AbstractContextManager[None]:
 
 
 def _list(folder: Path) -> list[Path]:
-    """Lists a folder, but nothing hidden or of a system."""
     paths = sorted(folder.iterdir())
     return [p for p in paths if p.name[0] != "." and p.name not in _SYSTEM_FOLDERS]
 
 
-def _list_files(folder: Path, depth: int = 0) -> Iterator[Path]:
-    """Yields the files in a folder and below it."""
+def list_files(folder: Path, depth: int = 0) -> Iterator[Path]:
+    """Yields the files in a folder and below it, but nothing hidden or of a system."""
     for path in _list(folder):
         if not path.is_dir():
             yield path
         elif depth < 2 or not path.is_symlink():  # A deeper link could lead in a circle.
-            yield from _list_files(path, depth + 1)
+            yield from list_files(path, depth + 1)
 
 
 def _read_npz(path: Path) -> _Content:
@@ -219,7 +218,7 @@ def _read_folders(folder: Path, folders: Mapping[str, Path], config: ConfigDict)
     for split, size in sizes.items():
         splits[split] = Split(image[start : start + size], label[start : start + size])
         start += size
-    return class_names, splits, set(_list_files(folder)).difference(files)
+    return class_names, splits, set(list_files(folder)).difference(files)
 
 
 def _read_images(folder: Path, files: list[Path], config: ConfigDict) -> np.ndarray | Rows:

@@ -15,7 +15,7 @@ CHECKPOINT = {"workdir", "step", "member", "model", "task"}
 FLAGS = {
     "train": {"config", "workdir", "distributed"},
     "evaluate": CHECKPOINT | {"json", "split", "figures", "dataset", "csv"},
-    "predict": CHECKPOINT | {"json", "show"},
+    "predict": CHECKPOINT | {"json", "show", "csv"},
     "demo": CHECKPOINT | {"host", "port"},
     "export": CHECKPOINT | {"output"},
     "runs": {"json", "sort"},
