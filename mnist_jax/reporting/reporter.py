@@ -196,6 +196,9 @@ class Reporter:
         run, step = self._run, int(state.step)
         if step > self._first_step or step == 0:
             self._write_scalars(step, results)
+        best, _ = run.task.best
+        value = format_spread(results["validation"][best], ".4f")
+        self._console.show(f"validation {best} {value}")
         if step == 0 or "test" not in results:
             return
         for split, result in results.items():
@@ -274,6 +277,8 @@ class Reporter:
             self._journal.write(step, self._run.dataset.name, line)
             self._track(step, line)
             for group, values in groups.items():
+                if step == 0 and group != "validation":
+                    continue  # Of a few points, TensorBoard's smoothing would hide the last.
                 # TensorBoard's tabs begin with the evaluations: "all" sorts before "batch".
                 run, prefix = ("train", "batch") if group == "batch" else (group, "all")
                 for suffix, reduce in _CURVES.items():
