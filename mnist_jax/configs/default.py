@@ -84,7 +84,7 @@ def get_config() -> ml_collections.ConfigDict:
     # Training: examples per step.
     config.batch_size = 100
     config.num_train_steps = 2000
-    # Steps per device call; affects the speed, not the results (cnn: see configs/cnn.py).
+    # Steps per device call; affects the speed, not the results.
     config.steps_per_call = 100
 
     # Training ends when so many evaluations in a row, at multiples of eval_every_steps, have

@@ -25,8 +25,7 @@ _DATASET_NAME = re.compile(r"[a-z][a-z0-9_]*(/[A-Za-z0-9_][A-Za-z0-9_.-]*)?")
 # The fields, their types and their defaults.
 _DEFAULTS = default.get_config()
 
-# These don't affect the parameters after a step, so they may change when a run is resumed. (Of
-# cnn, calls of one step and of several round differently.)
+# These don't affect the parameters after a step, so they may change when a run is resumed.
 _CHANGEABLE_FIELDS = (
     "examples",
     "fallback_dataset",
