@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from mnist_jax.runtime import command
 from mnist_jax.runtime.errors import UserError
 
-_COMMANDS = ("train", "evaluate", "predict", "demo", "export")
+_COMMANDS = ("train", "evaluate", "predict", "demo", "export", "runs", "configs")
 
 
 def main(argv: Sequence[str] | None = None) -> None:

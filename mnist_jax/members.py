@@ -83,7 +83,8 @@ def map_members(
         examples, step = shared
 
         def call(member: tuple[_State, Any]) -> tuple[_State, Any]:
-            own_state, own_batches = member
+            # XLA would fuse the selection of a member with its step, and round differently.
+            own_state, own_batches = jax.lax.optimization_barrier(member)
             return function(examples, own_state.replace(step=step), own_batches)
 
         return jax.lax.map(call, members, batch_size=at_once if at_once > 1 else None)

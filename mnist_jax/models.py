@@ -21,6 +21,7 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
+from mnist_jax.convolution import Conv, max_pool
 from mnist_jax.runtime import config as config_lib
 
 
@@ -94,10 +95,9 @@ class CNN(nn.Module):
         """Computes the outputs; see the head of this file."""
         x = scale(images.reshape(*images.shape[:3], -1), self.dtype)
         for features in (16, 32):
-            x = nn.Conv(features, (5, 5), use_bias=False, dtype=self.dtype)(x)
+            x = Conv(features, (5, 5), padding=2, use_bias=False, dtype=self.dtype)(x)
             x = nn.BatchNorm(use_running_average=not train, momentum=0.95, dtype=self.dtype)(x)
-            window = tuple(min(2, side) for side in x.shape[1:3])
-            x = nn.max_pool(nn.relu(x), window, strides=window)
+            x = nn.relu(max_pool(x))
         x = nn.relu(nn.Dense(128, dtype=self.dtype)(x.reshape(x.shape[0], -1)))
         x = nn.Dropout(self.dropout, deterministic=not train)(x)
         return nn.Dense(self.num_outputs, dtype=self.dtype)(x).astype(jnp.float32)

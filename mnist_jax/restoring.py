@@ -1,5 +1,6 @@
 """A trained model, or only its variables, from a workdir alone."""
 
+import dataclasses
 import functools
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,12 +13,20 @@ from ml_collections import ConfigDict
 
 from mnist_jax import members
 from mnist_jax.checkpointing import Checkpoints, best_step
+from mnist_jax.data import own_files
 from mnist_jax.data.datasets import Dataset
 from mnist_jax.data.load import load_dataset
 from mnist_jax.models import MODELS, create_model
 from mnist_jax.parallel import job
+from mnist_jax.runtime import config as config_lib
 from mnist_jax.runtime import own_code, run_folder, terminal
-from mnist_jax.runtime.errors import CommandError, DamagedCheckpointError, UserError, first_line
+from mnist_jax.runtime.errors import (
+    CommandError,
+    DamagedCheckpointError,
+    UserError,
+    first_line,
+    refusing,
+)
 from mnist_jax.runtime.manifest import Manifest
 from mnist_jax.runtime.saved_arrays import leaves_by_name
 from mnist_jax.tasks import TASKS, Task, create_task
@@ -170,19 +179,53 @@ def _find_code(
     return given
 
 
-def load_run_dataset(model: TrainedModel) -> Dataset:
-    """Loads the dataset that the model was trained on, and no other one.
+def load_run_dataset(model: TrainedModel, dataset: str | None = None) -> Dataset:
+    """Loads the dataset that the model was trained on, or another one.
+
+    Args:
+      model: The model.
+      dataset: The name or path of another one, or of the same one, if it moved.
+
+    Returns:
+      The dataset; another one with the class names and labels of the model.
 
     Raises:
-      UserError: It is not available, or has changed.
+      UserError: It is not available, has changed, or does not suit the model.
     """
     config = ConfigDict(model.config).unlock()
+    if dataset:
+        config.update(dataset=dataset, image_size=())
+        own = config_lib.own_path(dataset)
+        if own and own.is_dir() and own_files.find_splits(own):
+            config.image_size = tuple(model.input.shape[:2])  # As `predict` scales them.
+        config_lib.validate(config)
     for field in ("data_dir", "manual_dir"):
         if not Path(config[field]).is_dir():
             config[field] = ""  # The run was made on another machine: use this one's default.
-    dataset = load_dataset(config.lock(), may_fall_back=False)
-    dataset.check_digest(model.manifest.data_digest)
-    return dataset
+    loaded = load_dataset(config.lock(), may_fall_back=False)
+    loaded.print_warnings()
+    if dataset and loaded.digest != model.manifest.data_digest:
+        return _adopt_classes(loaded, model)
+    loaded.check_digest(model.manifest.data_digest)
+    return loaded
+
+
+def _adopt_classes(dataset: Dataset, model: TrainedModel) -> Dataset:
+    """Returns a dataset with the model's classes, which are found by their names."""
+    place, names = f"dataset: {dataset.name}", list(model.manifest.class_names)
+    with refusing(place, "choose another", ValueError):
+        if dataset.input != model.input:
+            forms = [f"{x.dtype}{[*x.shape]}" for x in (dataset.input, model.input)]
+            raise ValueError("examples are {}, the model's {}".format(*forms))
+        if unknown := sorted({*dataset.class_names}.difference(names)):
+            raise ValueError(f"class {unknown[0]!r} is none of the model's {names}")
+        label = dataset.examples.label
+        if dataset.class_names:
+            label = np.array([*map(names.index, dataset.class_names)], np.int32)[label]
+        examples = dataset.examples._replace(label=label)
+        adopted = dataclasses.replace(dataset, class_names=tuple(names), examples=examples)
+        model.task.check(adopted)
+    return adopted
 
 
 def read_start(

@@ -62,6 +62,15 @@ class Run:
     is_from_python: bool
 
     @property
+    def validates_at_reports(self) -> bool:
+        """Whether each report of a loss has one of the validation split, for their curves.
+
+        Not if that would take a large part of the training's time.
+        """
+        trained = self.config.log_every_steps * self.config.batch_size
+        return 2 * self.dataset.sizes["validation"] <= trained
+
+    @property
     def batch(self) -> dict[str, jax.ShapeDtypeStruct]:
         """The batch of a step."""
         return _batch(self.config, self.dataset)
@@ -94,6 +103,7 @@ class Run:
             early_stopping=early_stopping,
             image_shape=example.shape,
             image_dtype=str(example.dtype),
+            normalization=self.dataset.normalization,
             own_code=self.own_code,
             init_from=self.init_from,
             data_digest=self.dataset.digest,
@@ -147,6 +157,8 @@ def open_run(
     named_task = create_task(config, is_saved=is_saved)
     task = _choose(config, "task", task, named_task, own)
     dataset = dataset or _load_dataset(config, may_fall_back=not is_saved)
+    if job.is_first_process():
+        dataset.print_warnings()
     with refusing(f"dataset: {dataset.name}", "choose another", Exception):
         task.check(dataset)
         num_outputs = task.num_outputs(dataset)
@@ -239,7 +251,6 @@ def _check_resumable(
 
 def _load_dataset(config: ConfigDict, *, may_fall_back: bool) -> Dataset:
     """Loads the dataset in the first process, then the same one in the others."""
-    may_fall_back &= job.is_first_process()
     load = functools.cache(lambda: load_dataset(config, may_fall_back=may_fall_back))
     config.dataset = job.broadcast_from_first(lambda: load().name)
     return load()

@@ -116,7 +116,9 @@ class Classification(Task):
                 f"labels are {label.dtype}{[*label.shape]}, expected an integer each"
             )
         if not classes:
-            raise ValueError("has no names of classes")
+            found = f"labels from {label.min()} to {label.max()}"
+            expected = "classes 0, 1, 2, ..., each in training, or names of the classes"
+            raise ValueError(f"{found}, expected {expected}")
         if label.min() < 0 or label.max() >= classes:
             found = f"labels from {label.min()} to {label.max()}"
             raise ValueError(f"{found}, expected 0 to {classes - 1}: one of {classes} classes")

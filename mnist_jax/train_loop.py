@@ -8,7 +8,7 @@ import flax.linen as nn
 from ml_collections import ConfigDict
 
 from mnist_jax import members
-from mnist_jax.data.datasets import Dataset
+from mnist_jax.data.datasets import SPLITS, Dataset
 from mnist_jax.eval_step import Results, evaluate
 from mnist_jax.parallel import job
 from mnist_jax.reporting.reporter import Reporter, Tracker
@@ -57,13 +57,13 @@ def train_and_evaluate(
         reporter = Reporter(run, state, saved, trackers, is_over=is_over)
         with reporter, job.exit_if_process_lost():
 
-            def evaluate_all(state: TrainState) -> Results:
+            def evaluate_splits(*splits: str) -> Results:
                 results, outputs = evaluate(
                     state.variables,
                     state.apply_fn,
                     task,
                     run.source,
-                    run.eval_indices,
+                    {split: run.eval_indices[split] for split in splits},
                     num_members=config.num_seeds,
                     keep=("test",) if reporter.draws else (),
                 )
@@ -71,7 +71,7 @@ def train_and_evaluate(
                 return results
 
             if step == 0 or is_over:
-                results = evaluate_all(state)
+                results = evaluate_splits(*SPLITS)
                 reporter.restart_clock(0)
             at_once = members.at_once(state)
             perform_steps = functools.partial(train_steps, members_at_once=at_once)
@@ -90,12 +90,13 @@ def train_and_evaluate(
                 is_end = step == config.num_train_steps
                 eval_is_due = is_end or step % config.eval_every_steps == 0
                 save_is_due = is_end or stop or step % config.checkpoint_every_steps == 0
-                if not (eval_is_due or save_is_due):
+                curve_is_due = run.validates_at_reports and step % config.log_every_steps == 0
+                if not (eval_is_due or save_is_due or curve_is_due):
                     continue
                 reporter.read_metrics()
                 rating = None
                 if eval_is_due:
-                    results = evaluate_all(state)
+                    results = evaluate_splits(*SPLITS)
                     rating = rate(task, results["validation"])
                     if rating and step % config.eval_every_steps == 0:
                         best = update_best(best, step, rating)
@@ -103,6 +104,8 @@ def train_and_evaluate(
                         is_best = config.early_stopping_evals and best["step"] == step
                         save_is_due = save_is_due or is_best
                     is_end = is_last(config, step, best)
+                elif curve_is_due:
+                    evaluate_splits("validation")
                 if save_is_due or is_end:
                     manifest = run.create_manifest(step, rating, best, reporter.flush())
                     run.checkpoints.save(state, manifest)
@@ -124,11 +127,7 @@ def device_calls(config: ConfigDict, first_step: int) -> Iterator[range]:
     Yields:
       The steps of each call, from `first_step + 1` to `num_train_steps`.
     """
-    intervals = (
-        config.log_every_steps,
-        config.eval_every_steps,
-        config.checkpoint_every_steps,
-    )
+    intervals = config.log_every_steps, config.eval_every_steps, config.checkpoint_every_steps
     first_profiled, last_profiled = config.profile_steps or (0, -1)
 
     def runs_alone(step: int) -> bool:

@@ -104,9 +104,8 @@ def mnist_config(mnist_data_dir: str) -> ConfigDict:
 def no_network(monkeypatch: pytest.MonkeyPatch) -> None:
     """No dataset can be downloaded, and there are no original archives."""
     monkeypatch.delenv("MNIST_JAX_MANUAL_DIR", raising=False)
-    monkeypatch.setattr(
-        "mnist_jax.data.tfds_preparation.find_network_problem", lambda url: "no network"
-    )
+    for protocol in ("http", "https"):
+        monkeypatch.setenv(f"{protocol}_proxy", "http://127.0.0.1:9")  # Nothing listens there.
 
 
 @pytest.fixture(scope="session")

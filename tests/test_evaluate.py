@@ -1,12 +1,17 @@
 """`mnist-jax evaluate`, as its users run it."""
 
+import csv
 import json
 import os
 import subprocess
 import sys
+from pathlib import Path
 
+import numpy as np
 import pytest
 
+from mnist_jax import restoring
+from mnist_jax.data.builtin import make_fake
 from mnist_jax.train_loop import train_and_evaluate
 from tests.conftest import ROOT, create_fake_config
 from tests.workdirs import contents, journal
@@ -89,3 +94,61 @@ def test_what_is_not_there_is_told_in_one_line(workdir, args, message):
     assert result.stderr.count("\n") == 1
     assert message in result.stderr
     assert result.stdout == ""
+
+
+@pytest.fixture(scope="module")
+def others(tmp_path_factory) -> Path:
+    """Three of the ten classes of the test split, in another order."""
+    path, names = tmp_path_factory.mktemp("others") / "others.npz", ["7", "1", "3"]
+    test = make_fake(0).splits["test"]
+    chosen = np.isin(test.label, [7, 1, 3])
+    image = test.image[chosen]
+    label = [names.index(str(label)) for label in test.label[chosen]]
+    arrays = {"x_train": image, "y_train": label, "x_test": image, "y_test": label}
+    np.savez(path, class_names=names, **arrays)
+    return path
+
+
+def test_other_data_are_evaluated_by_the_names_of_their_classes(workdir, others, tmp_path):
+    args = ("--workdir", workdir, "--step", "60", "--dataset", others, "--split", "test")
+    result = evaluate(*args, "--json", "--csv", tmp_path / "rows.csv")
+    assert (result.returncode, result.stderr) == (0, "")
+    report = json.loads(result.stdout)
+    test, counts = report["splits"]["test"], np.array(report["confusion_matrix"])
+    assert (report["dataset"], test["num_examples"]) == (str(others), 150)
+    assert counts.sum(axis=1).tolist() == [0, 50, 0, 50, 0, 0, 0, 50, 0, 0]
+    assert 0 < counts.trace() == test["num_correct"]
+    rows = list(csv.DictReader((tmp_path / "rows.csv").read_text().splitlines()))
+    assert [row["index"] for row in rows] == [str(i) for i in range(150)]
+    assert sum(row["label"] == row["prediction"] for row in rows) == test["num_correct"]
+    assert np.mean([float(row["loss"]) for row in rows]) == pytest.approx(test["loss"])
+    expected = restoring.restore(workdir, "60").predict(np.load(others)["x_test"])
+    for row, prediction in zip(rows, expected, strict=True):
+        assert row["prediction"] == prediction["class"]
+        assert float(row["probability"]) == pytest.approx(max(prediction["probabilities"]))
+    lines = evaluate(*args).stdout.splitlines()[-10:]
+    for name, line in zip("0123456789", lines, strict=True):
+        right, row, column = counts.diagonal(), counts.sum(axis=1), counts.sum(axis=0)
+        if row[i := int(name)] and column[i]:
+            precision, recall = right[i] / column[i], right[i] / row[i]
+            f1 = 2 * precision * recall / (precision + recall or 1)
+            rates = [f"{rate:.4f}" for rate in (precision, recall, f1)]
+            cells = [name, str(row[i]), str(right[i]), *rates, *map(str, counts[i])]
+            assert line.split() == cells
+
+
+@pytest.mark.parametrize(
+    ("arrays", "message"),
+    [
+        ({"class_names": ["0", "a", "1"]}, "class 'a' is none of the model's ['0', '1',"),
+        ({"x_train": np.zeros((36, 8, 8), np.uint8)}, "examples are uint8[8, 8], the model's"),
+    ],
+)
+def test_data_that_do_not_suit_are_one_line(workdir, arrays, message, tmp_path):
+    image, label = np.full((36, 28, 28), 255, np.uint8), np.arange(36) % 3
+    good = {"x_train": image, "y_train": label}
+    np.savez(tmp_path / "others.npz", **good | arrays)
+    result = evaluate("--workdir", workdir, "--dataset", tmp_path / "others.npz")
+    assert (result.returncode, result.stdout) == (2, "")
+    assert message in result.stderr
+    assert result.stderr.count("WARNING") == result.stderr.count("\n") - 1

@@ -1,8 +1,10 @@
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from mnist_jax.convolution import Conv, max_pool
 from mnist_jax.models import CNN, MLP
 
 
@@ -98,3 +100,27 @@ def test_images_of_any_shape(model, shape):
     images = np.zeros((2, *shape), np.uint8)
     variables = model.init(jax.random.key(0), images)
     assert model.apply(variables, images).shape == (2, 5)
+
+
+@pytest.mark.parametrize("shape", [(28, 28, 1), (7, 9, 3), (2, 3, 2), (1, 1, 1)])
+def test_the_convolution_and_the_pooling_are_those_of_flax(shape):
+    """And their gradients, where a window has one maximum."""
+    rng = np.random.default_rng(0)
+    images = jnp.asarray(rng.normal(size=(7, *shape)), jnp.float32)
+    plain, fast = nn.Conv(4, (5, 5)), Conv(4, (5, 5), padding=2)
+    variables = plain.init(jax.random.key(0), images)
+    jax.tree.map(np.testing.assert_array_equal, variables, fast.init(jax.random.key(0), images))
+    window = tuple(min(2, side) for side in shape[:2])
+    pairs = [
+        (plain.apply, fast.apply, (variables, images)),
+        (lambda x: nn.max_pool(x, window, strides=window), max_pool, (images,)),
+    ]
+    for theirs, ours, arguments in pairs:
+        (expected, gradients), (outputs, own) = (jax.vjp(f, *arguments) for f in (theirs, ours))
+        np.testing.assert_allclose(outputs, expected, rtol=1e-5, atol=1e-5)
+        cotangent = jnp.asarray(rng.normal(size=expected.shape), jnp.float32)
+        jax.tree.map(
+            lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4),
+            own(cotangent),
+            gradients(cotangent),
+        )

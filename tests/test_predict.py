@@ -1,21 +1,29 @@
 """The command `mnist-jax predict`."""
 
+import csv
 import json
 import os
 import shutil
 import subprocess
 import sys
 import types
+from pathlib import Path
 
 import jax
 import numpy as np
 import pytest
 from absl import flags
+from absl.testing import flagsaver
 from PIL import Image
 
+from mnist_jax import restoring
 from mnist_jax.commands.predict import main
+from mnist_jax.configs import default
+from mnist_jax.data.builtin import load_mnist_5k
 from mnist_jax.tasks import Classification
+from mnist_jax.train_loop import train_and_evaluate
 from tests.conftest import ROOT
+from tests.data.small_datasets import write_idx
 from tests.images import draw_seven
 from tests.workdirs import contents
 
@@ -109,7 +117,8 @@ def test_a_model_of_other_images_gets_those_and_its_class_names_are_printed(
 
     model = types.SimpleNamespace(
         input=jax.ShapeDtypeStruct((8, 12, 3), "uint8"),
-        manifest=types.SimpleNamespace(class_names=["cat", "dog"]),
+        manifest=types.SimpleNamespace(class_names=["cat", "dog"], normalization=""),
+        config=default.get_config(),
         predict=classify,
     )
     monkeypatch.setattr("mnist_jax.restoring.restore", lambda *args, **_: model)
@@ -117,6 +126,70 @@ def test_a_model_of_other_images_gets_those_and_its_class_names_are_printed(
     main(str(images / "se\33[2Jven\n.png"))
     line = "/se\\x1b[2Jven\\n.png: d\\rog (90.0%), or cat (10.0%)\n"
     assert capsys.readouterr().out.endswith(line)
+
+
+def write_pictures(folder: Path, split: str, pictures: np.ndarray, label: np.ndarray) -> None:
+    """Writes `<split>/<class>/<number>.png`."""
+    for number, (picture, label_) in enumerate(zip(pictures, label, strict=True)):
+        path = folder / split / str(label_) / f"{number}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(picture).save(path)
+
+
+def make_transparent(images: np.ndarray) -> np.ndarray:
+    """Enlarges digits, black on transparent: `uint8[n, 84, 84, 4]`."""
+    alpha = 255 - images.repeat(3, axis=1).repeat(3, axis=2)
+    return np.stack([np.zeros_like(alpha)] * 3 + [alpha], axis=3)
+
+
+@pytest.mark.parametrize("form", ["images", "transparent", "npz", "npy", "idx"])
+def test_files_of_the_test_split_are_predicted_as_they_are_evaluated(
+    form, fake_config, tmp_path, monkeypatch, capsys
+):
+    mnist = load_mnist_5k().splits
+    splits = {  # Dark on white, as most people's own digits.
+        "train": (255 - mnist["train"].image[::4], mnist["train"].label[::4]),
+        "test": (255 - mnist["test"].image[::5], mnist["test"].label[::5]),
+    }
+    own = tmp_path / "own"
+    fake_config.update(optimizer="adam", learning_rate=0.003, num_train_steps=300)
+    fake_config.update(hidden_sizes=(), steps_per_call=100, eval_every_steps=300)
+    if form == "transparent":
+        splits = {split: (make_transparent(x), y) for split, (x, y) in splits.items()}
+        fake_config.update(image_size=(20, 24), image_background=200)
+    elif form == "npy":
+        splits = {split: (x[..., None].repeat(3, 3), y) for split, (x, y) in splits.items()}
+    for split, (image, label) in splits.items():
+        write_pictures(own, split, image, label)
+        if form == "idx":
+            name = {"train": "train", "test": "t10k"}[split]
+            write_idx(tmp_path / f"{name}-images-idx3-ubyte.gz", image)
+            write_idx(tmp_path / f"{name}-labels-idx1-ubyte.gz", label.astype(np.uint8))
+        elif form == "npy":
+            np.save(tmp_path / f"x_{split}", image)
+            np.save(tmp_path / f"y_{split}", label)
+    arrays = {
+        f"{field}_{s}": a for s, x in splits.items() for field, a in zip("xy", x, strict=True)
+    }
+    np.savez(tmp_path / "own.npz", **arrays)
+    paths = {"images": own, "transparent": own, "npz": tmp_path / "own.npz"}
+    fake_config.dataset = str(paths.get(form, tmp_path))
+    train_and_evaluate(fake_config, tmp_path / "run")
+    counted = json.loads((tmp_path / "run" / "results.json").read_text())["splits"]["test"]
+    assert counted["accuracy"] > 0.5
+    flags.FLAGS.mark_as_parsed()
+    capsys.readouterr()
+    model = restoring.restore(tmp_path / "run")
+    monkeypatch.setattr("mnist_jax.commands.predict.restore_checkpoint", lambda: model)
+    with flagsaver.flagsaver(json=True, csv=str(tmp_path / "rows.csv")):
+        main(str(own / "test"))
+    rows = json.loads(capsys.readouterr().out)["images"]
+    lines = csv.DictReader((tmp_path / "rows.csv").read_text().splitlines())
+    for line, row in zip(lines, rows, strict=True):
+        assert (line["file"], line["prediction"]) == (row["file"], row["class"])
+        assert float(line["probability"]) == max(row["probabilities"])
+    right = sum(row["class"] == Path(row["file"]).parent.name for row in rows)
+    assert (right, len(rows)) == (counted["num_correct"], counted["num_examples"])
 
 
 @pytest.mark.parametrize(

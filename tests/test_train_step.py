@@ -55,8 +55,16 @@ def test_a_step_is_one_step_of_gradient_descent(fake_config):
     assert int(state.step) == 0  # Neither changed nor donated.
 
 
-def test_many_steps_in_one_call_are_the_single_steps_to_the_bit(fake_config):
-    fake_config.momentum = 0.9
+@pytest.mark.parametrize(
+    ("fields", "cuts"),
+    [
+        ({"momentum": 0.9}, ([12], [5, 7], [1] * 12)),
+        ({"model": "cnn", "hidden_sizes": (128, 32), "dropout": 0.4}, ([12], [1] * 12)),
+    ],
+    ids=["mlp", "cnn"],
+)
+def test_many_steps_in_one_call_are_the_single_steps_to_the_bit(fake_config, fields, cuts):
+    fake_config.update(fields)
     indices = RNG.integers(0, 50, (12, 20)).astype(np.int32)
     one_by_one = create_state(fake_config)
     losses = []
@@ -64,10 +72,10 @@ def test_many_steps_in_one_call_are_the_single_steps_to_the_bit(fake_config):
         batch = {"image": jnp.asarray(IMAGES[rows]), "label": jnp.asarray(LABELS[rows])}
         one_by_one, metrics = train_step(one_by_one, batch)
         losses.append(np.asarray(metrics["loss"]))
-    for cuts in ([12], [5, 7], [1] * 12):
+    for lengths in cuts:
         state, scanned = create_state(fake_config), []
         start = 0
-        for length in cuts:
+        for length in lengths:
             part = indices[start : start + length]
             state, metrics = train_steps(state, BATCH, part)
             scanned.append(np.asarray(metrics["loss"]))
@@ -75,8 +83,8 @@ def test_many_steps_in_one_call_are_the_single_steps_to_the_bit(fake_config):
         np.testing.assert_array_equal(np.concatenate(scanned), losses)
         jax.tree.map(
             np.testing.assert_array_equal,
-            (state.step, state.params, state.opt_state),
-            (one_by_one.step, one_by_one.params, one_by_one.opt_state),
+            (state.step, state.variables, state.opt_state),
+            (one_by_one.step, one_by_one.variables, one_by_one.opt_state),
         )
 
 

@@ -79,4 +79,5 @@ def save_trained_checkpoint(folder: Path) -> None:
     indices = input_pipeline.batch_indices(0, range(1, 201), 100, dataset.sizes["train"])
     state, _ = train_steps(state, examples, indices)
     with Checkpoints(folder, keep=1) as checkpoints:
-        checkpoints.save(state, Manifest(200, config, dataset.class_names, None))
+        manifest = Manifest(200, config, dataset.class_names, None, normalization="mnist")
+        checkpoints.save(state, manifest)

@@ -1,12 +1,12 @@
-"""Predicts from image files with a checkpoint; `-` is the file on stdin.
+"""Predicts from image files, or folders of them, with a checkpoint; `-` is a file on stdin.
 
-    mnist-jax predict --workdir DIR [--step latest|best|N] [--member K]
-        [--model FILE.py:NAME] [--task FILE.py:NAME] [--json] [--show] IMAGE...
+    mnist-jax predict --workdir DIR [--step latest|best|N] [--member K] [--model FILE.py:NAME]
+        [--task FILE.py:NAME] [--json] [--csv FILE] [--show] IMAGE...
 
 Examples:
     mnist-jax predict --workdir runs/mine photo.jpg
     mnist-jax predict --workdir runs/mine --show one.png two.png
-    mnist-jax predict --workdir runs/mine --step best --json *.png
+    mnist-jax predict --workdir runs/mine --step best --csv predictions.csv photos/
     scanimage --format=png | mnist-jax predict --workdir runs/mine -
 """
 
@@ -19,11 +19,18 @@ from pathlib import Path
 import numpy as np
 from absl import flags
 
-from mnist_jax.commands.flags import CHECKPOINT, JSON, print_json, restore_checkpoint
+from mnist_jax.commands.flags import (
+    CHECKPOINT,
+    CSV,
+    JSON,
+    print_json,
+    restore_checkpoint,
+    write_csv,
+)
 from mnist_jax.runtime import terminal
 from mnist_jax.runtime.errors import UserError, refusing
 
-for flag in (*CHECKPOINT, JSON):
+for flag in (*CHECKPOINT, JSON, CSV):
     flags.declare_key_flag(flag)
 
 _SHOW = flags.DEFINE_bool(
@@ -35,7 +42,8 @@ _PAGE = 20  # Images of a file that --show draws.
 
 def main(*image: str) -> None:
     """Prints the prediction for each image; for unreadable ones an error on stderr."""
-    from mnist_jax.data.images import UnreadableImageError, open_image, to_input
+    from mnist_jax.data.images import UnreadableImageError, open_image, suffixes, to_input
+    from mnist_jax.data.own_files import list_files
     from mnist_jax.digits import normalize
 
     model = restore_checkpoint()
@@ -43,25 +51,31 @@ def main(*image: str) -> None:
     if dtype != np.uint8 or len(shape) < 2 or shape[2:] not in ((), (3,)):
         problem = f"the model's input is {dtype}{[*shape]}, and files are grey or RGB bytes"
         raise UserError(f"workdir: {problem}; use restoring.restore in Python")
-    # Other images of MNIST's size, such as clothes, are not centred by their mass.
-    is_digit = shape == (28, 28) and set("0123456789") <= set(model.manifest.class_names)
+    is_normalized = model.manifest.normalization == "mnist"
     images: dict[str, np.ndarray] = {}
     inputs: dict[str, np.ndarray] = {}
     notes: dict[str, dict[str, str]] = {}
     errors: list[dict[str, str]] = []
     warnings.simplefilter("ignore")  # Of Pillow: damaged metadata, and sizes.
-    for file in image:
+    files: list[str] = []
+    for name in image:
+        if os.path.isdir(name):  # noqa: PTH112 - `Path.is_dir` raises at a long name.
+            files += [str(f) for f in list_files(Path(name)) if f.suffix.lower() in suffixes()]
+        else:
+            files.append(name)
+    for file in files:
         try:
             picture = open_image(file)
-            pixels = normalize.to_pixels(picture)
-            if is_digit:
+            if is_normalized:
+                pixels = normalize.to_pixels(picture)
                 inputs[file] = normalize.normalize(pixels)
                 if note := normalize.find_doubt(pixels):
                     notes[file] = {"note": note}
             else:
-                inputs[file] = to_input(picture, shape[:2], is_colour=len(shape) > 2)
+                background = model.config.image_background
+                inputs[file] = to_input(picture, shape[:2], len(shape) > 2, background)
             if _SHOW.value:
-                images[file] = pixels
+                images[file] = normalize.to_pixels(picture)
         except UnreadableImageError as error:
             errors.append({"file": file, "error": str(error)})
             terminal.print_error(f"{file}: {error}")
@@ -71,6 +85,7 @@ def main(*image: str) -> None:
         {"file": file, **prediction, **notes.get(file, {})}
         for file, prediction in zip(inputs, predictions, strict=True)
     ]
+    write_csv(("file", "prediction", "probability"), rows)
     texts = dict(zip(inputs, (row.pop("text") for row in rows), strict=True))
     if JSON.value:
         print_json(model, images=rows, errors=errors)

@@ -1,11 +1,11 @@
 """Trains a network that reads digits and evaluates it; resumes an interrupted run.
 
-    mnist-jax train [--config FILE] [--workdir DIR] [--config.FIELD=VALUE ...]
+    mnist-jax train [--config FILE|NAME] [--workdir DIR] [--config.FIELD=VALUE ...]
 
 Examples:
-    mnist-jax train --config configs/default.py
-    mnist-jax train --config configs/adamw.py --workdir runs/mine --config.seed=1
-    mnist-jax train --config configs/default.py --config.hidden_sizes="(256, 64)"
+    mnist-jax train --workdir runs/mine
+    mnist-jax train --config adamw --workdir runs/mine --config.seed=1
+    mnist-jax train --config ./mine.py --config.hidden_sizes="(256, 64)"
 """
 
 import contextlib
@@ -22,7 +22,7 @@ flags.declare_key_flag(WORKDIR)
 config_flags.DEFINE_config_file(
     "config",
     default.__file__,
-    help_string="A config file, like those in configs/.",
+    help_string="A config file, or the name of one: adamw, cnn, lecun:300-100, ...",
     lock_config=False,
     accept_new_attributes=True,  # `read_config` reports those that are no fields.
 )

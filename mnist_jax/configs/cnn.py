@@ -22,6 +22,4 @@ def get_config() -> ml_collections.ConfigDict:
     config.weight_decay = 0.01
     config.augmentation = "random_shift"
     config.num_train_steps = 4400
-    # XLA's CPU backend runs convolutions inside a scan slowly, and rounds them differently.
-    config.steps_per_call = 1
     return config

@@ -24,6 +24,8 @@ def get_config() -> ml_collections.ConfigDict:
     config.dataset = "mnist"
     # Your own folder of images: height and width to resize them to; (): as they are.
     config.image_size = ()
+    # Likewise: the grey that shows through transparent pixels, 0 to 255: white.
+    config.image_background = 255
     # Used, with a warning, if mnist is unavailable; '': none.
     config.fallback_dataset = "mnist_5k"
     # Where the examples are: device (all in its memory), host (only the rows of a call are
@@ -82,7 +84,7 @@ def get_config() -> ml_collections.ConfigDict:
     # Training: examples per step.
     config.batch_size = 100
     config.num_train_steps = 2000
-    # Steps per device call; affects the speed, not the results (cnn: see configs/cnn.py).
+    # Steps per device call; affects the speed, not the results.
     config.steps_per_call = 100
 
     # Training ends when so many evaluations in a row, at multiples of eval_every_steps, have

@@ -3,13 +3,14 @@
 import dataclasses
 import hashlib
 import mmap
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, NamedTuple, Self
 
 import jax
 import numpy as np
 
 from mnist_jax.data.rows import Rows
+from mnist_jax.runtime import terminal
 from mnist_jax.runtime.errors import UserError
 
 SPLITS = ("train", "validation", "test")
@@ -41,6 +42,9 @@ class Dataset:
       sizes: Number of examples of each split, in the order of `SPLITS`.
       digest: SHA-256 of the examples, which reveals that a dataset changed. Of images that take
         more than 1 GB it covers blocks at equal distances.
+      normalization: How its images were made: "mnist", by MNIST's normalization of a picture
+        of a digit, or "", by no other one than `images.to_input`.
+      warnings: What a person should know of it, a line each.
     """
 
     name: str
@@ -48,6 +52,8 @@ class Dataset:
     examples: Split
     sizes: Mapping[str, int]
     digest: str = ""
+    normalization: str = ""
+    warnings: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         for array in self.examples:
@@ -57,7 +63,11 @@ class Dataset:
 
     @classmethod
     def from_splits(
-        cls, name: str, class_names: Iterable[str], splits: Mapping[str, Split]
+        cls,
+        name: str,
+        class_names: Iterable[str],
+        splits: Mapping[str, Split],
+        warnings: Iterable[str] = (),
     ) -> Self:
         """Creates a dataset from its splits by name.
 
@@ -86,7 +96,8 @@ class Dataset:
                 order[part], order["train"] = _cut(order["train"], label)
         sizes = {part: len(order[part]) for part in SPLITS}
         if not sizes["train"]:
-            raise ValueError(f"examples of each split: {sizes}, expected more")
+            others = "validation and test are cut from them"
+            raise ValueError(f"too few training examples: {others}, a twelfth each")
         chosen = np.concatenate([order[part] for part in SPLITS])
         image: np.ndarray | Rows
         if isinstance(images[0], Rows):
@@ -96,12 +107,19 @@ class Dataset:
             places = np.split(np.argsort(chosen), ends)  # Where each of them goes.
             for place, array in zip(places, images, strict=True):
                 image[place] = array
-        return cls(name, class_names, Split(image, label[chosen]), sizes)
+        lines = [f"dataset: {name}: {line}" for line in (*warnings, *_find_odd_range(image))]
+        examples = Split(image, label[chosen])
+        return cls(name, class_names, examples, sizes, warnings=tuple(lines))
+
+    def print_warnings(self) -> None:
+        """Prints the warnings on stderr."""
+        for line in self.warnings:
+            terminal.print_warning(f"WARNING: {line}")
 
     def check_digest(self, digest: str) -> None:
         """Raises UserError if these are not the examples of a run with this digest."""
         if digest not in ("", self.digest):  # "": unknown.
-            problem = "its examples have changed since the run began"
+            problem = "its examples are not those that the run began with"
             raise UserError(f"dataset: {self.name}: {problem}; restore them or start a new run")
 
     def _compute_digest(self) -> str:
@@ -152,18 +170,34 @@ def _check(name: str, split: Split) -> Split:
         problem = f"images are {image.dtype}{image.shape}, expected {expected}"
     elif not (image.ndim and image.nbytes):
         problem = "no images"
+    elif image.ndim == 4 and image.shape[1] in (1, 3, 4) and image.shape[3] not in (1, 3, 4):
+        order = "the channels last: images.transpose(0, 2, 3, 1)"
+        problem = f"images are {image.dtype}{image.shape}, expected {order}"
     elif dtype is None or not label.size or label.shape[0] != len(image):
-        expected = f"integers or floats ({len(image)}, ...)"
+        expected = f"({len(image)}, ...): the numbers of classes from 0, or floats"
         problem = f"labels are {label.dtype}{label.shape}, expected {expected}"
     else:
         with np.errstate(over="ignore", invalid="ignore"):
             converted = label.astype(dtype, copy=False)
         if not (np.isfinite(converted) if dtype is np.float32 else converted == label).all():
             limits = f"from {label.min()} to {label.max()}"
-            problem = f"labels {limits}, expected finite ones of {np.dtype(dtype)}"
+            found = "not all numbers" if np.isnan(label).any() else limits
+            problem = f"labels are {found}, expected finite ones of {np.dtype(dtype)}"
     if problem:
         raise ValueError(f"{name}: {problem}")
     return Split(image, converted)
+
+
+def _find_odd_range(image: np.ndarray | Rows) -> Iterator[str]:
+    """Yields a warning if a sample of images is much darker or lighter than models expect."""
+    if image.ndim < 3:  # A table, whose units vary.
+        return
+    sample = image[np.linspace(0, len(image) - 1, min(len(image), 1000)).astype(int)]
+    low, high = float(sample.min()), float(sample.max())
+    if not 1 / 4 <= max(high, -low) / (255 if image.dtype.kind in "iu" else 1) <= 16:
+        problem = f"images are {image.dtype} from {low:g} to {high:g}"
+        scaling = "models divide integers by 255, and take floats as they are"
+        yield f"{problem}, but {scaling}; scale them to 0..255, or as floats to 0..1"
 
 
 def _cut(rows: np.ndarray, label: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -21,6 +21,12 @@ with contextlib.suppress(ImportError):  # Optional: the format of an iPhone's ph
     _FORMATS.append("HEIF")
 
 
+def suffixes() -> set[str]:
+    """Returns the suffixes of the formats that can be read, such as `.png`."""
+    formats = Image.registered_extensions()
+    return {suffix for suffix in formats if formats[suffix] in _FORMATS}
+
+
 class UnreadableImageError(ValueError):
     """A file is no image that can be used. The message does not contain the file's name."""
 
@@ -55,12 +61,18 @@ def is_colour(path: Path) -> bool:
         return image.mode not in ("1", "L", "LA")
 
 
-def to_input(image: Image.Image, size: Sequence[int], is_colour: bool) -> np.ndarray:
-    """Returns `uint8[height, width]`, or `uint8[height, width, 3]`, without transparency.
+def to_input(
+    image: Image.Image, size: Sequence[int], is_colour: bool, background: int
+) -> np.ndarray:
+    """Returns `uint8[height, width]`, or `uint8[height, width, 3]`.
 
-    `size` is a height and a width to scale to; (): those of the image.
+    `size` is a height and a width to scale to; (): those of the image. The grey `background`,
+    255: white, shows through transparent pixels.
     """
     if image.mode[0] in "IF":  # Pillow would clip them at 255.
         raise UnreadableImageError("has 16 or 32 bits for each channel; save it with 8")
+    if image.has_transparency_data:
+        below = Image.new("RGBA", image.size, (background, background, background, 255))
+        image = Image.alpha_composite(below, image.convert("RGBA"))
     image = image.convert("RGB" if is_colour else "L")
     return np.asarray(image.resize((size[1], size[0])) if size else image)

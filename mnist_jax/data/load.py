@@ -1,11 +1,12 @@
 """Loads a dataset by its name or path, or the fallback where MNIST is not available."""
 
+import dataclasses
+
 from ml_collections import ConfigDict
 
 from mnist_jax.data import builtin, own_files, tfds_source
 from mnist_jax.data.datasets import Dataset
 from mnist_jax.runtime import config as config_lib
-from mnist_jax.runtime import terminal
 from mnist_jax.runtime.errors import DatasetUnavailableError
 
 
@@ -25,19 +26,19 @@ def load_dataset(config: ConfigDict, *, may_fall_back: bool = True) -> Dataset:
     except DatasetUnavailableError as error:
         if not (may_fall_back and wanted == "mnist" and fallback):
             raise
-        terminal.print_warning(
-            f"WARNING: {wanted} is not available, so this run uses {fallback} instead, and its "
-            f"results are those of {fallback}.\n{error}"
+        warning = (
+            f"{wanted} is not available, so this run uses {fallback} instead, and its results "
+            f"are those of {fallback}.\n{error}"
         )
-        return _load(fallback, config)
+        return dataclasses.replace(_load(fallback, config), warnings=(warning,))
 
 
 def _load(name: str, config: ConfigDict) -> Dataset:
     if path := config_lib.own_path(name):
-        on_disk, data_dir = config.examples == "host", tfds_source.data_dir(config)
-        return own_files.load(path, config.image_size, data_dir=data_dir, on_disk=on_disk)
-    if name == "mnist_5k":
-        return builtin.load_mnist_5k()
+        return own_files.load(path, config)
     if name == "fake":
         return builtin.make_fake(config.seed)
-    return tfds_source.load(name, config)
+    is_5k = name == "mnist_5k"
+    dataset = builtin.load_mnist_5k() if is_5k else tfds_source.load(name, config)
+    is_normalized = name in ("mnist", "mnist_5k")
+    return dataclasses.replace(dataset, normalization="mnist" if is_normalized else "")

@@ -1,5 +1,6 @@
 """A user's own dataset: an .npz file, or a folder of .npy files, IDX files or images."""
 
+import collections
 import concurrent.futures
 import contextlib
 import functools
@@ -7,107 +8,156 @@ import gzip
 import hashlib
 import math
 import sys
+import warnings
 import zipfile
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from ml_collections import ConfigDict
 from numpy.lib import format as npy
 
-from mnist_jax.data import images
-from mnist_jax.data.datasets import Dataset, Split
+from mnist_jax.data import images, tfds_source
+from mnist_jax.data.datasets import SPLITS, Dataset, Split
 from mnist_jax.data.rows import Rows
 from mnist_jax.runtime import memory
 from mnist_jax.runtime.errors import UserError, refusing
 from mnist_jax.runtime.files import locked, open_regular, replacing
 
 # To be increased when the decoding changes: images that were decoded before are not read.
-_DECODING_VERSION = 1
-_MAX_CLASSES = 2**16
+_DECODING_VERSION = 2
 _NUM_AHEAD = 64  # Decoded images that wait to be stored.
-_FOLDERS = {"train": "train", "val": "validation", "validation": "validation", "test": "test"}
-_SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
+# Of folders and of arrays, in lower case.
+_SPLITS = {
+    **{"train": "train", "training": "train", "test": "test", "testing": "test"},
+    **dict.fromkeys(("val", "valid", "validation", "dev", "eval"), "validation"),
+}
+# Of macOS, of network drives and of Windows.
+_SYSTEM_FOLDERS = {"__MACOSX", "@eaDir", "#recycle", "#snapshot", "lost+found"}
+_SYSTEM_FOLDERS |= {"$RECYCLE.BIN", "System Volume Information", "__pycache__"}
 
-_Content = tuple[list[str], dict[str, Split]]  # Names of the classes, and the splits.
+# The names of the classes, the splits, and the files or arrays that are not used.
+_Content = tuple[list[str], dict[str, Split], Iterable[Path]]
 
 
-def load(path: Path, image_size: tuple[int, ...], *, data_dir: Path, on_disk: bool) -> Dataset:
+def load(path: Path, config: ConfigDict) -> Dataset:
     """Loads a user's own dataset; README.md lists its forms.
 
     The path, an absolute one, becomes the dataset's name. Images of a folder are resized to
-    the height and width `image_size`; (): all of them have the same size. They are decoded
-    into memory; if they would take more than a quarter of it, or `on_disk`, into a file in
-    `data_dir`, once.
+    the height and width `config.image_size`; (): all of them have the same size. They are
+    decoded into memory; if they would take more than a quarter of it, or with
+    `config.examples` "host", into a file in the folder of prepared datasets, once.
 
     Raises:
       UserError: A file is missing, damaged or unsuitable; names that file.
     """
-    with _naming(path):
-        path.stat()  # Raises an error if there is nothing, or no permission.
-        if (path / "train").is_dir():
-            return _load_images(path, image_size, data_dir, on_disk)
-        if image_size:
-            raise ValueError("not a folder of images, to which alone config.image_size applies")
-        if path.is_file():
-            content = _read_npz(path)
-        elif (path / "x_train.npy").exists():
-            content = _read_npy(path)
-        elif any(path.glob("train-images-idx3-ubyte*")):
-            splits = read_idx(path)
-            content = _number_classes(splits), splits
+    with _naming(path), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # Of NumPy and Pillow, beside the error.
+        with refusing(f"dataset: {path}", "give the path where it is now"):
+            path.stat()
+        folders = {} if path.is_file() else find_splits(path)
+        if folders:
+            class_names, splits, unused = _read_folders(path, folders, config)
         else:
-            expected = "train/CLASS/, x_train.npy or train-images-idx3-ubyte.gz"
-            raise ValueError(f"contains none of {expected}")
-        return Dataset.from_splits(str(path), *content)
+            for name, value in ("image_size", ()), ("image_background", 255):
+                if config[name] != value:
+                    problem = f"not a folder of images, to which alone config.{name} applies"
+                    raise ValueError(problem)
+            if path.is_file():
+                class_names, splits, unused = _read_npz(path)
+            elif (path / "x_train.npy").exists():
+                class_names, splits, unused = _read_npy(path)
+            elif any(path.glob("train-images-idx3-ubyte*")):
+                splits, unused = read_idx(path)
+                class_names = _number_classes(splits)
+            else:
+                expected = "train/CLASS/, x_train.npy or train-images-idx3-ubyte.gz"
+                raise ValueError(f"contains none of {expected}")
+        counts = collections.Counter(name.suffix.lower() or name.name for name in unused)
+        kinds = ", ".join(f"{count} {kind}" for kind, count in counts.most_common())
+        skipped = [f"skipped {counts.total()} files: {kinds}"] if counts else []
+        return Dataset.from_splits(str(path), class_names, splits, skipped)
 
 
-def _naming(path: Path) -> contextlib.AbstractContextManager[None]:
+def _naming(path: Path | str) -> contextlib.AbstractContextManager[None]:
     # A damaged file raises errors of any type.
     return refusing(f"dataset: {path}", "correct it, or choose another", Exception)
+
+
+def _list(folder: Path) -> list[Path]:
+    paths = sorted(folder.iterdir())
+    return [p for p in paths if p.name[0] != "." and p.name not in _SYSTEM_FOLDERS]
+
+
+def list_files(folder: Path, depth: int = 0) -> Iterator[Path]:
+    """Yields the files in a folder and below it, but nothing hidden or of a system."""
+    for path in _list(folder):
+        if not path.is_dir():
+            yield path
+        elif depth < 2 or not path.is_symlink():  # A deeper link could lead in a circle.
+            yield from list_files(path, depth + 1)
 
 
 def _read_npz(path: Path) -> _Content:
     if not zipfile.is_zipfile(path):  # NumPy would take it for a pickle.
         raise ValueError("not an .npz file")
     with open_regular(path) as file, np.load(file, allow_pickle=False) as arrays:
-        return _read_arrays(arrays, arrays.__getitem__)
+        return _read_arrays(path, map(Path, arrays), arrays.__getitem__)
 
 
 def _read_npy(folder: Path) -> _Content:
     def read(name: str) -> np.ndarray:
-        with _naming(path := folder / f"{name}.npy"), open_regular(path) as file:
+        with open_regular(path := folder / f"{name}.npy") as file:
             is_image = name[:2] == "x_"  # Stays in its file.
             return npy.open_memmap(path, mode="r") if is_image else npy.read_array(file)
 
-    return _read_arrays([path.stem for path in folder.glob("*.npy")], read)
+    return _read_arrays(folder, _list(folder), read)
 
 
-def _read_arrays(names: Collection[str], read: Callable[[str], Any]) -> _Content:
+def _read_arrays(source: Path, files: Iterable[Path], read: Callable[[str], Any]) -> _Content:
     """Reads `x_train`, `y_train`, and optionally `x_val`, `x_test`, ... and `class_names`."""
+
+    def read_named(name: str) -> Any:
+        with _naming(f"{source}: no readable array {name}"):
+            return read(name)
+
     splits: dict[str, Split] = {}
-    for key in sorted({"train", *(name[2:] for name in names if name[:2] in ("x_", "y_"))}):
-        if key not in _FOLDERS or _FOLDERS[key] in splits:
+    unused = {path.stem if path.suffix == ".npy" else path.name: path for path in files}
+    for key in sorted({"train", *(name[2:] for name in unused if name[:2] in ("x_", "y_"))}):
+        split = _SPLITS.get(key)
+        if not split or split in splits:
             raise ValueError(f"contains a split {key!r}; use train, val and test, each once")
-        splits[_FOLDERS[key]] = Split(read(f"x_{key}"), read(f"y_{key}"))
-    if "class_names" in names:
-        return read("class_names").astype(str).ravel().tolist(), splits
-    return _number_classes(splits), splits
+        splits[split] = Split(read_named(f"x_{key}"), read_named(f"y_{key}"))
+        unused = {name: unused[name] for name in unused if name[2:] != key}
+    if unused.pop("class_names", None):
+        class_names = read_named("class_names").astype(str).ravel().tolist()
+        _check_classes(class_names, splits["train"].label)
+    else:
+        class_names = _number_classes(splits)
+    return class_names, splits, unused.values()
 
 
-def read_idx(folder: Path) -> dict[str, Split]:
-    """Reads a folder of IDX files; raises a UserError that names a wrong one."""
+def read_idx(folder: Path) -> tuple[dict[str, Split], set[Path]]:
+    """Reads a folder of IDX files; raises a UserError that names a wrong one.
+
+    Returns:
+      Its splits, and the files that are not used.
+    """
     parts = {"train": "train"} | ({"test": "t10k"} if any(folder.glob("t10k-*")) else {})
-    splits = {}
+    splits, unused = {}, set(_list(folder))
     for split, part in parts.items():
-        image = _read_idx_file(folder / f"{part}-images-idx3-ubyte")
-        splits[split] = Split(image, _read_idx_file(folder / f"{part}-labels-idx1-ubyte"))
-    return splits
+        paths = []
+        for name in (f"{part}-images-idx3-ubyte", f"{part}-labels-idx1-ubyte"):
+            path = folder / name
+            paths.append(path if path.is_file() else path.with_name(f"{path.name}.gz"))
+        splits[split] = Split(*map(_read_idx_file, paths))
+        unused.difference_update(paths)
+    return splits, unused
 
 
 def _read_idx_file(path: Path) -> np.ndarray:
     """Reads an array of bytes: http://yann.lecun.com/exdb/mnist describes the format."""
-    path = path if path.is_file() else path.with_name(f"{path.name}.gz")
     with _naming(path):
         with open_regular(path) as file:
             content = file.read()
@@ -119,46 +169,71 @@ def _read_idx_file(path: Path) -> np.ndarray:
 
 
 def _number_classes(splits: Mapping[str, Split]) -> list[str]:
-    labels = [np.asarray(label) for _, label in splits.values()]
-    if any(a.dtype.kind not in "biu" or a.shape[1:] not in ((), (1,)) for a in labels):
+    """Returns names where the training labels are 0, 1, 2, ... without gaps, else none."""
+    label = np.asarray(splits["train"].label)
+    if label.dtype.kind not in "biu" or label.size != len(label):
         return []
-    largest = max(int(label.max(initial=0)) for label in labels)
-    return [str(i) for i in range(min(largest + 1, _MAX_CLASSES))]
+    found = np.unique(label)
+    return [str(i) for i in range(len(found)) if found[-1] == len(found) - 1 and found[0] == 0]
 
 
-def _load_images(
-    folder: Path, image_size: tuple[int, ...], data_dir: Path, on_disk: bool
-) -> Dataset:
+def _check_classes(names: Sequence[str], label: np.ndarray) -> None:
+    """Raises ValueError if a class has no training examples."""
+    is_class = label.dtype.kind in "biu" and label.size == len(label)
+    if missing := set(range(len(names) * is_class)).difference(label.ravel().tolist()):
+        raise ValueError(f"class {names[min(missing)]!r} has no training examples")
+
+
+def find_splits(folder: Path) -> dict[str, Path]:
+    """Returns the folders of the splits, or none without that of the training images."""
+    found: dict[str, Path] = {}
+    for path in _list(folder):
+        split = _SPLITS.get(path.name.lower())
+        if split and path.is_dir() and found.setdefault(split, path) != path:
+            raise ValueError(f"{found[split].name}/ and {path.name}/ are the same split")
+    return found if "train" in found else {}
+
+
+def _read_folders(folder: Path, folders: Mapping[str, Path], config: ConfigDict) -> _Content:
     """Reads `<split>/<class>/<image>`, the layout of tensorflow-datasets' `ImageFolder`."""
-    names = [name for name in _FOLDERS if (folder / name).is_dir()]
-    classes = [path for name in names for path in sorted(folder.glob(f"{name}/[!.]*/"))]
-    class_names = sorted({path.name for path in classes})
-    paths = [path for folder in classes for path in sorted(folder.glob("[!.]*"))]
-    files = [path for path in paths if path.suffix.lower() in _SUFFIXES]
-    if not files:
-        raise ValueError(f"no images ({', '.join(_SUFFIXES)}) in train/CLASS/")
-    image = _read_images(folder, files, image_size, data_dir, on_disk)
+    suffixes, files, sizes = images.suffixes(), list[Path](), dict[str, int]()
+    for split in (split for split in SPLITS if split in folders):
+        start = len(files)
+        for path in filter(Path.is_dir, _list(folders[split])):
+            found = [file for file in _list(path) if file.suffix.lower() in suffixes]
+            if not found:
+                raise ValueError(f"class {path} contains no image that can be read; remove it")
+            files += found
+        sizes[split] = len(files) - start
+    if not sizes["train"]:
+        raise ValueError(f"no images ({', '.join(sorted(suffixes))}) in train/CLASS/")
+    class_names = sorted({file.parts[-2] for file in files})
+    for name in class_names:
+        if not name.isprintable():
+            raise ValueError(f"class {name!r}: rename it, without what can't be printed")
     label = np.searchsorted(class_names, [file.parts[-2] for file in files])
+    _check_classes(class_names, label[: sizes["train"]])
+    image = _read_images(folder, files, config)
     splits, start = {}, 0
-    for split in dict.fromkeys(_FOLDERS[name] for name in names):  # In the order of the files.
-        stop = start + sum(_FOLDERS[file.parts[-3]] == split for file in files)
-        splits[split] = Split(image[start:stop], label[start:stop])
-        start = stop
-    return Dataset.from_splits(str(folder), class_names, splits)
+    for split, size in sizes.items():
+        splits[split] = Split(image[start : start + size], label[start : start + size])
+        start += size
+    return class_names, splits, set(list_files(folder)).difference(files)
 
 
-def _read_images(
-    folder: Path, files: list[Path], image_size: tuple[int, ...], data_dir: Path, on_disk: bool
-) -> np.ndarray | Rows:
+def _read_images(folder: Path, files: list[Path], config: ConfigDict) -> np.ndarray | Rows:
+    form = config.image_size, config.image_background
     stats = [((s := file.stat()).st_size, s.st_mtime_ns, *file.parts[-3:]) for file in files]
-    key = repr((_DECODING_VERSION, image_size, stats)).encode()
-    stored = data_dir / "mnist_jax_images" / f"{hashlib.sha256(key).hexdigest()}.npy"
+    key = repr((_DECODING_VERSION, form, stats)).encode()
+    stored = tfds_source.data_dir(config) / "mnist_jax_images"
+    stored /= f"{hashlib.sha256(key).hexdigest()}.npy"
     if not stored.exists():
-        decode = functools.partial(_decode, image_size, any(map(_is_colour, files)))
+        decode = functools.partial(_decode, form, any(map(_is_colour, files)))
         shape = decode(files[0]).shape
         decoded = _decode_all(files, decode, shape)
         # `from_splits` copies them.
-        if not on_disk and len(files) * math.prod(shape) <= memory.device_limit() // 4:
+        is_small = len(files) * math.prod(shape) <= memory.device_limit() // 4
+        if is_small and config.examples != "host":
             return np.fromiter(decoded, np.dtype((np.uint8, shape)), len(files))
         advice = "make room, or set another"
         with refusing(f"data_dir: {stored.parent}", advice), locked(stored.with_name(".lock")):
@@ -182,10 +257,9 @@ def _decode_all(
             some = files[start : start + _NUM_AHEAD]
             for file, image in zip(some, pool.map(decode, some), strict=True):
                 if image.shape != shape:
-                    raise UserError(
-                        f"dataset: {file}: {image.shape[0]}x{image.shape[1]} pixels, but "
-                        f"{files[0]} has {shape[0]}x{shape[1]}; set config.image_size"
-                    )
+                    sizes = "{} high and {} wide, but {} is {} high and {} wide"
+                    sizes = sizes.format(*image.shape[:2], files[0], *shape[:2])
+                    raise UserError(f"dataset: {file} is {sizes}; set config.image_size")
                 yield image
 
 
@@ -194,6 +268,7 @@ def _is_colour(path: Path) -> bool:
         return images.is_colour(path)
 
 
-def _decode(image_size: tuple[int, ...], is_colour: bool, path: Path) -> np.ndarray:
+def _decode(form: tuple[tuple[int, ...], int], is_colour: bool, path: Path) -> np.ndarray:
+    size, background = form
     with _naming(path):
-        return images.to_input(images.open_image(path), image_size, is_colour)
+        return images.to_input(images.open_image(path), size, is_colour, background)

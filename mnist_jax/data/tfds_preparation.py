@@ -1,4 +1,10 @@
-"""Decodes a dataset of tensorflow-datasets, and prepares it where that has not been done."""
+"""Decodes a dataset of tensorflow-datasets, and prepares it where that has not been done.
+
+    python -m mnist_jax.data.tfds_preparation NAME DATA_DIR MANUAL_DIR
+
+This process writes the dataset to stdout, for `tfds_source`, or an error: its type, a space and
+its message. Everything for people goes to stderr.
+"""
 
 import contextlib
 import difflib
@@ -14,7 +20,7 @@ import numpy as np
 import tensorflow_datasets as tfds  # It imports TensorFlow when it prepares or reads.
 from tensorflow_datasets.core import DatasetBuilder
 
-from mnist_jax.data import own_files
+from mnist_jax.data import own_files, tfds_source
 from mnist_jax.data.datasets import SPLITS, Dataset, Split
 from mnist_jax.runtime.errors import DatasetUnavailableError, UserError, first_line, refusing
 from mnist_jax.runtime.files import locked, open_regular
@@ -27,8 +33,23 @@ _DIGESTS = {
 }
 _DELETE = "delete that folder, and the next start prepares it again"
 _SUITABLE = "choose a classification dataset whose images have one size"
-# It would read from a cloud that is disabled, and leaves a folder in the system's temp folder.
-tfds.core.DatasetInfo.initialize_from_bucket = lambda self: None
+
+
+def main(name: str, data_dir: str, manual_dir: str) -> None:
+    """Writes a dataset to stdout."""
+    output = os.fdopen(os.dup(sys.stdout.fileno()), "wb")
+    # tensorflow-datasets prints that it downloads, even where it does not.
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    os.environ |= {"TF_CPP_MIN_LOG_LEVEL": "3", "TF_ENABLE_ONEDNN_OPTS": "0"}
+    os.environ["CUDA_VISIBLE_DEVICES"] = ""
+    if not sys.stderr.isatty():
+        tfds.disable_progress_bar()
+    with output:
+        try:
+            tfds_source.write(output, load(name, Path(data_dir), Path(manual_dir)))
+        except UserError as error:
+            output.write(f"{type(error).__name__} {error}".encode())
+            sys.exit(error.exit_code)
 
 
 def load(name: str, data_dir: Path, manual_dir: Path) -> Dataset:
@@ -52,25 +73,13 @@ def load(name: str, data_dir: Path, manual_dir: Path) -> Dataset:
             raise
         source = download_config.manual_dir or "the network"
         print(f"Preparing {name} from {source}, once ...", file=sys.stderr, flush=True)
-        _import_tensorflow()
         _prepare(builder, data_dir, download_config)
         builder = tfds.builder(name, data_dir=data_dir)  # Another process may have prepared it.
-    _import_tensorflow()
     with refusing(f"prepared dataset {builder.data_dir}", _DELETE, Exception):  # Of any type.
         splits = {part: _read(builder, part) for part in SPLITS if part in builder.info.splits}
     with refusing(f"dataset: {name!r}", _SUITABLE, ValueError):
         # Some datasets know the names of their classes only when they are prepared.
         return Dataset.from_splits(name, builder.info.features["label"].names, splits)
-
-
-def _import_tensorflow() -> None:
-    """Imports TensorFlow without its messages, and hides the GPUs from it."""
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
-    import tensorflow as tf
-
-    # TensorFlow would allocate the whole memory of the GPU that JAX uses (flax #445).
-    tf.config.set_visible_devices([], "GPU")
 
 
 def _create_builder(name: str, data_dir: Path) -> DatasetBuilder:
@@ -85,6 +94,8 @@ def _create_builder(name: str, data_dir: Path) -> DatasetBuilder:
             near = difflib.get_close_matches(name, ["mnist_5k", "fake", *known], n=1)
             hint = f"did you mean {near[0]}?" if near else "see tensorflow.org/datasets/catalog"
             raise UserError(f"dataset: there is no {name!r}; {hint}")
+    # It would read from a cloud that is disabled, and leaves a folder in the temp folder.
+    tfds.core.DatasetInfo.initialize_from_bucket = lambda self: None
     with refusing(f"prepared dataset {data_dir / name}", _DELETE, Exception):
         return tfds.builder(name, data_dir=data_dir)
 
@@ -131,9 +142,9 @@ def _find_archives(
 
 def _read_repacked(name: str, builder: DatasetBuilder, manual_dir: Path) -> Dataset | None:
     """Reads archives that contain the original files in another compression."""
-    with contextlib.suppress(KeyError, UserError, ValueError):
+    with contextlib.suppress(KeyError, OSError, UserError, ValueError):
         digest, class_names = _DIGESTS[name], builder.info.features["label"].names
-        dataset = Dataset.from_splits(name, class_names, own_files.read_idx(manual_dir))
+        dataset = Dataset.from_splits(name, class_names, own_files.read_idx(manual_dir)[0])
         return dataset if dataset.digest == digest else None
     return None
 
@@ -153,10 +164,8 @@ def _prepare(
     builder: DatasetBuilder, data_dir: Path, download_config: tfds.download.DownloadConfig
 ) -> None:
     """Prepares the dataset, unless another process has done so."""
-    if not sys.stderr.isatty():
-        tfds.disable_progress_bar()
     # One process at a time: tensorflow-datasets extracts the archives of all to the same place.
-    with locked(data_dir / ".mnist_jax.lock"), contextlib.redirect_stdout(sys.stderr):
+    with locked(data_dir / ".mnist_jax.lock"):
         for path in Path(builder.data_dir).parent.glob("incomplete.*"):
             shutil.rmtree(path)  # A killed process left it.
         try:
@@ -178,6 +187,8 @@ def _read(builder: DatasetBuilder, split: str) -> Split:
         read_config = tfds.ReadConfig(interleave_cycle_length=1)
         batch = builder.as_dataset(split=split, batch_size=-1, read_config=read_config)
     image, label = np.asarray(batch["image"]), np.asarray(batch["label"])
+    if builder.name == "emnist":  # Its files have rows and columns exchanged.
+        image = image.swapaxes(1, 2)
     if not builder.info.disable_shuffling:
         order = _original_order(split, len(label))
         image, label = image[order], label[order]
@@ -194,3 +205,7 @@ def _original_order(split: str, num_examples: int) -> np.ndarray:
     hashes = [hashlib.md5(f"{split}{index}".encode()).digest() for index in range(num_examples)]
     # The position of each hash among the sorted ones.
     return np.argsort(np.argsort(np.array(hashes, dtype="S16"), kind="stable"))
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

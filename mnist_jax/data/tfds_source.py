@@ -1,23 +1,34 @@
 """Datasets of tensorflow-datasets, read from a cache of their decoded arrays.
 
-Only the first start prepares and decodes a dataset, which imports TensorFlow and takes up to
-half a minute. The cache is a file beside the prepared dataset.
+Only the first start prepares and decodes a dataset, which takes up to half a minute. A process
+of its own does that: TensorFlow would allocate the memory of the GPU that JAX uses (flax #445),
+and keep its settings and threads. The cache is a file beside the prepared dataset.
 """
 
 import os
+import subprocess
+import sys
+import tempfile
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 from ml_collections import ConfigDict
 
 from mnist_jax.data.datasets import SPLITS, Dataset, Split
 from mnist_jax.runtime import terminal
-from mnist_jax.runtime.errors import first_line
+from mnist_jax.runtime.errors import (
+    CommandError,
+    DatasetUnavailableError,
+    UserError,
+    first_line,
+)
 from mnist_jax.runtime.files import open_regular, replacing
 from mnist_jax.runtime.run_folder import resolve
 
 # To be increased when the decoding or the file changes: files of other versions are not read.
-_CACHE_VERSION = 3
+_CACHE_VERSION = 4
+_ERRORS = {error.__name__: error for error in (UserError, DatasetUnavailableError)}
 
 
 def data_dir(config: ConfigDict) -> Path:
@@ -40,46 +51,64 @@ def load(name: str, config: ConfigDict) -> Dataset:
 
     Raises:
       UserError, DatasetUnavailableError: As `tfds_preparation.load`.
+      CommandError: Its process failed otherwise, with a traceback on stderr.
     """
     folder = resolve("dataset", data_dir(config) / name)
     cache = folder / f"mnist_jax_examples_v{_CACHE_VERSION}.npz"
     if cache.exists():
         try:
-            return _read_cache(cache, name)
+            with open_regular(cache) as file:
+                return _read(file, name)
         except Exception as error:  # A damaged file raises errors of any type.
             reason = first_line(error)
             terminal.print_warning(f"WARNING: {cache}: damaged ({reason}); rebuilding it")
-
-    from mnist_jax.data import tfds_preparation  # Imports tensorflow_datasets.
-
-    dataset = tfds_preparation.load(name, data_dir(config), manual_dir(config))
-    _write_cache(cache, dataset)
+    dataset = _prepare(name, config)
+    try:
+        cache.parent.mkdir(parents=True, exist_ok=True)
+        with replacing(cache) as file:
+            write(file, dataset)
+    except OSError as error:
+        problem = f"{cache}: can't be written ({first_line(error)})"
+        terminal.print_warning(f"WARNING: {problem}; the next start decodes the dataset again")
     return dataset
 
 
-def _read_cache(path: Path, name: str) -> Dataset:
-    """Reads a file of `_write_cache`; NumPy checks the CRC-32 of each array."""
-    with open_regular(path) as file, np.load(file, allow_pickle=False) as arrays:
+def _prepare(name: str, config: ConfigDict) -> Dataset:
+    """Loads the dataset by `python -m mnist_jax.data.tfds_preparation`."""
+    command = [sys.executable, "-m", "mnist_jax.data.tfds_preparation", name]
+    command += map(str, (data_dir(config), manual_dir(config)))
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    with tempfile.TemporaryFile() as file:
+        # In a session of its own, Ctrl-C only reaches this process, which ends the other.
+        status = subprocess.run(
+            command, env=environment, stdout=file, start_new_session=True, check=False
+        ).returncode
+        file.seek(0)
+        if status == 0:
+            return _read(file, name)
+        kind, _, message = file.read().decode().partition(" ")
+        raise _ERRORS.get(kind, CommandError)(
+            message or f"dataset: {name}: its preparation ended with exit code {status}"
+        )
+
+
+def write(file: IO[bytes], dataset: Dataset) -> None:
+    """Writes a dataset, without its name, for `load`."""
+    np.savez(
+        file,
+        allow_pickle=False,
+        image=dataset.examples.image,
+        label=dataset.examples.label,
+        sizes=list(dataset.sizes.values()),
+        class_names=dataset.class_names,
+        digest=dataset.digest,
+    )
+
+
+def _read(file: IO[bytes], name: str) -> Dataset:
+    """Reads what `write` wrote; NumPy checks the CRC-32 of each array."""
+    with np.load(file, allow_pickle=False) as arrays:
         sizes = dict(zip(SPLITS, arrays["sizes"].tolist(), strict=True))
         examples = Split(arrays["image"], arrays["label"])
         class_names = tuple(arrays["class_names"].tolist())
         return Dataset(name, class_names, examples, sizes, arrays["digest"].item())
-
-
-def _write_cache(path: Path, dataset: Dataset) -> None:
-    """Writes the file; where that fails, prints a warning."""
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with replacing(path) as file:
-            np.savez(
-                file,
-                allow_pickle=False,
-                image=dataset.examples.image,
-                label=dataset.examples.label,
-                sizes=list(dataset.sizes.values()),
-                class_names=dataset.class_names,
-                digest=dataset.digest,
-            )
-    except OSError as error:
-        problem = f"{path}: can't be written ({first_line(error)})"
-        terminal.print_warning(f"WARNING: {problem}; the next start decodes the dataset again")

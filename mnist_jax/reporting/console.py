@@ -1,11 +1,14 @@
 """What a run prints: lines on stdout, and on a terminal a progress bar below them."""
 
+import shutil
 import sys
 
 import tqdm
 
 from mnist_jax.runtime.errors import writing_to
 from mnist_jax.runtime.terminal import printable
+
+_MIN_WIDTH = 20  # Of a terminal, in characters: less shows nothing of a bar.
 
 
 class Console:
@@ -18,7 +21,8 @@ class Console:
             total=num_steps,
             initial=first_step,
             unit=" steps",
-            disable=True if is_silent else None,  # None: unless stderr is a terminal.
+            # None: unless stderr is a terminal.
+            disable=is_silent or shutil.get_terminal_size().columns < _MIN_WIDTH or None,
             dynamic_ncols=True,
             leave=False,
         )
@@ -33,6 +37,10 @@ class Console:
     def advance(self, step: int) -> None:
         """Moves the bar to a step."""
         self._bar.update(step - self._bar.n)
+
+    def show(self, text: str) -> None:
+        """Shows the text at the end of the bar."""
+        self._bar.set_postfix_str(text, refresh=False)
 
     def close(self) -> None:
         """Removes the bar."""

@@ -6,15 +6,25 @@ colour-blind readers: matplotlib's Blues and PuOr, and Okabe and Ito's
 (https://jfly.uni-koeln.de/color/).
 """
 
+import contextlib
 import dataclasses
 import io
 import math
+import os
+import sys
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+if "matplotlib" not in sys.modules and (_backend := os.environ.pop("MPLBACKEND", "")):
+    import matplotlib
+
+    os.environ["MPLBACKEND"] = _backend
+    with contextlib.suppress(ValueError):  # There is no such backend; none is needed here.
+        matplotlib.rcParams["backend"] = _backend
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.text import Text

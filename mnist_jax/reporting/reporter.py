@@ -190,12 +190,16 @@ class Reporter:
     ) -> None:
         """Reports what `eval_step.evaluate` returned, and draws figures of the test split.
 
-        At step 0 nothing is printed or drawn. A complete run's results are only printed.
+        At step 0, and of the validation split alone, nothing is printed or drawn. A complete
+        run's results are only printed.
         """
         run, step = self._run, int(state.step)
         if step > self._first_step or step == 0:
             self._write_scalars(step, results)
-        if step == 0:
+        best, _ = run.task.best
+        value = format_spread(results["validation"][best], ".4f")
+        self._console.show(f"validation {best} {value}")
+        if step == 0 or "test" not in results:
             return
         for split, result in results.items():
             self._print(run.task.report(split, run.dataset.name, result))
@@ -225,6 +229,10 @@ class Reporter:
                 f"Stopped early at step {step}: in {best['evals']} evaluations validation "
                 f"{best['name']} was not better than {best['value']:.4f} at step {best['step']}"
             )
+        start = self._journal.lines[0].get("train/loss", np.inf) if self._is_first else np.inf
+        if (loss := np.mean(results["train"]["loss"])) >= np.mean(start):
+            problem = f"the training loss at the end, {loss:.4g}, is not below that at step 0"
+            terminal.print_warning(f"WARNING: {problem}; lower config.learning_rate")
         commands = [f"tensorboard --logdir {folder}", self._command("evaluate")]
         form = run.dataset.input.shape, run.dataset.input.dtype
         if form == ((28, 28), np.uint8) and isinstance(run.task, Classification):
@@ -269,6 +277,8 @@ class Reporter:
             self._journal.write(step, self._run.dataset.name, line)
             self._track(step, line)
             for group, values in groups.items():
+                if step == 0 and group != "validation":
+                    continue  # Of a few points, TensorBoard's smoothing would hide the last.
                 # TensorBoard's tabs begin with the evaluations: "all" sorts before "batch".
                 run, prefix = ("train", "batch") if group == "batch" else (group, "all")
                 for suffix, reduce in _CURVES.items():

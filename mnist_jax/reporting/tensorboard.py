@@ -137,9 +137,10 @@ class EventFile:
             self.write(file_version="brain.Event:2")
         event_bytes = Event(wall_time=time.time(), **event).SerializeToString()
         RecordWriter(self._file).write(event_bytes)
+        self._file.flush()  # For TensorBoard, which may be looking.
 
     def write_images(self, step: int, images: Mapping[str, bytes]) -> None:
-        """Writes PNGs by name, and flushes; `SummaryWriter` would encode the pixels again."""
+        """Writes PNGs by name; `SummaryWriter` would encode the pixels again."""
         from tensorboard.plugins.image import metadata
         from tensorboard.util.tensor_util import make_tensor_proto
 
@@ -149,12 +150,9 @@ class EventFile:
             tensor = make_tensor_proto([str(width).encode(), str(height).encode(), png])
             value = {"tag": f"figures/{name}", "tensor": tensor, "metadata": kind}
             self.write(step=step, summary={"value": [value]})
-        self.flush()
 
     def flush(self) -> None:
-        """Passes all events to the operating system."""
-        if self._file:
-            self._file.flush()
+        """Does nothing: `write` has passed all events to the operating system."""
 
     def close(self) -> None:
         """Closes the file."""

@@ -10,6 +10,7 @@ import os
 import re
 import signal
 import sys
+import traceback
 import types
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -24,7 +25,7 @@ from mnist_jax.runtime.errors import CommandError, UserError, first_line, writin
 
 # Errors of the user, the files and the machine; all others are bugs, and keep their tracebacks.
 _NO_BUGS = (CommandError, flags.Error, OSError, MemoryError, UnicodeError, RecursionError)
-_NO_BUGS_OF_JAX = ("RESOURCE_EXHAUSTED", "Unable to initialize backend")  # RuntimeErrors.
+_OUT_OF_MEMORY = "RESOURCE_EXHAUSTED"  # So begins a RuntimeError of JAX.
 
 
 def run(module: types.ModuleType, argv: list[str]) -> None:
@@ -83,7 +84,11 @@ def errors_in_one_line() -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        if not (isinstance(error, _NO_BUGS) or str(error).startswith(_NO_BUGS_OF_JAX)):
+        # So JAX ends where it has none of the platforms of JAX_PLATFORMS.
+        if traceback.extract_tb(error.__traceback__)[-1].name == "backends":
+            place = f"JAX_PLATFORMS: {os.getenv('JAX_PLATFORMS')}"
+            error = UserError(f"{place}: {first_line(error)}; unset it or install its plugin")
+        if not isinstance(error, _NO_BUGS) and not str(error).startswith(_OUT_OF_MEMORY):
             raise
         try:
             print(end="", flush=True)
@@ -102,21 +107,51 @@ def parse_flags(argv: Sequence[str], module: types.ModuleType) -> Sequence[str]:
     """Parses the flags, returns the positional arguments; raises UserError for wrong ones."""
     try:
         # absl logs INFO by default, all of orbax's messages; errors are raised in any case.
-        arguments = flags.FLAGS([argv[0], f"--verbosity={logging.FATAL}", *argv[1:]])[1:]
+        argv = [argv[0], f"--verbosity={logging.FATAL}", *_name_config_files(argv[1:])]
+        arguments = flags.FLAGS(argv)[1:]
     # Of any type: ml_collections runs the config file here.
-    except (Exception, SystemExit) as error:
+    except UserError:
+        raise
+    except BaseException as error:
         raise UserError(_describe(error)) from error
     own = flags.FLAGS.get_key_flags_for_module(module)
     for flag in flags.FLAGS.get_flags_for_module(f"{module.__package__}.flags"):
         if flag.present and flag not in own:
             raise UserError(f"--{flag.name}: not a flag of this command; see --help")
-    positional = next(iter(inspect.signature(module.main).parameters), None)
+    positional = next(iter(inspect.signature(module.main).parameters.values()), None)
     if arguments and not positional:
         hint = f"; did you mean --{arguments[0]}?" if "=" in arguments[0] else ""
         raise UserError(f"{arguments[0]}: not a flag{hint}")
-    if positional and not arguments:
-        raise UserError(f"{positional}: missing; give one or more")
+    if positional and positional.kind == positional.VAR_POSITIONAL and not arguments:
+        raise UserError(f"{positional.name}: missing; give one or more")
     return arguments
+
+
+def _name_config_files(arguments: Sequence[str]) -> Iterator[str]:
+    """Yields the arguments, with the path of a config that has the name of one of ours."""
+    for before, argument in itertools.pairwise(["", *arguments]):
+        flag, is_same, value = argument.partition("=")
+        if flag.lstrip("-") == "config" and is_same:
+            yield f"{flag}={_find_config(value)}"
+        else:
+            yield _find_config(argument) if before in ("--config", "-config") else argument
+
+
+def _find_config(config: str) -> str:
+    name, separator, argument = config.partition(":")
+    ours = config_files()
+    if not os.path.isfile(name):  # noqa: PTH113 - `Path.is_file` raises at a long name.
+        if name not in ours:
+            choices = f"give its path, or one of {', '.join(ours)}"
+            raise UserError(f"config: {name}: no such file; {choices}")
+        name = str(ours[name])
+    return name + separator + argument
+
+
+def config_files() -> dict[str, Path]:
+    """Returns the files of our own configs by their names."""
+    files = Path(default.__file__).parent.glob("[!_]*.py")
+    return {path.stem: path for path in sorted(files)}
 
 
 def read_config() -> tuple[ConfigDict, str]:
@@ -124,9 +159,7 @@ def read_config() -> tuple[ConfigDict, str]:
     flag = flags.FLAGS["config"]
     file = Path(config_flags.get_config_filename(flag))
     if not isinstance(flag.value, ConfigDict):
-        exists = os.path.isfile(file)  # noqa: PTH113 - `Path.is_file` raises at a long name.
-        problem = "its get_config() fails or returns no ConfigDict"
-        raise UserError(f"config: {file}: {problem if exists else 'no such file'}")
+        raise UserError(f"config: {file}: its get_config() fails or returns no ConfigDict")
     config.validate(flag.value)
     return flag.value.lock(), file.stem
 

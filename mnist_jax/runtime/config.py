@@ -25,8 +25,7 @@ _DATASET_NAME = re.compile(r"[a-z][a-z0-9_]*(/[A-Za-z0-9_][A-Za-z0-9_.-]*)?")
 # The fields, their types and their defaults.
 _DEFAULTS = default.get_config()
 
-# These don't affect the parameters after a step, so they may change when a run is resumed. (Of
-# cnn, calls of one step and of several round differently.)
+# These don't affect the parameters after a step, so they may change when a run is resumed.
 _CHANGEABLE_FIELDS = (
     "examples",
     "fallback_dataset",
@@ -84,6 +83,7 @@ _CONSTRAINTS: dict[str, _Constraint] = {
         lambda v: len(v) in (0, 2) and _are_integers(v, _MAX_WIDTH),
         "a height and a width in pixels, like (32, 32), or ()",
     ),
+    "image_background": _integer(0, 255),
     "fallback_dataset": _choice("", "mnist_5k", "fake"),
     "hidden_sizes": (
         lambda v: _are_integers(v, _MAX_WIDTH),
@@ -125,8 +125,10 @@ def validate(config: ConfigDict) -> None:
         raise _error(config, "profile_steps", "ends after num_train_steps; lower it")
     if config.num_train_steps % config.accumulate_steps:
         raise _error(config, "accumulate_steps", "does not divide num_train_steps; change one")
-    if config.image_size and not own_path(config.dataset):
-        raise _error(config, "image_size", "applies to your own folder of images; set it to ()")
+    for name in ("image_size", "image_background"):
+        if config[name] != _DEFAULTS[name] and not own_path(config.dataset):
+            problem = f"applies to your own folder of images; set it to {_DEFAULTS[name]}"
+            raise _error(config, name, problem)
 
 
 def _validate_field(config: ConfigDict, name: str, constraint: _Constraint | None) -> None:
@@ -237,6 +239,8 @@ def _error(config: ConfigDict, name: str, problem: str) -> UserError:
 def check_resumable(config: ConfigDict, saved: ConfigDict, workdir: object) -> None:
     """Raises UserError if `config` can't resume the run in `workdir`, saved with `saved`."""
     changeable = set(_CHANGEABLE_FIELDS)
+    if own_path(config.dataset):  # It may have moved: its digest is compared.
+        changeable.add("dataset")
     if saved.early_stopping_evals:  # Then it decides the last step.
         changeable.remove("eval_every_steps")
     differences = "; ".join(

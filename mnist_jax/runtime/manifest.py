@@ -26,6 +26,7 @@ class Manifest(NamedTuple):
       class_names: Of that dataset, by label.
       image_shape: Shape of one of its inputs.
       image_dtype: Their dtype.
+      normalization: See `Dataset.normalization`; so for the images to predict from.
       num_outputs: Of the model; None: as many as there are classes.
       best: The `name` of the task's best metric, its `mode`, "max" or "min", and its `value` on
         the validation split at this step; None where it was not evaluated.
@@ -51,6 +52,7 @@ class Manifest(NamedTuple):
     image_shape: Sequence[int] = (28, 28)  # In version 0.1 all had this one.
     image_dtype: str = "uint8"  # Up to version 0.2, as the next one.
     num_outputs: int | None = None
+    normalization: str = ""
     data_digest: str = ""
     environment: Mapping[str, str] = MappingProxyType({})
     digests: Mapping[str, str] = MappingProxyType({})
@@ -90,6 +92,8 @@ def read(folder: Path) -> Manifest:
     if _OLD_BEST in content:  # Up to version 0.2.
         rating = {"name": "accuracy", "mode": "max", "value": content.pop(_OLD_BEST)}
         content["best"] = None if rating["value"] is None else rating
+    is_mnist = content["config"]["dataset"] in ("mnist", "mnist_5k")
+    content.setdefault("normalization", "mnist" if is_mnist else "")  # As the last one.
     try:
         return Manifest(**content | {"config": config_lib.from_json(content["config"])})
     except (KeyError, TypeError) as error:  # Of another version: other fields.

@@ -107,6 +107,16 @@ def claim(workdir: Path) -> Iterator[None]:
         yield
 
 
+def is_in_use(workdir: Path) -> bool:
+    """Returns whether a process holds the folder's lock."""
+    with contextlib.suppress(FileNotFoundError), open_regular(workdir / ".lock") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+    return False
+
+
 def read_id(workdir: Path) -> str:
     """Returns the id of the run in the folder, or '' if it has none yet."""
     path = workdir / "run_id"

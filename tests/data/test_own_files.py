@@ -4,6 +4,7 @@ import concurrent.futures
 import dataclasses
 import errno
 import gzip
+import io
 import os
 import shutil
 import signal
@@ -20,26 +21,31 @@ from PIL import Image
 from mnist_jax import restoring
 from mnist_jax.configs import default
 from mnist_jax.data import own_files
-from mnist_jax.data.datasets import Dataset
+from mnist_jax.data.datasets import Dataset, Split
 from mnist_jax.data.load import load_dataset
 from mnist_jax.data.rows import Rows
 from mnist_jax.runtime.errors import UserError
 from mnist_jax.train_loop import train_and_evaluate
 from tests.conftest import ROOT
 from tests.data.small_datasets import write_idx
+from tests.data.test_images import png_header
 from tests.workdirs import contents
 
 RNG = np.random.default_rng(0)
 GREY = RNG.integers(0, 256, (24, 8, 6), np.uint8)
 COLOUR = RNG.integers(0, 256, (24, 8, 6, 3), np.uint8)
 LABEL = np.arange(24) % 2
+GREY_PNG = io.BytesIO()
+Image.fromarray(GREY[0]).save(GREY_PNG, "png")
 IDX = ("train-images-idx3-ubyte", "train-labels-idx1-ubyte")
 
 
-def load(path: Path, data_dir: Path | None = None) -> Dataset:
+def load(path: Path, data_dir: Path | None = None, **fields: Any) -> Dataset:
     """With a folder for decoded images, they are decoded into it."""
-    on_disk = data_dir is not None
-    return own_files.load(path, (), data_dir=data_dir or Path("/nothing"), on_disk=on_disk)
+    config = default.get_config()
+    config.update(data_dir=str(data_dir or "/nothing"), **fields)
+    config.examples = "auto" if data_dir is None else "host"
+    return own_files.load(path, config)
 
 
 def write_npz(path: Path, **arrays: Any) -> Path:
@@ -109,7 +115,9 @@ def test_npy_files_are_what_the_same_arrays_are_in_an_npz_file(tmp_path):
 
 def test_classes_are_numbered_where_labels_may_be_classes(tmp_path):
     for label, expected in (
-        (LABEL * 3, ("0", "1", "2", "3")),
+        (np.arange(24) % 4, ("0", "1", "2", "3")),
+        (LABEL * 3, ()),
+        (LABEL + 1, ()),
         (LABEL[:, np.newaxis] == 1, ("0", "1")),
         (LABEL / 1, ()),
         (np.stack([LABEL, LABEL], axis=1), ()),
@@ -138,11 +146,13 @@ def test_a_folder_of_idx_files(packed, tmp_path):
 def test_a_folder_of_images(tmp_path):
     folder = write_images(tmp_path / "own")
     write_images(folder, GREY[:4], "val")
-    (folder / "train" / "empty").mkdir()
-    (folder / "train" / "dog" / "notes.txt").write_text("no image")
+    for hidden in ("__MACOSX", "train/.thumbs", "train/@eaDir", "train/dog/.git"):
+        (folder / hidden).mkdir()
+        (folder / hidden / "00.png").write_text("no image")
     (folder / "train" / "dog" / "._00.png").write_text("of macOS")
     dataset = load(folder)
-    assert dataset.class_names == ("cat", "dog", "empty")
+    assert dataset.warnings == ()
+    assert dataset.class_names == ("cat", "dog")
     assert dataset.sizes == {"train": 22, "validation": 4, "test": 2}
     assert (dataset.splits["test"].label.tolist(), dataset.input.shape) == ([0, 1], (8, 6))
     cat = dataset.splits["validation"].image[:2]
@@ -151,6 +161,51 @@ def test_a_folder_of_images(tmp_path):
     dataset = load(folder)  # Grey ones among those in colour.
     np.testing.assert_array_equal(dataset.splits["validation"].image[2], COLOUR[1])
     np.testing.assert_array_equal(dataset.splits["validation"].image[0, :, :, 2], GREY[0])
+
+
+def test_files_that_are_not_used_are_counted(tmp_path):
+    folder = write_images(tmp_path / "own")
+    (folder / "extra" / "deep").mkdir(parents=True)
+    (folder / "train" / "dog" / "more").mkdir()
+    unused = ("README.md", "train/a.csv", "train/dog/b.TXT", "train/cat/c.txt", "extra/deep/d")
+    for name in (*unused, "train/dog/more/e.png"):
+        (folder / name).write_text("no image")
+    (warning,) = load(folder).warnings
+    start = f"dataset: {folder}: skipped 6 files: 2 .txt, "
+    assert warning.startswith(start)
+    kinds = {"1 .md", "1 .csv", "1 d", "1 .png"}
+    assert set(warning.removeprefix(start).split(", ")) == kinds
+    path = write_npz(tmp_path / "own.npz", names=LABEL)
+    assert load(path).warnings == (f"dataset: {path}: skipped 1 files: 1 names",)
+    folder = write_npy(tmp_path / "arrays")
+    (folder / "labels.txt").touch()
+    assert load(folder).warnings == (f"dataset: {folder}: skipped 1 files: 1 .txt",)
+    folder = write_idx_folder(tmp_path / "idx")
+    (folder / "README.md").touch()
+    assert load(folder).warnings == (f"dataset: {folder}: skipped 1 files: 1 .md",)
+
+
+@pytest.mark.parametrize("name", ["val", "valid", "Validation", "dev", "eval"])
+def test_the_usual_names_of_splits(name, tmp_path):
+    folder = write_images(tmp_path / "own", split="Training")
+    write_images(write_images(folder, GREY[:3], name), GREY[:5], "testing")
+    assert load(folder).sizes == {"train": 24, "validation": 3, "test": 5}
+    arrays = {f"x_{name.lower()}": COLOUR[:3], f"y_{name.lower()}": LABEL[:3]}
+    path = write_npz(tmp_path / "own.npz", **arrays)
+    assert load(path).sizes == {"train": 24, "validation": 3, "test": 4}
+
+
+def test_a_range_that_cannot_be_meant_is_a_warning():
+    for image, values in (
+        (COLOUR % 2, "uint8 from 0 to 1"),
+        (GREY % 17, "uint8 from 0 to 16"),
+        (GREY.astype(np.float32), "float32 from 0 to 255"),
+        (GREY.astype(np.uint16) * 257, "uint16 from 0 to 65535"),
+    ):
+        (warning,) = Dataset.from_splits("own", "ab", {"train": Split(image, LABEL)}).warnings
+        assert warning.startswith(f"dataset: own: images are {values}, but models divide")
+    for image in (COLOUR, GREY // 3, GREY / np.float32(255), GREY.reshape(24, -1) % 2):
+        assert Dataset.from_splits("own", "ab", {"train": Split(image, LABEL)}).warnings == ()
 
 
 def test_images_of_a_folder_are_resized_to_image_size(tmp_path):
@@ -162,7 +217,9 @@ def test_images_of_a_folder_are_resized_to_image_size(tmp_path):
     with pytest.raises(UserError) as error:
         load_dataset(config)
     first = folder / "train" / "cat" / "00.png"
-    expected = f"{other}: 6x8 pixels, but {first} has 8x6; set config.image_size"
+    expected = (
+        f"{other} is 6 high and 8 wide, but {first} is 8 high and 6 wide; set config.image_size"
+    )
     assert str(error.value) == f"dataset: {expected}"
     config.image_size = (5, 7)
     assert load_dataset(config).input.shape == (5, 7)
@@ -180,7 +237,7 @@ def check_decoded(dataset: Dataset, expected: Dataset) -> None:
 def mixed(tmp_path) -> Path:
     """A folder of images of all of Pillow's modes."""
     folder = write_images(write_images(tmp_path / "own"), GREY[:4], "val")
-    for i, mode in enumerate(("RGB", "RGBA", "P", "1", "LA")):
+    for i, mode in enumerate(("RGB", "RGBA", "P", "1", "LA")):  # RGBA: opaque.
         path = folder / "train" / "dog" / f"{mode}.png"
         Image.fromarray(COLOUR[i]).convert(mode).save(path)
     return folder
@@ -230,6 +287,7 @@ def test_decoding_that_is_killed_leaves_nothing_that_is_read(mixed, tmp_path):
     program = """
 import os, signal, sys
 from pathlib import Path
+from mnist_jax.configs import default
 from mnist_jax.data import images, own_files
 open_image = images.open_image
 def open_some(path):
@@ -237,7 +295,9 @@ def open_some(path):
         os.kill(os.getpid(), signal.SIGKILL)
     return open_image(path)
 images.open_image = open_some
-own_files.load(Path(sys.argv[1]), (), data_dir=Path(sys.argv[2]), on_disk=True)
+config = default.get_config()
+config.update(examples="host", data_dir=sys.argv[2])
+own_files.load(Path(sys.argv[1]), config)
 """
     data_dir = tmp_path / "data"
     command = [sys.executable, "-c", program, mixed, data_dir]
@@ -323,6 +383,27 @@ def make_folders(*names: str) -> Callable[[Path], Path]:
     return make
 
 
+def nest_a_class(folder: Path) -> Path:
+    own = write_images(write_images(folder / "own"), GREY[:4], "test")
+    (own / "train" / "dog").rename(own / "dogs")
+    (own / "train" / "dog").mkdir()
+    (own / "dogs").rename(own / "train" / "dog" / "all")
+    return own
+
+
+def write_film(folder: Path) -> Path:
+    own = write_images(folder / "own")
+    frames = [Image.fromarray(image) for image in GREY[:2]]
+    frames[0].save(own / "train" / "cat" / "a.gif", save_all=True, append_images=frames[1:])
+    return own
+
+
+def write_huge_image(folder: Path) -> Path:
+    own = write_images(folder / "own")
+    (own / "train" / "cat" / "huge.png").write_bytes(png_header(12_000, 12_000))
+    return own
+
+
 def write_deep_image(folder: Path) -> Path:
     own = write_images(folder / "own")
     Image.fromarray(np.zeros((8, 6), np.uint16)).save(own / "train" / "cat" / "00.png")
@@ -332,14 +413,23 @@ def write_deep_image(folder: Path) -> Path:
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (break_npz(y_train=LABEL + 10**12), "own.npz: train: labels from 1000000000000 to"),
+        (break_npz(y_train=LABEL + 10**12), "own.npz: train: labels are from 1000000000000 to"),
         (break_npz(x_test=COLOUR[:4] / 255), "own.npz: test: images are float64(4, 8, 6, 3), "),
         (break_npz(x_test=COLOUR[:3]), "own.npz: test: labels are int64(4,), expected"),
         (break_npz(x_test=COLOUR[:0], y_test=LABEL[:0]), "own.npz: test: no images"),
         (break_npz(x_test=GREY[:4]), "own.npz: images of different shapes, types or places: "),
-        (break_npz(x_train=None), "own.npz: 'x_train is not a file in the archive'"),
-        (break_npz(y_test=None), "own.npz: 'y_test is not a file in the archive'"),
-        (break_npz(y_train=np.array([{}] * 24)), "own.npz: Object arrays cannot be loaded"),
+        (
+            break_npz(x_train=None),
+            "own.npz: no readable array x_train: 'x_train is not",
+        ),
+        (
+            break_npz(y_test=None),
+            "own.npz: no readable array y_test: 'y_test is not",
+        ),
+        (
+            break_npz(y_train=np.array([{}] * 24)),
+            "own.npz: no readable array y_train: Object",
+        ),
         (write_text("own.npz"), "own.npz: not an .npz file"),
         (
             break_npy(x_train=COLOUR / 1),
@@ -347,18 +437,29 @@ def write_deep_image(folder: Path) -> Path:
         ),
         (
             break_npy(x_train=np.array([{}] * 24)),
-            "own/x_train.npy: Array can't be memory-mapped",
+            "own: no readable array x_train: Array can't be",
         ),
         (break_npy(x_test=COLOUR[:3]), "own: test: labels are int64(4,), expected"),
-        (break_npy(y_train=np.array([{}] * 24)), "own/y_train.npy: Object arrays cannot be"),
-        (break_npy(y_test=None), "own/y_test.npy: No such file or directory"),
-        (break_npy("x_test.npy"), "own/x_test.npy: the magic string is not correct"),
-        (break_npy("y_test.npy"), "own/y_test.npy: the magic string is not correct"),
+        (
+            break_npy(y_train=np.array([{}] * 24)),
+            "own: no readable array y_train: Ob",
+        ),
+        (break_npy(y_test=None), "own: no readable array y_test: No such file"),
+        (break_npy("x_test.npy"), "own: no readable array x_test: the magic string"),
+        (break_npy("y_test.npy"), "own: no readable array y_test: the magic string"),
         (
             break_npy(x_val=COLOUR, y_val=LABEL, x_validation=COLOUR, y_validation=LABEL),
             "own: contains a split 'validation'; use train, val and test, each once",
         ),
-        (break_npz(x_dev=COLOUR, y_dev=LABEL), "own.npz: contains a split 'dev'; use train, v"),
+        (break_npz(x_new=COLOUR, y_new=LABEL), "own.npz: contains a split 'new'; use train, v"),
+        (
+            break_npz(class_names=["a", "b", "c"]),
+            "own.npz: class 'c' has no training examples",
+        ),
+        (
+            break_npz(x_train=COLOUR.transpose(0, 3, 1, 2)),
+            "own.npz: train: images are uint8(24, 3, 8, 6), expected the channels last: ",
+        ),
         (lambda folder: folder / "nothing.npz", "nothing.npz: No such file or directory"),
         (break_idx(f"{IDX[0]}.gz", b"no gzip"), f"{IDX[0]}.gz: Not a gzipped file"),
         (break_idx(IDX[0], b"no IDX"), f"{IDX[0]}: not an IDX file of bytes"),
@@ -368,9 +469,20 @@ def write_deep_image(folder: Path) -> Path:
         ),
         (break_idx(f"{IDX[1]}.gz", None), f"{IDX[1]}.gz: No such file or directory"),
         (make_folders(), "own: contains none of train/CLASS/, x_train.npy or train-images"),
-        (make_folders("train/cat"), "own: no images (.bmp, "),
+        (make_folders("train"), "own: no images (.apng, "),
+        (make_folders("train/cat", "Train"), "own: Train/ and train/ are the same split"),
+        (make_folders("train/cat"), "own/train/cat contains no image that can be read"),
+        (nest_a_class, "own/train/dog contains no image that can be read"),
+        (break_images("train/a\nb/x.png", b""), "own: class 'a\\nb': rename it"),
+        (break_images("train/a\udcff/x.png", b""), "own: class 'a\\udcff': rename it"),
+        (write_film, "train/cat/a.gif: contains several images"),
+        (write_huge_image, "train/cat/huge.png: too many pixels"),
         (break_images("train/cat/x.png", b"no PNG"), "train/cat/x.png: cannot identify image"),
-        (break_images("test/cat/x.txt", b""), "own: test: no images"),
+        (break_images("test/cat/x.txt", b""), "own/test/cat contains no image"),
+        (
+            break_images("test/owl/x.png", GREY_PNG.getvalue()),
+            "class 'owl' has no training",
+        ),
         (write_deep_image, "train/cat/00.png: has 16 or 32 bits for each channel"),
     ],
 )
@@ -403,12 +515,17 @@ def test_a_run_on_own_data_is_resumed_and_evaluated_until_they_change(
     model = restoring.restore(tmp_path / "run")
     assert list(model.manifest.class_names) == ["cat", "dog"]
     assert restoring.load_run_dataset(model).input.shape == (8, 6, 3)
-    fake_config.update(dataset="../own.npz", num_train_steps=40)
+    (tmp_path / "own.npz").rename("moved.npz")
+    with pytest.raises(UserError, match=r"own\.npz: No such file .* where it is now"):
+        restoring.load_run_dataset(model)
+    assert restoring.load_run_dataset(model, "moved.npz").input.shape == (8, 6, 3)
+    fake_config.update(dataset="moved.npz", num_train_steps=40)
     shutil.copytree(tmp_path / "run", tmp_path / "resumed")
     assert train_and_evaluate(fake_config, tmp_path / "resumed").step == 40
+    fake_config.dataset = "../own.npz"
     write_npz(tmp_path / "own.npz", class_names=names, y_train=1 - LABEL)
     before = contents(tmp_path)
-    message = r"own\.npz: its examples have changed since the run began"
+    message = r"own\.npz: its examples are not those that the run began with"
     with pytest.raises(UserError, match=message):
         train_and_evaluate(fake_config, tmp_path / "run")
     with pytest.raises(UserError, match=message):

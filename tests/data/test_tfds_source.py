@@ -13,6 +13,7 @@ from ml_collections import ConfigDict
 from mnist_jax.configs import default
 from mnist_jax.data import tfds_preparation, tfds_source
 from mnist_jax.data.datasets import Dataset
+from tests.conftest import ROOT
 from tests.data.small_datasets import prepare_small
 
 
@@ -49,23 +50,27 @@ def assert_equal(dataset: Dataset, expected: Dataset) -> None:
 
 def test_the_second_start_reads_the_cache(config, prepared, monkeypatch, capsys):
     assert_equal(tfds_source.load("mnist", config), prepared[1])
-    monkeypatch.delattr(tfds_preparation, "load")
+    monkeypatch.delattr(tfds_source, "_prepare")
     assert_equal(tfds_source.load("mnist", config), prepared[1])
     assert capsys.readouterr().err == ""
 
 
-@pytest.mark.mnist
-def test_the_second_start_imports_no_tensorflow(mnist_config):
-    program = (
-        "import sys\n"
-        "from mnist_jax.configs import default\n"
-        "from mnist_jax.data.load import load_dataset\n"
-        "config = default.get_config()\n"
-        f"config.data_dir = {mnist_config.data_dir!r}\n"
-        "assert load_dataset(config).name == 'mnist'\n"
-        "assert not {'tensorflow', 'tensorflow_datasets'} & set(sys.modules)\n"
-    )
-    subprocess.run([sys.executable, "-c", program], check=True)
+def test_the_process_is_left_as_it_was(config):
+    program = """
+import os, sys
+from mnist_jax.configs import default
+from mnist_jax.data.load import load_dataset
+config, before = default.get_config(), dict(os.environ)
+config.data_dir = sys.argv[1]
+assert load_dataset(config).name == 'mnist'
+assert dict(os.environ) == before
+assert not {'tensorflow', 'tensorflow_datasets'} & set(sys.modules)
+"""
+    command = [sys.executable, "-c", program, config.data_dir]
+    first = subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
+    find_cache(config)
+    second = subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
+    assert (first.stdout, first.stderr, second.stderr) == (b"", b"", b"")
 
 
 def flip_a_byte(path: Path) -> None:

@@ -37,6 +37,7 @@ def folder(tmp_path: Path, monkeypatch) -> Path:
     for name in ("runs/default/1", "runs/mine"):
         (tmp_path / name / "checkpoints").mkdir(parents=True)
     (tmp_path / "exits.py").write_text("import sys\ndef get_config():\n  sys.exit(0)\n")
+    (tmp_path / "interrupts.py").write_text("raise KeyboardInterrupt\n")
     return tmp_path
 
 
@@ -78,6 +79,10 @@ def check_refused(
         ([*TRAIN, "--json"], "--json: not a flag of this command"),
         (["train", f"--config={'x' * 300}.py"], "x.py: no such file"),
         (["train", "--config=exits.py"], "config: SystemExit: 0"),
+        (["train", "--config=interrupts.py"], "config: KeyboardInterrupt: "),
+        (["train", "--config=none.py", "--config.seed=1"], "none.py: no such file; give its"),
+        (["train", "--config", "adam", "--config.seed=1"], "or one of adamw, cnn, default"),
+        ([*TRAIN, "--learning_rate=0.1"], "did you mean --config.learning_rate?"),
         (["evaluate"], "workdir: missing; give --workdir"),
         (["predict", "x.png"], "workdir: missing; give --workdir"),
         (["demo"], "workdir: missing; give --workdir"),
@@ -95,6 +100,15 @@ def test_a_wrong_value(command: list[str], message: str, folder: Path):
 @pytest.mark.parametrize("value", [LONG, "~nobody_of_this_name/x", "gs://a", "/dev/null"])
 def test_a_wrong_variable(name: str, value: str, folder: Path):
     check_refused(folder, TRAIN, f"{name}: {value}: ", {name: value})
+
+
+@pytest.mark.parametrize("platforms", ["cuda", "nothing"])
+def test_a_platform_that_is_not_there(platforms: str, folder: Path):
+    command = [sys.executable, "-m", "mnist_jax", *TRAIN]
+    ended = processes.run(command, cwd=folder, env={"JAX_PLATFORMS": platforms})
+    assert (ended.returncode, ended.stdout) == (2, "")
+    assert ended.stderr.startswith(f"JAX_PLATFORMS: {platforms}: ")
+    assert ended.stderr.count("\n") == 1
 
 
 def test_a_cache_folder_is_not_created_in_the_current_one(folder: Path):

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from mnist_jax import restoring
-from mnist_jax.data import tfds_preparation, tfds_source
+from mnist_jax.data import tfds_source
 from mnist_jax.runtime import manifest
 from mnist_jax.runtime.errors import DamagedCheckpointError, UserError
 from mnist_jax.runtime.manifest import Manifest
@@ -72,10 +72,12 @@ def test_a_pickle_in_the_place_of_any_file_of_a_checkpoint(run: Path, trace: Pat
 def test_a_pickle_in_the_cache_of_a_dataset(trace: Path, tmp_path: Path, monkeypatch):
     config = processes.short_config()
     config.update(dataset="mnist", data_dir=str(tmp_path / "data"))
-    cache = tmp_path / "data" / "mnist" / "mnist_jax_examples_v3.npz"
+    cache = (
+        tmp_path / "data" / "mnist" / f"mnist_jax_examples_v{tfds_source._CACHE_VERSION}.npz"
+    )
     cache.parent.mkdir(parents=True)
     prepared = []
-    monkeypatch.setattr(tfds_preparation, "load", lambda *args: prepared.append(args) or 1 / 0)
+    monkeypatch.setattr(tfds_source, "_prepare", lambda *args: prepared.append(args) or 1 / 0)
     array = np.array([Malicious(trace)] * 3, dtype=object)
     good = {"class_names": ["a"], "digest": "", "sizes": [1, 1, 1], "label": [0, 0, 0]}
     for save in (

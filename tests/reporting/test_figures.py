@@ -1,6 +1,7 @@
 """The figures show the numbers they are given, legibly, and reach the disk whole."""
 
 import io
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -358,3 +359,8 @@ def test_a_link_is_not_followed(tmp_path):
 def test_what_an_import_does_not_import(module, unwanted):
     code = f"import {module}, sys; sys.exit({unwanted!r} in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode == 0
+
+
+def test_a_backend_that_does_not_exist_does_not_prevent_the_figures():
+    command = [sys.executable, "-c", "import mnist_jax.reporting.figures"]
+    subprocess.run(command, env=os.environ | {"MPLBACKEND": "nothing"}, cwd=ROOT, check=True)

@@ -160,7 +160,6 @@ def test_a_full_stdout_is_one_line():
             "UnicodeEncodeError: 'utf-8' codec",
         ),
         (jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: 9 bytes"), "RESOURCE_EXHAUSTED: 9"),
-        (RuntimeError("Unable to initialize backend 'x'"), "RuntimeError: Unable to init"),
     ],
 )
 def test_an_error_that_is_no_bug_is_one_line(error: Exception, line: str, capsys):

@@ -144,6 +144,7 @@ def test_resuming_must_not_change_what_decides_the_parameters():
         "num_seeds": 2,
         "dataset": "fake",
         "image_size": (8, 8),
+        "image_background": 0,
         "task": "mine.py:Mine",
         "label_smoothing": 0.5,
         "init_from": "x",
@@ -182,7 +183,7 @@ def test_resuming_must_not_change_what_decides_the_parameters():
     }
     saved = default.get_config()
     assert sorted(changes) == sorted(saved)
-    fixed = list(changes)[:25]
+    fixed = list(changes)[:26]
     for name, value in changes.items():
         config = default.get_config()
         config[name] = value
@@ -192,6 +193,9 @@ def test_resuming_must_not_change_what_decides_the_parameters():
                 config_lib.check_resumable(config, saved, "run")
         else:
             config_lib.check_resumable(config, saved, "run")
+    config = default.get_config()
+    config.dataset = "./moved"  # Its digest is compared.
+    config_lib.check_resumable(config, saved, "run")
 
 
 def test_hyperparameters_are_what_decides_the_results():
@@ -202,6 +206,7 @@ def test_hyperparameters_are_what_decides_the_results():
             "num_seeds",
             "dataset",
             "image_size",
+            "image_background",
             "task",
             "label_smoothing",
             "init_from",
