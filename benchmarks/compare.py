@@ -54,6 +54,7 @@ class Contestant:
         variable.
       python: The interpreter: `project` or `torch`.
       read: Called with its stdout and its workdir; returns the figures that it reports.
+      job: `tutorial` or `cnn`: what it trains, and which contestants it is compared with.
       fills_cache: Run it once unmeasured before the first round.
       measures_memory: Include it in the rounds that sample memory.
     """
@@ -65,6 +66,7 @@ class Contestant:
     read: Callable[[str, Path], dict[str, Any]] = lambda stdout, workdir: json.loads(
         stdout.splitlines()[-1]
     )
+    job: str = "tutorial"
     fills_cache: bool = False
     measures_memory: bool = True
 
@@ -96,6 +98,7 @@ def _peer(title: str, program: str, *arguments: str, **kwargs: Any) -> Contestan
 
 
 _OURS = (*_TRAIN, "--config.seed={seed}", "--workdir", "{workdir}")
+_OURS_CNN = (*_OURS, "--config=configs/cnn.py", "--config.num_train_steps=500")
 # The trainer's own cache, which is on by default, in a folder of the measurement.
 _WARM = {
     "JAX_COMPILATION_CACHE_DIR": "",
@@ -132,6 +135,11 @@ CONTESTANTS = {
     ),
     "flax-nnx": _peer("Flax NNX, as in its example", "flax_nnx.py"),
     "keras": _peer("Keras 3 on JAX, fit", "keras_fit.py"),
+    "ours-cnn": Contestant(
+        "**mnist_jax**", _OURS_CNN, _NO_CACHE, read=_read_journal, job="cnn"
+    ),
+    "torch-cnn": _peer("PyTorch, eager", "cnn_pytorch.py", python="torch", job="cnn"),
+    "keras-cnn": _peer("Keras 3 on JAX, fit", "cnn_keras.py", job="cnn"),
     "products": Contestant(
         "limit: a step's 8 products in NumPy",
         ("-m", "benchmarks.limits"),
@@ -284,7 +292,7 @@ def measure(
                 return {field: getattr(measured, field) for field in fields}
             whole = dataclasses.asdict(measured)
             del whole["stdout"], whole["peak_pss_mib"], whole["peak_rss_mib"]
-            return {**whole, **figures, "seed": seed}
+            return {**whole, **figures, "seed": seed, "job": contestant.job}
 
         for name in names:
             # The first contestant's run fills the trainer's cache of the dataset.

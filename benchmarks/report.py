@@ -38,14 +38,19 @@ def write(results: Mapping[str, Any], path: Path, titles: Mapping[str, str]) -> 
       The text of the sections.
     """
     runs = results["runs"]
-    plot(runs, titles, path.parent / _PLOT)
     rounds = max(sum("wall_s" in run for run in each) for each in runs.values())
-    sections = {
-        "machine": ", ".join(f"{key} {value}" for key, value in results["machine"].items())
-        + f"; {rounds} rounds, medians (minimum to maximum).",
-        "table": contestants_table(runs, titles),
-        "bars": bars_table(runs),
-    }
+    machine = ", ".join(f"{key} {value}" for key, value in results["machine"].items())
+    machine += f"; {rounds} rounds, medians (minimum to maximum)."
+    sections = {}
+    if cnn := {name: each for name, each in runs.items() if name.endswith("-cnn")}:
+        sections["cnn"] = f"{cnn_table(cnn, titles)}\n{machine}"
+    if runs := {name: each for name, each in runs.items() if name not in cnn}:
+        plot(runs, titles, path.parent / _PLOT)
+        sections |= {
+            "machine": machine,
+            "table": contestants_table(runs, titles),
+            "bars": bars_table(runs),
+        }
     for name, content in sections.items():
         document.replace_section(path, f"compare: {name}", content)
     return "\n\n".join(sections.values())
@@ -100,6 +105,25 @@ def contestants_table(runs: Runs, titles: Mapping[str, str]) -> str:
             f"compiles: {first.median:.3f} s.\n"
         )
     return "\n".join(lines)
+
+
+def cnn_table(runs: Runs, titles: Mapping[str, str]) -> str:
+    """Returns the figures of those that train the CNN as a markdown table."""
+    header = ["", "test accuracy", "steps/s", "ours over it", "CPU, s", "others' cores"]
+    rows = []
+    for name, title in titles.items():
+        if name not in runs:
+            continue
+        if reason := void_reason(runs[name]):
+            rows.append([title, f"void: {reason}", *[_EMPTY] * (len(header) - 2)])
+            continue
+        ratio = results_lib.ratio(runs, "ours-cnn", name, _SPEED)
+        row = [title, _cell(runs, name, "test_accuracy", ".4f")]
+        row.append(_cell(runs, name, _SPEED, ".1f"))
+        row.append(_EMPTY if ratio is None else f"{ratio:.2f}")
+        row += [_cell(runs, name, "cpu_s", ".0f", spread=False)]
+        rows.append([*row, _cell(runs, name, "others_cores", ".2f", spread=False)])
+    return document.table(header, rows)
 
 
 def bars_table(runs: Runs) -> str:

@@ -18,7 +18,10 @@ needs_proc = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 TUTORIAL = (784, 128, 32, 10)
 REPORTED = "".join(
     f"<!-- {name} -->\nold\n<!-- /{name} -->\n"
-    for name in ("compare: machine", "compare: table", "compare: bars", "growth")
+    for name in (
+        *(f"compare: {part}" for part in ("machine", "table", "bars", "cnn")),
+        "growth",
+    )
 )
 
 
@@ -89,11 +92,27 @@ def test_the_report_marks_a_void_row_and_replaces_the_sections(tmp_path):
     assert text.endswith("after\n")
     assert "2,050 (2,000 to 2,100)" in text
     assert "void: test accuracy 0.5000" in text
-    assert text.count("old") == 1  # The section of another report.
+    assert text.count("old") == 2  # The CNN's section, and that of another report.
     assert (tmp_path / "images" / "compare.png").stat().st_size > 0
     once = text
     report.write({"machine": {"cores": "2"}, "runs": runs}, path, titles)
     assert path.read_text() == once
+
+
+def test_the_cnns_contestants_have_a_section_of_their_own(tmp_path):
+    path = tmp_path / "performance.md"
+    path.write_text(REPORTED)
+    runs = {
+        "ours-cnn": runs_of(45, accuracy=0.99, job="cnn"),
+        "torch-cnn": runs_of(36, accuracy=0.988, job="cnn"),
+        "keras-cnn": runs_of(20, accuracy=0.9, job="cnn"),
+    }
+    titles = {name: c.title for name, c in compare.CONTESTANTS.items()}
+    report.write({"machine": {"cores": "2"}, "runs": runs}, path, titles)
+    text = path.read_text()
+    assert "| PyTorch, eager | 0.9880 (0.9880 to 0.9880) | 36.0 (36.0 to 36.0) | 1.25 |" in text
+    assert "void: test accuracy 0.9000" in text
+    assert text.count("old") == 4  # The other sections.
 
 
 def test_a_document_without_the_section_is_not_changed(tmp_path):

@@ -2,7 +2,7 @@
 
     python train.py --config configs/cnn.py
 
-5 minutes on 2 CPU cores; test accuracy 0.9940.
+3 minutes on 2 busy CPU cores; test accuracy 0.9943.
 """
 
 import ml_collections
