@@ -44,8 +44,8 @@ COLOUR_MODEL = """
 import types
 from mnist_jax import __main__, restoring
 from mnist_jax.tasks import Classification
-example = types.SimpleNamespace(shape=(32, 32, 3), dtype="uint8")
-model = types.SimpleNamespace(input=example, task=Classification())
+manifest, config = types.SimpleNamespace(normalization=""), types.SimpleNamespace(dataset="own")
+model = types.SimpleNamespace(manifest=manifest, config=config, task=Classification())
 restoring.restore = lambda *args, **_: model
 __main__.main(["mnist-jax", "demo"])
 """
@@ -55,10 +55,8 @@ def test_a_model_of_other_images_gets_one_line():
     command = [sys.executable, "-c", COLOUR_MODEL]
     result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert (result.returncode, result.stdout) == (2, "")
-    message = (
-        "workdir: it learned Classification of uint8[32, 32, 3]; the demo needs classes of"
-    )
-    assert result.stderr == f"{message} grey bytes, 28x28; choose another\n"
+    message = "workdir: it learned Classification on own; the demo needs classes on mnist or"
+    assert result.stderr == f"{message} mnist_5k; choose another\n"
 
 
 SERVER = """

@@ -234,8 +234,7 @@ class Reporter:
             problem = f"the training loss at the end, {loss:.4g}, is not below that at step 0"
             terminal.print_warning(f"WARNING: {problem}; lower config.learning_rate")
         commands = [f"tensorboard --logdir {folder}", self._command("evaluate")]
-        form = run.dataset.input.shape, run.dataset.input.dtype
-        if form == ((28, 28), np.uint8) and isinstance(run.task, Classification):
+        if run.dataset.normalization == "mnist" and isinstance(run.task, Classification):
             commands += [self._command("demo")]
         if run.is_from_python:  # Commands would not have its objects.
             own = "".join(f", {kind}=..." for kind in run.own_code)
