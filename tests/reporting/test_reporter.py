@@ -100,7 +100,6 @@ def test_it_prints_what_to_do_next(finished):
         f"Complete: {workdir}/results.json contains the results. Next:",
         f"  tensorboard --logdir {workdir}",
         f"  mnist-jax evaluate --workdir {workdir}",
-        f"  mnist-jax demo --workdir {workdir}",
     ]
 
 
