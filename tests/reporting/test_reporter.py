@@ -96,7 +96,7 @@ def test_results_json_has_the_results_and_what_they_were_made_with(finished):
 
 def test_it_prints_what_to_do_next(finished):
     workdir, _, lines = finished
-    assert lines[-4:] == [
+    assert lines[-3:] == [
         f"Complete: {workdir}/results.json contains the results. Next:",
         f"  tensorboard --logdir {workdir}",
         f"  mnist-jax evaluate --workdir {workdir}",
