@@ -170,7 +170,7 @@ def _check(name: str, split: Split) -> Split:
         problem = f"images are {image.dtype}{image.shape}, expected {expected}"
     elif not (image.ndim and image.nbytes):
         problem = "no images"
-    elif image.ndim == 4 and image.shape[1] in (1, 3, 4) and image.shape[3] not in (1, 3, 4):
+    elif image.ndim == 4 and image.shape[1] in (1, 3, 4) and image.shape[3] > 4:
         order = "the channels last: images.transpose(0, 2, 3, 1)"
         problem = f"images are {image.dtype}{image.shape}, expected {order}"
     elif dtype is None or not label.size or label.shape[0] != len(image):

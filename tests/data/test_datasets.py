@@ -49,14 +49,26 @@ def test_arrays_are_read_only():
         ("image", np.zeros((3, 28, 0), np.uint8), "no images"),
         ("image", np.uint8(1), "no images"),
         *(
-            ("label", np.zeros(3, dtype), r"labels are .*\(3,\), expected integers or floats")
+            (
+                "label",
+                np.zeros(3, dtype),
+                r"labels are .*\(3,\), expected \(3, \.\.\.\): the numbers",
+            )
             for dtype in ("c8", "O", "U1", "S1", "M8[s]", "m8[s]")
         ),
-        ("label", np.array([0, 1, 2**31]), "labels from 0 to 2147483648, .* int32"),
-        ("label", np.array([0, -(2**31) - 1, 1]), "labels from -2147483649 to 1, .* int32"),
-        ("label", np.array([0, 1, 2**63], np.uint64), "labels from 0 to 9223372036854775808"),
-        ("label", np.array([0, 1, np.nan]), "labels from nan to nan, .* finite .* float32"),
-        ("label", np.array([0, 1, 1e39]), r"labels from 0\.0 to 1e\+39, .* finite .* float32"),
+        ("label", np.array([0, 1, 2**31]), "labels are from 0 to 2147483648, .* int32"),
+        ("label", np.array([0, -(2**31) - 1, 1]), "labels are from -2147483649 to 1, .* int32"),
+        (
+            "label",
+            np.array([0, 1, 2**63], np.uint64),
+            "labels are from 0 to 9223372036854775808",
+        ),
+        ("label", np.array([0, 1, np.nan]), "labels are not all numbers, .* finite .* float32"),
+        (
+            "label",
+            np.array([0, 1, 1e39]),
+            r"labels are from 0\.0 to 1e\+39, .* finite .* float32",
+        ),
     ],
 )
 def test_wrong_arrays_are_an_error_that_names_the_split(field, array, message):
@@ -120,7 +132,7 @@ def test_splits_of_different_forms_are_an_error(test, message):
     ("splits", "message"),
     [
         ({"train": make_split(1), "test": make_split(0)}, "test: no images"),
-        ({"train": make_split(1)}, "examples of each split: {'train': 0,"),
+        ({"train": make_split(1)}, "too few training examples"),
         ({"validation": make_split(1), "test": make_split(1)}, "expected train"),
         ({"train": make_split(9), "val": make_split(9)}, r"splits \['train', 'val'\]"),
     ],

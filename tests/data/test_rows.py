@@ -187,9 +187,10 @@ def test_files_may_be_larger_than_the_memory_of_the_process(tmp_path):
 import sys
 from pathlib import Path
 import numpy as np
+from mnist_jax.configs import default
 from mnist_jax.data import own_files
 folder = Path(sys.argv[1])
-dataset = own_files.load(folder, (), data_dir=folder, on_disk=False)
+dataset = own_files.load(folder, default.get_config())
 image, label = dataset.examples
 chosen = np.random.default_rng(0).integers(0, len(image), 10_000)
 chosen[:3] = np.flatnonzero(label)
