@@ -25,7 +25,7 @@ def eval_step(
     *,
     apply_fn: ApplyFn,
     task: Task,
-    num_members: int = 1,
+    num_members: int,
 ) -> tuple[dict[str, jax.Array], jax.Array]:
     """Computes the loss and the metrics of each example of a batch.
 

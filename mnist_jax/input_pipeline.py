@@ -73,7 +73,7 @@ def eval_indices(sizes: Mapping[str, int], batch_size: int) -> dict[str, np.ndar
     batch_size = min(batch_size, max(sizes.values()))
     for split, size in sizes.items():
         rows = np.full((-(-size // batch_size), batch_size), -1, np.int32)
-        rows.flat[:size] = np.arange(start, start + size, dtype=np.int32)
+        rows.flat[:size] = np.arange(start, start + size)
         indices[split] = rows
         start += size
     return indices

@@ -63,7 +63,7 @@ def map_members(
     examples: Any,
     state: _State,
     batches: Any,
-    at_once: int = 1,
+    at_once: int,
 ) -> tuple[_State, Any]:
     """Inside `jit`: calls `function(examples, state, batches)` for each member.
 
@@ -102,7 +102,7 @@ def at_once(state: Any) -> int:
     num_members = len(state.rng)
     # A quarter of the memory, because a step also has gradients and the output of each layer.
     limit = memory.device_limit() * num_members // (4 * memory.num_bytes(state))
-    return int(max(1, min(num_members, limit)))
+    return max(1, min(num_members, limit))
 
 
 def apply_each(apply_fn: Callable[..., Any], variables: Any, inputs: jax.Array) -> jax.Array:

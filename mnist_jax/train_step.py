@@ -90,7 +90,7 @@ def init(
         schedule=lambda step: schedule(step // config.accumulate_steps),
         augment=create_augmentation(config),
     )
-    # A strongly typed counter: a weakly typed one would compile every function twice.
+    # Strongly typed, as a restored one: a resumed run is computed by the same program.
     return state.replace(step=jnp.zeros((), jnp.int32))
 
 

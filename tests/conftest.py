@@ -30,7 +30,9 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 
 # The tests of a process compile the same few programs again and again.
 _COMPILED = tempfile.TemporaryDirectory(prefix="mnist_jax_tests_")
-jax.config.update("jax_compilation_cache_dir", _COMPILED.name)
+jax.config.update(
+    "jax_compilation_cache_dir", os.environ.get("JAX_COMPILATION_CACHE_DIR", _COMPILED.name)
+)
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
 
 

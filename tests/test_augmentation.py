@@ -43,6 +43,22 @@ def test_an_unknown_name_is_an_error(fake_config):
         create_augmentation(fake_config)
 
 
+def test_the_changes_of_a_key_never_change():
+    """Checkpoints of earlier versions go on with the images that they would have had."""
+    dot = np.zeros((4, 9, 9), np.uint8)
+    dot[:, 4, 4] = 1
+    places = np.argwhere(random_shift(jax.random.key(0), dot))[:, 1:]
+    np.testing.assert_array_equal(places, [[2, 6], [4, 3], [5, 4], [4, 3]])
+    positions = np.matmul(*affine_terms(jax.random.key(0), (2, 28, 28)))
+    np.testing.assert_allclose(
+        positions[:, :, 242], [[9.707117, 8.267035], [20.196178, 17.448284]], rtol=1e-5
+    )
+    # The signs of the modes of its noise are LAPACK's.
+    images, key = random_images(5, 9, 12), jax.random.key(0)
+    named = elastic(key, images, strength=37.0, sigma=5.0)
+    np.testing.assert_array_equal(elastic(key, images), named)
+
+
 def random_images(*shape: int) -> np.ndarray:
     return np.random.default_rng(0).integers(0, 256, shape, np.uint8)
 
@@ -94,29 +110,40 @@ def test_between_pixels_the_four_neighbours_are_weighted():
         np.testing.assert_allclose(sample(image, *positions), expected, rtol=1e-6)
 
 
-def test_affine_changes_stay_within_their_strengths_and_reach_them():
-    """Of 4,000 uniform draws the largest exceeds 0.99 of the bound, but for 1e-17."""
+def test_affine_changes_are_uniform_and_independent():
+    """Each image is scaled, sheared, then rotated about its centre, and shifted.
 
-    def positions(**strength: float) -> np.ndarray:
-        strengths = {"rotation": 0.0, "scale": 0.0, "shear": 0.0, "shift": 0.0, **strength}
-        terms = affine_terms(jax.random.key(3), (4000, 5, 5), **strengths)
-        return np.asarray(jnp.matmul(*terms)).reshape(2, 4000, 5, 5)
-
-    for shift in positions(shift=1.5)[:, :, 2, 2] - 2:
-        assert 0.99 * 1.5 < np.abs(shift).max() <= 1.5
-        assert abs(shift.mean()) < 5 * 1.5 / np.sqrt(3 * 4000)
-    turned = positions(rotation=30.0)
-    right = turned[:, :, 2, 4] - turned[:, :, 2, 2]  # Two pixels long.
-    angle = np.rad2deg(np.arctan2(*right))
-    assert 0.99 * 30 < np.abs(angle).max() <= 30.001
-    np.testing.assert_allclose(np.linalg.norm(right, axis=0), 2, rtol=1e-5)
-    y, x = positions(scale=0.2)
-    for change in (y[:, 3, 2] - y[:, 2, 2], x[:, 2, 3] - x[:, 2, 2]):
-        assert 0.99 * 0.2 < np.abs(change - 1).max() <= 0.2001
-    y, x = positions(shear=0.2)
-    slope = x[:, 3, 2] - x[:, 2, 2]
-    assert 0.99 * 0.2 < np.abs(slope).max() <= 0.2001
-    np.testing.assert_array_equal(y, np.broadcast_to(np.arange(5.0)[:, None], y.shape))
+    Of 4,000 uniform draws the largest exceeds 0.99 of the bound, but for 1e-17; correlations
+    and means stay within five standard errors.
+    """
+    count, height, width = 4000, 5, 8
+    bounds = {"rotation": 30.0, "scale": 0.2, "shear": 0.3, "shift": 1.5}
+    terms = affine_terms(jax.random.key(3), (count, height, width), **bounds)
+    positions = np.matmul(*terms).reshape(2, count, height, width)
+    down = positions[:, :, 1, 0] - positions[:, :, 0, 0]
+    right = positions[:, :, 0, 1] - positions[:, :, 0, 0]
+    centre = positions.mean(axis=(2, 3))
+    rows, columns = np.mgrid[-2:3, -3.5:4.5]
+    np.testing.assert_allclose(
+        positions,
+        centre[..., None, None]
+        + down[..., None, None] * rows
+        + right[..., None, None] * columns,
+        atol=1e-4,
+    )
+    angle = np.arctan2(*right)  # Scales and shear leave the direction of the rows.
+    sin, cos = np.sin(angle), np.cos(angle)
+    drawn = {
+        "rotation": [np.rad2deg(angle)],
+        "scale": [cos * down[0] - sin * down[1] - 1, np.linalg.norm(right, axis=0) - 1],
+        "shear": [sin * down[0] + cos * down[1]],
+        "shift": [centre[0] - 2, centre[1] - 3.5],
+    }
+    shares = np.concatenate([np.divide(drawn[name], bounds[name]) for name in bounds])
+    assert (abs(shares) < 1.001).all()
+    assert (abs(shares).max(axis=1) > 0.99).all()
+    assert (abs(shares.mean(axis=1)) < 5 / np.sqrt(3 * count)).all()
+    assert (abs(np.corrcoef(shares) - np.eye(6)) < 5 / np.sqrt(count)).all()
 
 
 @pytest.mark.parametrize("sigma", [2.0, 5.0])
@@ -124,6 +151,7 @@ def test_noise_has_the_covariance_of_smoothed_uniform_noise(sigma: float):
     """Within six standard errors of 20,000 fields, and the 0.1 % of the variance left out."""
     height, width, count = 9, 12, 10_000
     terms = noise_terms(jax.random.key(4), (count, height, width), sigma)
+    assert (terms[0].dtype, terms[1].dtype) == (np.float32, np.float32)
     fields = np.asarray(jnp.matmul(*terms)).reshape(2 * count, -1)
 
     def covariance(size: int) -> np.ndarray:

@@ -5,8 +5,11 @@ import re
 import signal
 import subprocess
 import sys
+from functools import partial
 
+import flax
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -14,6 +17,7 @@ from mnist_jax import members, restoring
 from mnist_jax.data.builtin import make_fake
 from mnist_jax.digits.normalize import normalize, read_image
 from mnist_jax.input_pipeline import batch_indices
+from mnist_jax.runtime import memory
 from mnist_jax.runtime.errors import UserError
 from mnist_jax.runtime.signals import PreemptedError
 from mnist_jax.tasks import Classification
@@ -26,6 +30,15 @@ from tests.test_resume import assert_same_run
 from tests.workdirs import contents, curves, journal, probabilities
 
 SEED, NUM_SEEDS = 7, 3
+
+
+class State(flax.struct.PyTreeNode):
+    """What `members` needs of a `TrainState`."""
+
+    step: jax.Array | None
+    rng: jax.Array
+
+
 # Whatever depends on the seed: initial parameters, order, dropout, distortions.
 FIELDS = {"seed": SEED, "optimizer": "adam", "dropout": 0.2, "augmentation": "elastic"}
 
@@ -38,6 +51,72 @@ def create_config(num_seeds: int = NUM_SEEDS):
 
 def results(workdir):
     return json.loads((workdir / "results.json").read_text())["splits"]
+
+
+def test_members_are_the_runs_of_consecutive_seeds(fake_config):
+    fake_config.update(seed=5, num_seeds=3)
+    assert [*members.seeds(fake_config)] == [5, 6, 7]
+    steps = range(3, 5)
+    each = [batch_indices(seed, steps, 30, 100) for seed in (5, 6, 7)]
+    np.testing.assert_array_equal(members.batch_indices(fake_config, steps, 100), each)
+    state = create_state(fake_config)
+    fake_config.num_seeds = 1
+    np.testing.assert_array_equal(members.batch_indices(fake_config, steps, 100), each[0])
+    single = create_state(fake_config)
+    assert (members.are_several(state), members.are_several(single)) == (True, False)
+    for number, seed in enumerate((5, 6, 7)):
+        fake_config.seed = seed
+        member, its = members.select(state, number, 3), create_state(fake_config)
+        for mine, leaf in zip(jax.tree.leaves(member), jax.tree.leaves(its), strict=True):
+            np.testing.assert_array_equal(mine, leaf, strict=True)
+    assert members.select(single, 0, 1) is single
+
+
+def test_as_many_members_as_fit_are_computed_together_but_on_a_cpu(fake_config, monkeypatch):
+    fake_config.num_seeds = 5
+    several = create_state(fake_config)
+    fake_config.num_seeds = 1
+    single = create_state(fake_config)
+    size = memory.num_bytes(several) / 5  # Of a member; it may take a quarter of the memory.
+    assert (members.at_once(several), members.at_once(single)) == (1, 1)
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    for limit, number in ((0, 1), (3, 1), (8.01, 2), (15.99, 3), (16.01, 4), (1000, 5)):
+        monkeypatch.setattr(memory, "device_limit", lambda limit=limit: int(limit * size))
+        assert members.at_once(several) == number
+        assert members.at_once(single) == 1
+        assert type(members.at_once(several)) is int
+
+
+def test_a_step_of_the_members_is_counted_once():
+    """And each gets its own part, by whatever function computes."""
+    state = State(step=jnp.int32(7), rng=jnp.arange(6).reshape(3, 2))
+
+    def function(examples, own, batches):
+        assert own.rng.shape == (2,)
+        metrics = {"sum": examples + own.rng.sum() + batches}
+        return own.replace(step=own.step + len(batches), rng=own.rng * 2), metrics
+
+    batches = jnp.array([[10, 20], [30, 40], [50, 60]])
+    for at_once in (1, 2, 3):
+        call = partial(members.map_members, function, jnp.int32(1000), state, batches, at_once)
+        # A loop over the members, or over as many groups of them as are full.
+        assert f"length={3 // at_once}" in str(jax.make_jaxpr(call)())
+        after, metrics = call()
+        assert (int(after.step), after.step.shape) == (9, ())
+        np.testing.assert_array_equal(after.rng, 2 * state.rng)
+        np.testing.assert_array_equal(
+            metrics["sum"], np.array([[1011, 1021], [1035, 1045], [1059, 1069]]).T
+        )
+
+
+def test_each_member_sees_the_inputs():
+    def apply(weights, inputs, *, train):
+        assert not train
+        return inputs @ weights
+
+    weights, inputs = np.arange(6.0).reshape(2, 3, 1), np.ones((4, 3))
+    outputs = jax.jit(partial(members.apply_each, apply))(weights, inputs)
+    np.testing.assert_array_equal(outputs, np.repeat([[[3.0]], [[12.0]]], 4, axis=1))
 
 
 @pytest.fixture(scope="module")

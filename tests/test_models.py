@@ -1,3 +1,7 @@
+import itertools
+import re
+from functools import partial
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -5,7 +9,8 @@ import numpy as np
 import pytest
 
 from mnist_jax.convolution import Conv, max_pool
-from mnist_jax.models import CNN, MLP
+from mnist_jax.models import CNN, MLP, create_model, scale
+from mnist_jax.runtime.errors import UserError
 
 
 def init(hidden_sizes: tuple[int, ...], seed: int = 0) -> dict:
@@ -65,29 +70,101 @@ def test_logits_are_those_of_the_formula(hidden_sizes):
         layer = params[f"hidden{number}"]
         x = np.maximum(x @ layer["kernel"] + layer["bias"], 0)
     expected = x @ params["softmax_linear"]["kernel"] + params["softmax_linear"]["bias"]
-    logits = MLP(hidden_sizes, 10).apply({"params": params}, jnp.asarray(images))
-    assert logits.dtype == jnp.float32
-    np.testing.assert_allclose(logits, expected, rtol=1e-4, atol=1e-3 * np.abs(expected).max())
+    for inputs in (images, images / np.float32(255)):  # Floats are taken as they are.
+        logits = MLP(hidden_sizes, 10).apply({"params": params}, jnp.asarray(inputs))
+        assert logits.dtype == jnp.float32
+        np.testing.assert_allclose(
+            logits, expected, rtol=1e-4, atol=1e-3 * np.abs(expected).max()
+        )
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_integers_are_scaled_to_one_in_the_dtype_of_the_computation(dtype):
+    scaled = scale(jnp.array([0, 51, 255], jnp.uint8), dtype)
+    assert scaled.dtype == dtype
+    np.testing.assert_allclose(scaled.astype(float), [0, 0.2, 1], rtol=jnp.finfo(dtype).eps)
+    floats = scale(jnp.array([0.5, -255.0]), dtype)
+    np.testing.assert_array_equal(floats, np.array([0.5, -255], dtype), strict=True)
+
+
+def test_dropout_drops_hidden_units_in_training_alone():
+    images = np.full((8, 4, 4), 99, np.uint8)
+    without, with_it = MLP((500,), 10), MLP((500,), 10, dropout=0.2)
+    # Every unit is 0.2, and every output, if no unit is dropped, 1.
+    params = {
+        "hidden1": {"kernel": jnp.zeros((16, 500)), "bias": jnp.full(500, 0.2)},
+        "softmax_linear": {"kernel": jnp.full((500, 10), 0.01), "bias": jnp.zeros(10)},
+    }
+    for model, arguments in ((without, {"train": True}), (without, {}), (with_it, {})):
+        outputs = model.apply({"params": params}, images, **arguments)
+        np.testing.assert_allclose(outputs, 1, rtol=1e-5)
+    rngs = {"dropout": jax.random.key(0)}
+    outputs = with_it.apply({"params": params}, images, train=True, rngs=rngs)
+    # The kept ones are divided by 0.8: binomial, with a deviation of sqrt(0.2 / 0.8 / 500).
+    assert (abs(outputs - 1) < 5 * 0.0224).all()
+    assert len(np.unique(outputs[:, 0])) > 1
+
+
+@pytest.mark.parametrize("model", [MLP((7,), 5, "bfloat16"), CNN(5, "bfloat16")])
+def test_with_16_bits_every_layer_computes_with_them(model):
+    images = np.zeros((2, 12, 12), np.uint8)
+    variables = jax.eval_shape(model.init, jax.random.key(0), images)
+    assert {leaf.dtype for leaf in jax.tree.leaves(variables)} == {jnp.dtype("float32")}
+    program = str(jax.make_jaxpr(model.apply)(variables, images))
+    layers = r":(\w+)\[[\d,]*\] = (?:conv_general_dilated|dot_general|max)\b"
+    assert set(re.findall(layers, program)) == {"bf16"}
+    assert jax.eval_shape(model.apply, variables, images).dtype == jnp.float32
+
+
+@pytest.mark.parametrize(
+    ("hidden_sizes", "name"), [((), "softmax_linear"), ((7, 3), "hidden1")]
+)
+@pytest.mark.parametrize("channels", [(), (3,)])
+def test_the_weights_of_the_first_layer_are_images(hidden_sizes, name, channels):
+    model, images = MLP(hidden_sizes, 5), np.zeros((1, 6, 8, *channels), np.uint8)
+    params = model.init(jax.random.key(0), images)["params"]
+    kernel = np.asarray(params[name]["kernel"]).reshape(6, 8, -1, *params[name]["bias"].shape)
+    expected = kernel.mean(axis=2).transpose(2, 0, 1)
+    actual = model.first_layer_images(params, images.shape[1:])
+    assert isinstance(actual, np.ndarray)
+    np.testing.assert_allclose(actual, expected, rtol=1e-6, atol=1e-9, strict=True)
+
+
+def test_a_field_that_the_model_ignores_is_refused_but_in_a_saved_config(fake_config):
+    fake_config.update(model="cnn", hidden_sizes=(7,))
+    with pytest.raises(UserError, match=r"hidden_sizes: \(7,\) is ignored by config.model=cnn"):
+        create_model(fake_config, 10)
+    assert create_model(fake_config, 10, is_saved=True) == CNN(10)
 
 
 def test_the_cnn_evaluates_with_running_averages_and_without_dropout():
-    model, images = CNN(num_outputs=10, dropout=0.4), np.full((4, 28, 28), 99, np.uint8)
-    variables = model.init(jax.random.key(0), images)
+    model, images = CNN(num_outputs=10, dropout=0.4), np.full((4, 12, 12), 99, np.uint8)
+    variables = jax.jit(model.init)(jax.random.key(0), images)
     assert set(variables) == {"params", "batch_stats"}
     np.testing.assert_array_equal(
         model.apply(variables, images), model.apply(variables, images, train=False)
     )
-    outputs = []
+    outputs, averages = [], [variables["batch_stats"]]
     for seed in (1, 2):
         rngs = {"dropout": jax.random.key(seed)}
         logits, changed = model.apply(
-            variables, images, train=True, rngs=rngs, mutable=["batch_stats"]
+            variables | {"batch_stats": averages[-1]},
+            images,
+            train=True,
+            rngs=rngs,
+            mutable=["batch_stats"],
         )
         outputs.append(np.asarray(logits))
+        averages.append(changed["batch_stats"])
     assert (outputs[0] != outputs[1]).any()
-    # The mean of the first convolution's outputs: 0.95 of 0, and 0.05 of the batch's.
-    first = jax.tree.leaves(changed["batch_stats"]["BatchNorm_0"]["mean"])[0]
-    assert np.abs(first).max() > 0
+    # Each step moves the averages by a twentieth of the way to the same batch's.
+    first, second = (jax.tree.map(np.subtract, b, a) for a, b in itertools.pairwise(averages))
+    assert all(abs(leaf).max() > 0 for leaf in jax.tree.leaves(first))
+    jax.tree.map(
+        partial(np.testing.assert_allclose, rtol=1e-3, atol=1e-6),
+        second,
+        jax.tree.map(lambda x: 0.95 * x, first),
+    )
     shifted = variables | {
         "batch_stats": jax.tree.map(lambda x: x + 1, variables["batch_stats"])
     }

@@ -11,9 +11,6 @@ import pytest
 from mnist_jax.data.builtin import make_fake
 from mnist_jax.data.datasets import Dataset, Split
 from mnist_jax.data.rows import Rows
-from mnist_jax.input_pipeline import choose_place
-from mnist_jax.runtime import memory
-from mnist_jax.runtime.errors import UserError
 from mnist_jax.train_loop import train_and_evaluate
 from tests import jobs
 from tests.faults import processes
@@ -67,18 +64,6 @@ def test_a_run_that_is_killed_is_resumed_to_the_bit(folder, tmp_path):
     assert processes.remains(tmp_path / "killed", config) == processes.remains(
         tmp_path / "whole", config
     )
-
-
-def test_the_place_depends_on_the_memory(fake_config, monkeypatch):
-    examples = make_fake(0).examples
-    size = examples.image.nbytes + examples.label.nbytes
-    for limit, place in ((2 * size + 2, "device"), (2 * size, "host")):
-        monkeypatch.setattr(memory, "device_limit", lambda limit=limit: limit)
-        assert choose_place(examples, "auto") == place
-    monkeypatch.setattr(memory, "device_limit", lambda: size - 1)
-    assert choose_place(examples, "host") == "host"
-    with pytest.raises(UserError, match=r"config.examples: .* GB; set it to host"):
-        choose_place(examples, "device")
 
 
 def test_calls_are_short_if_their_rows_are_large(fake_config, tmp_path, after_train_steps):

@@ -15,7 +15,15 @@ from mnist_jax.configs import default
 from mnist_jax.data.builtin import make_fake
 from mnist_jax.data.datasets import Dataset, Split
 from mnist_jax.runtime.errors import UserError
-from mnist_jax.tasks import TASKS, Classification, Task
+from mnist_jax.tasks import (
+    TASKS,
+    Classification,
+    Task,
+    create_task,
+    is_last,
+    rate,
+    update_best,
+)
 from mnist_jax.train_loop import train_and_evaluate
 from tests.test_resume import assert_same_run
 from tests.workdirs import contents, curves, journal
@@ -77,6 +85,164 @@ TASK_OF = {
     "table": Classification(),
     "float images": Classification(),
 }
+
+
+def test_label_smoothing_is_in_the_loss_of_training_and_evaluation():
+    outputs = jnp.array([[2.0, 0.0, -1.0]])
+    batch = {"label": jnp.array([0])}
+    log_p = np.log(np.exp(outputs) / np.exp(outputs).sum())
+    expected = -(log_p @ np.array([0.9 + 0.1 / 3, 0.1 / 3, 0.1 / 3]))
+    np.testing.assert_allclose(Classification(0.1).loss(outputs, batch), expected, rtol=1e-6)
+    np.testing.assert_allclose(Classification().loss(outputs, batch), -log_p[:, 0], rtol=1e-6)
+
+
+def labelled(labels, class_names=("a", "b", "c")) -> Dataset:
+    labels = np.asarray(labels)
+    labels = labels.astype(np.int32 if labels.dtype == np.int64 else np.float32)
+    images = np.zeros((len(labels), 2, 2), np.uint8)
+    sizes = {"train": len(labels), "validation": 0, "test": 0}
+    return Dataset("mine", class_names, Split(images, labels), sizes)
+
+
+@pytest.mark.parametrize(
+    ("labels", "class_names", "message"),
+    [
+        ([0.0, 1.0], "ab", r"labels are float32\[2\], expected an integer each"),
+        ([[0], [1]], "ab", r"labels are int32\[2, 1\], expected an integer each"),
+        ([0, 1], "", "has no names of classes"),
+        ([-1, 1], "ab", "labels from -1 to 1, expected 0 to 1: one of 2 classes"),
+        ([0, 2], "ab", "labels from 0 to 2, expected 0 to 1: one of 2 classes"),
+    ],
+)
+def test_a_classification_has_a_label_of_its_classes_each(labels, class_names, message):
+    with pytest.raises(ValueError, match=message):
+        Classification().check(labelled(labels, class_names))
+    Classification().check(labelled([0, 1], "ab"))
+
+
+def test_the_outputs_are_the_classes_or_the_numbers_of_a_label():
+    assert Classification().num_outputs(labelled([0, 1, 1, 0])) == 3
+    for shape, number in (((4,), 1), ((4, 2), 2), ((4, 2, 3), 6)):
+        assert Task().num_outputs(labelled(np.zeros(shape))) == number
+
+
+def test_the_accuracy_is_the_share_of_right_classes():
+    outputs = jnp.array([[1.0, 3.0, 2.0], [5.0, 0.0, 0.0], [0.0, 1.0, 2.0]])
+    metrics = Classification().metrics(outputs, {"label": jnp.array([1, 0, 1])})
+    assert metrics["accuracy"].tolist() == [True, True, False]
+    summary = Classification().summarize({"accuracy": 2.0, "loss": 1.5}, 3)
+    assert summary == {"num_correct": 2}
+    assert type(summary["num_correct"]) is int
+
+
+def test_a_committee_has_the_mean_of_outputs_or_of_probabilities():
+    logits = np.random.default_rng(0).normal(size=(3, 4, 5)).astype(np.float32)
+    np.testing.assert_allclose(Task().combine(logits), logits.mean(axis=0), rtol=1e-6)
+    probabilities = np.exp(logits) / np.exp(logits).sum(axis=-1, keepdims=True)
+    expected = np.log(probabilities.mean(axis=0))
+    np.testing.assert_allclose(Classification().combine(logits), expected, rtol=1e-5)
+
+
+def test_a_class_is_described_with_two_others_of_at_least_one_percent():
+    rows = np.array([[0.009, 0.2, 0.011, 0.78], [0.4, 0.3, 0.2, 0.1], [0, 0, 1, 0]])
+    with np.errstate(divide="ignore"):
+        described = Classification().describe(np.log(rows).astype(np.float32), "abcd")
+    assert [row.pop("text") for row in described] == [
+        "d (78.0%), or b (20.0%), c (1.1%)",
+        "a (40.0%), or b (30.0%), c (20.0%)",
+        "c (100.0%)",
+    ]
+    np.testing.assert_allclose([row.pop("probabilities") for row in described], rows, atol=1e-6)
+    assert described == [{"label": i, "class": "abcd"[i]} for i in (3, 0, 2)]
+    # Equally probable ones in their order; a hundredth is enough.
+    (row,) = Classification().describe(np.zeros((1, 100)), [*map(str, range(100))])
+    assert row["text"] == "0 (1.0%), or 1 (1.0%), 2 (1.0%)"
+
+
+def test_other_outputs_are_described_as_numbers():
+    outputs = np.array([[[1.23456], [-2.0]], [[0.5], [0.25]]])
+    assert Task().describe(outputs, ()) == [
+        {"text": "1.2346 -2.0000", "outputs": [1.23456, -2.0]},
+        {"text": "0.5000 0.2500", "outputs": [0.5, 0.25]},
+    ]
+
+
+ONE = {"num_examples": 9, "accuracy": 0.75, "loss": 0.5, "num_correct": 7}
+TWO = {"num_examples": 9, "loss": np.array([1.0, 3.0]), "error": np.array([0.5, 0.5])}
+
+
+@pytest.mark.parametrize(
+    ("task", "dataset", "result", "lines"),
+    [
+        (
+            Classification(),
+            "mnist",
+            ONE,
+            ["Test Data Eval:", "  Num examples: 9  Num correct: 7  Precision @ 1: 0.7500"],
+        ),
+        (
+            Classification(),
+            "mine",
+            ONE | {"f1": 0.25},
+            [
+                "Test Data Eval: [mine]",
+                "  Num examples: 9  Num correct: 7  Precision @ 1: 0.7500  f1: 0.2500",
+            ],
+        ),
+        (
+            Task(),
+            "mine",
+            TWO | {"committee_loss": 1.0, "committee_error": 0.125},
+            [
+                "Test Data Eval: [mine]",
+                "  Num examples: 9  error: 0.5000 ± 0.0000  loss: 2.0000 ± 1.4142 (2 seeds)",
+                "  Their committee: error: 0.1250  loss: 1.0000",
+            ],
+        ),
+    ],
+)
+def test_a_report_has_the_tutorials_words_or_the_names_of_the_metrics(
+    task, dataset, result, lines
+):
+    before = dict(result)
+    assert task.report("test", dataset, result).split("\n") == lines
+    assert result == before
+
+
+@pytest.mark.parametrize(("mode", "better", "worse"), [("max", 0.6, 0.4), ("min", 0.4, 0.6)])
+def test_the_best_evaluation_is_the_first_of_the_best_value(mode, better, worse):
+    ratings = [{"name": "x", "mode": mode, "value": v} for v in (0.5, worse, 0.5, better)]
+    best, found = None, []
+    for step, rating in enumerate(ratings, start=1):
+        best = update_best(best, step, rating)
+        found.append((best["step"], best["evals"], best["value"]))
+    assert found == [(1, 0, 0.5), (1, 1, 0.5), (1, 2, 0.5), (4, 0, better)]
+
+
+def test_a_result_is_rated_by_its_best_metric():
+    result = {"accuracy": np.array([0.25, 0.75]), "loss": np.nan}
+    rating = {"name": "accuracy", "mode": "max", "value": 0.5}
+    assert rate(Classification(), result) == rating
+    assert type(rate(Classification(), result)["value"]) is float  # For JSON.
+    assert rate(Task(), result) is None
+
+
+def test_training_ends_with_its_last_step_or_without_patience(fake_config):
+    fake_config.num_train_steps = 40
+    worse = {"evals": 3}
+    ends = lambda step, best: is_last(fake_config, step, best)  # noqa: E731
+    assert [ends(step, worse) for step in (39, 40, 41)] == [False, True, True]
+    fake_config.early_stopping_evals = 3
+    assert [ends(10, best) for best in (None, {"evals": 2}, worse)] == [False, False, True]
+
+
+def test_a_field_that_the_task_ignores_is_refused_but_in_a_saved_config(fake_config):
+    fake_config.label_smoothing = 0.1
+    assert create_task(fake_config) == Classification(0.1)
+    fake_config.task = f"{__name__}:Regression"
+    with pytest.raises(UserError, match=r"label_smoothing: 0\.1 is ignored by config.task="):
+        create_task(fake_config)
+    assert isinstance(create_task(fake_config, is_saved=True), Task)
 
 
 @pytest.fixture
@@ -145,15 +311,6 @@ def test_several_seeds_of_any_task_have_a_committee(config, tmp_path, capsys):
     np.testing.assert_allclose(model.outputs(images), np.mean(each, axis=0), rtol=1e-5)
     mean_error = abs(model.outputs(images)[:, 0] - labels).mean()
     assert results["committee_mae"] == pytest.approx(mean_error, rel=1e-5)
-
-
-def test_label_smoothing_is_in_the_loss_of_training_and_evaluation():
-    outputs = jnp.array([[2.0, 0.0, -1.0]])
-    batch = {"label": jnp.array([0])}
-    log_p = np.log(np.exp(outputs) / np.exp(outputs).sum())
-    expected = -(log_p @ np.array([0.9 + 0.1 / 3, 0.1 / 3, 0.1 / 3]))
-    np.testing.assert_allclose(Classification(0.1).loss(outputs, batch), expected, rtol=1e-6)
-    np.testing.assert_allclose(Classification().loss(outputs, batch), -log_p[:, 0], rtol=1e-6)
 
 
 class Scalar(Regression):

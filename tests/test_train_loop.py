@@ -89,6 +89,14 @@ def test_device_calls_end_where_something_is_due(fake_config, steps_per_call, fi
     assert max(map(len, calls)) <= steps_per_call
 
 
+def test_detailed_and_profiled_steps_run_alone(fake_config):
+    """And the step before the profiled ones, which compiles a call of one step."""
+    fake_config.update(num_train_steps=40, steps_per_call=20, log_every_steps=20)
+    fake_config.update(log_histograms=True, profile_steps=(6, 8))
+    lengths = [len(call) for call in device_calls(fake_config, 0)]
+    assert lengths == [4, 1, 1, 1, 1, 11, 1, 19, 1]  # 5 to 8, 20 and 40.
+
+
 def test_steps_per_call_changes_nothing_but_speed(fake_config, tmp_path):
     fake_config.momentum = 0.9
     runs = []
