@@ -109,7 +109,7 @@ def labelled(labels, class_names=("a", "b", "c")) -> Dataset:
     [
         ([0.0, 1.0], "ab", r"labels are float32\[2\], expected an integer each"),
         ([[0], [1]], "ab", r"labels are int32\[2, 1\], expected an integer each"),
-        ([0, 1], "", "has no names of classes"),
+        ([0, 1], "", "labels from 0 to 1, expected classes 0, 1"),
         ([-1, 1], "ab", "labels from -1 to 1, expected 0 to 1: one of 2 classes"),
         ([0, 2], "ab", "labels from 0 to 2, expected 0 to 1: one of 2 classes"),
     ],
