@@ -129,7 +129,8 @@ def _read_arrays(source: Path, files: Iterable[Path], read: Callable[[str], Any]
         if not split or split in splits:
             raise ValueError(f"contains a split {key!r}; use train, val and test, each once")
         splits[split] = Split(read_named(f"x_{key}"), read_named(f"y_{key}"))
-        unused = {name: unused[name] for name in unused if name[2:] != key}
+        for name in (f"x_{key}", f"y_{key}"):
+            unused.pop(name)
     if unused.pop("class_names", None):
         class_names = read_named("class_names").astype(str).ravel().tolist()
         _check_classes(class_names, splits["train"].label)
@@ -202,7 +203,7 @@ def _read_folders(folder: Path, folders: Mapping[str, Path], config: ConfigDict)
         for path in filter(Path.is_dir, _list(folders[split])):
             found = [file for file in _list(path) if file.suffix.lower() in suffixes]
             if not found:
-                raise ValueError(f"class {path} contains no image that can be read; remove it")
+                raise ValueError(f"class {path} contains no image that can be read")
             files += found
         sizes[split] = len(files) - start
     if not sizes["train"]:

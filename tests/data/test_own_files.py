@@ -175,8 +175,8 @@ def test_files_that_are_not_used_are_counted(tmp_path):
     assert warning.startswith(start)
     kinds = {"1 .md", "1 .csv", "1 d", "1 .png"}
     assert set(warning.removeprefix(start).split(", ")) == kinds
-    path = write_npz(tmp_path / "own.npz", names=LABEL)
-    assert load(path).warnings == (f"dataset: {path}: skipped 1 files: 1 names",)
+    path = write_npz(tmp_path / "own.npz", z_train=LABEL)
+    assert load(path).warnings == (f"dataset: {path}: skipped 1 files: 1 z_train",)
     folder = write_npy(tmp_path / "arrays")
     (folder / "labels.txt").touch()
     assert load(folder).warnings == (f"dataset: {folder}: skipped 1 files: 1 .txt",)
