@@ -3,9 +3,8 @@
     python -m tests.mutate [MODULE...]
 
 Each change is made in a copy of the checkout, where the module's own tests run until one fails:
-many minutes for a module. Changes that are left: of what one CPU device does not compute with
-(sharding, `device_get`, types of variables, static fields, how many members are computed
-together), and of casts to a type that follows anyway.
+many minutes for a module. Of what it prints, this does not count: sharding and replication, which
+do nothing on one CPU device, types of variables, and casts to a type that follows anyway.
 """
 
 import ast
