@@ -2,9 +2,10 @@
 
     python -m tests.mutate [MODULE...]
 
-Each change is made in a copy of the checkout, where the module's own tests run until one fails:
-many minutes for a module. Of what it prints, some does not count: sharding and replication, which
-do nothing on one CPU device, types of variables, and casts to a type that follows anyway.
+Each change is made in a copy of the checkout, where the module's own tests run until one
+fails: many minutes for a module. Of what it prints, some does not count: sharding and
+replication, which do nothing on one CPU device, types of variables, and casts to a type that
+follows anyway.
 """
 
 import ast
