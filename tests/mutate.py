@@ -78,7 +78,7 @@ def main(modules: list[str]) -> None:
         shutil.copytree(ROOT, folder, ignore=shutil.ignore_patterns(".*"), dirs_exist_ok=True)
         for name in modules:
             path, tests = Path(folder) / "mnist_jax" / f"{name}.py", f"tests/test_{name}.py"
-            pytest = [sys.executable, "-m", "pytest", "-xqn0", tests]
+            pytest = [sys.executable, "-m", "pytest", "-x", "-q", "-n0", tests]
             source, environment = path.read_text(), {**os.environ, "PYTHONPATH": folder}
             for change, text in [("nothing", source), *mutants(source)]:
                 path.write_text(text)
