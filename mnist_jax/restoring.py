@@ -203,7 +203,6 @@ def load_run_dataset(model: TrainedModel, dataset: str | None = None) -> Dataset
         if not Path(config[field]).is_dir():
             config[field] = ""  # The run was made on another machine: use this one's default.
     loaded = load_dataset(config.lock(), may_fall_back=False)
-    loaded.print_warnings()
     if dataset and loaded.digest != model.manifest.data_digest:
         return _adopt_classes(loaded, model)
     loaded.check_digest(model.manifest.data_digest)

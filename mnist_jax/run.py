@@ -156,9 +156,9 @@ def open_run(
             config_lib.refuse_ignored(config, table, given[field], by)
     named_task = create_task(config, is_saved=is_saved)
     task = _choose(config, "task", task, named_task, own)
-    dataset = dataset or _load_dataset(config, may_fall_back=not is_saved)
-    if job.is_first_process():
+    if dataset and job.is_first_process():
         dataset.print_warnings()
+    dataset = dataset or _load_dataset(config, may_fall_back=not is_saved)
     with refusing(f"dataset: {dataset.name}", "choose another", Exception):
         task.check(dataset)
         num_outputs = task.num_outputs(dataset)

@@ -6,6 +6,7 @@ from ml_collections import ConfigDict
 
 from mnist_jax.data import builtin, own_files, tfds_source
 from mnist_jax.data.datasets import Dataset
+from mnist_jax.parallel import job
 from mnist_jax.runtime import config as config_lib
 from mnist_jax.runtime.errors import DatasetUnavailableError
 
@@ -22,7 +23,7 @@ def load_dataset(config: ConfigDict, *, may_fall_back: bool = True) -> Dataset:
     """
     wanted, fallback = config.dataset, config.fallback_dataset
     try:
-        return _load(wanted, config)
+        dataset = _load(wanted, config)
     except DatasetUnavailableError as error:
         if not (may_fall_back and wanted == "mnist" and fallback):
             raise
@@ -30,7 +31,10 @@ def load_dataset(config: ConfigDict, *, may_fall_back: bool = True) -> Dataset:
             f"{wanted} is not available, so this run uses {fallback} instead, and its results "
             f"are those of {fallback}.\n{error}"
         )
-        return dataclasses.replace(_load(fallback, config), warnings=(warning,))
+        dataset = dataclasses.replace(_load(fallback, config), warnings=(warning,))
+    if job.is_first_process():
+        dataset.print_warnings()
+    return dataset
 
 
 def _load(name: str, config: ConfigDict) -> Dataset:
