@@ -57,10 +57,10 @@ def main(*image: str) -> None:
     notes: dict[str, dict[str, str]] = {}
     errors: list[dict[str, str]] = []
     warnings.simplefilter("ignore")  # Of Pillow: damaged metadata, and sizes.
-    files: list[str] = []
+    readable, files = suffixes(), list[str]()
     for name in image:
         if os.path.isdir(name):  # noqa: PTH112 - `Path.is_dir` raises at a long name.
-            files += [str(f) for f in list_files(Path(name)) if f.suffix.lower() in suffixes()]
+            files += [str(f) for f in list_files(Path(name)) if f.suffix.lower() in readable]
         else:
             files.append(name)
     for file in files:

@@ -18,6 +18,7 @@ import numpy as np
 from ml_collections import ConfigDict
 from numpy.lib import format as npy
 
+from mnist_jax.configs import default
 from mnist_jax.data import images, tfds_source
 from mnist_jax.data.datasets import SPLITS, Dataset, Split
 from mnist_jax.data.rows import Rows
@@ -60,8 +61,9 @@ def load(path: Path, config: ConfigDict) -> Dataset:
         if folders:
             class_names, splits, unused = _read_folders(path, folders, config)
         else:
-            for name, value in ("image_size", ()), ("image_background", 255):
-                if config[name] != value:
+            initial = default.get_config()
+            for name in ("image_size", "image_background"):
+                if config[name] != initial[name]:
                     problem = f"not a folder of images, to which alone config.{name} applies"
                     raise ValueError(problem)
             if path.is_file():
@@ -172,16 +174,20 @@ def _read_idx_file(path: Path) -> np.ndarray:
 def _number_classes(splits: Mapping[str, Split]) -> list[str]:
     """Returns names where the training labels are 0, 1, 2, ... without gaps, else none."""
     label = np.asarray(splits["train"].label)
-    if label.dtype.kind not in "biu" or label.size != len(label):
+    if not _may_be_classes(label):
         return []
     found = np.unique(label)
     return [str(i) for i in range(len(found)) if found[-1] == len(found) - 1 and found[0] == 0]
 
 
+def _may_be_classes(label: np.ndarray) -> bool:
+    return label.dtype.kind in "biu" and label.size == len(label)
+
+
 def _check_classes(names: Sequence[str], label: np.ndarray) -> None:
     """Raises ValueError if a class has no training examples."""
-    is_class = label.dtype.kind in "biu" and label.size == len(label)
-    if missing := set(range(len(names) * is_class)).difference(label.ravel().tolist()):
+    numbers = range(len(names) if _may_be_classes(label) else 0)
+    if missing := set(numbers).difference(label.ravel().tolist()):
         raise ValueError(f"class {names[min(missing)]!r} has no training examples")
 
 
