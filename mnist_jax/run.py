@@ -251,6 +251,7 @@ def _check_resumable(
 
 def _load_dataset(config: ConfigDict, *, may_fall_back: bool) -> Dataset:
     """Loads the dataset in the first process, then the same one in the others."""
+    may_fall_back &= job.is_first_process()  # The others were told which dataset to load.
     load = functools.cache(lambda: load_dataset(config, may_fall_back=may_fall_back))
     config.dataset = job.broadcast_from_first(lambda: load().name)
     return load()
