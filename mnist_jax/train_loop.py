@@ -27,6 +27,7 @@ def train_and_evaluate(
     model: nn.Module | None = None,
     task: Task | None = None,
     trackers: Sequence[Tracker] = (),
+    quiet: bool = False,
 ) -> TrainState:
     """Trains to `config.num_train_steps`; reports, evaluates and saves as the config says.
 
@@ -40,6 +41,7 @@ def train_and_evaluate(
       model: Your own, instead of the one that the config names; see `models`.
       task: Your own, instead of the one that the config names; see `tasks`.
       trackers: Called with each line of the journal, by step and name, in the first process.
+      quiet: Prints nothing but warnings.
 
     Returns:
       The state after the last step.
@@ -54,7 +56,7 @@ def train_and_evaluate(
         state, saved = run.checkpoints.restore_newest(run.create_state())
         step, best = int(state.step), saved and saved.early_stopping
         is_over = is_last(config, step, best)
-        reporter = Reporter(run, state, saved, trackers, is_over=is_over)
+        reporter = Reporter(run, state, saved, trackers, is_over=is_over, quiet=quiet)
         with reporter, job.exit_if_process_lost():
 
             def evaluate_splits(*splits: str) -> Results:
@@ -101,8 +103,7 @@ def train_and_evaluate(
                     if rating and step % config.eval_every_steps == 0:
                         best = update_best(best, step, rating)
                         # So that the best one can be restored when training stops early.
-                        is_best = config.early_stopping_evals and best["step"] == step
-                        save_is_due = save_is_due or is_best
+                        save_is_due |= config.early_stopping_evals and best["step"] == step
                     is_end = is_last(config, step, best)
                 elif curve_is_due:
                     evaluate_splits("validation")

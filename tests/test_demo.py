@@ -3,6 +3,7 @@
 import concurrent.futures
 import contextlib
 import http.client
+import io
 import json
 import os
 import shutil
@@ -14,12 +15,23 @@ import urllib.parse
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from mnist_jax.digits.normalize import find_doubt
+from mnist_jax.train_loop import train_and_evaluate
 from tests.conftest import ROOT
 from tests.images import draw_seven
 
 CHROMIUM, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
+
+
+def png(image: Image.Image) -> bytes:
+    content = io.BytesIO()
+    image.save(content, "PNG")
+    return content.getvalue()
+
+
+BLANK = png(Image.new("L", (280, 280)))
 
 
 @contextlib.contextmanager
@@ -40,33 +52,15 @@ def demo(*args):
             process.kill()
 
 
-COLOUR_MODEL = """
-import types
-from mnist_jax import __main__, restoring
-from mnist_jax.tasks import Classification
-manifest, config = types.SimpleNamespace(normalization=""), types.SimpleNamespace(dataset="own")
-model = types.SimpleNamespace(manifest=manifest, config=config, task=Classification())
-restoring.restore = lambda *args, **_: model
-__main__.main(["mnist-jax", "demo"])
-"""
-
-
-def test_a_model_of_other_images_gets_one_line():
-    command = [sys.executable, "-c", COLOUR_MODEL]
-    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
-    assert (result.returncode, result.stdout) == (2, "")
-    message = "workdir: it learned Classification on own; the demo needs classes on mnist or"
-    assert result.stderr == f"{message} mnist_5k; choose another\n"
-
-
 SERVER = """
 import sys
 from mnist_jax.commands import demo
 demo._Handler.timeout = 0.2
-names = ["Bag", "Ankle boot", "<b>" + 40 * "x"]
-def predict(grey):
-    return {"classes": names, "label": 1, "probabilities": [0, 1, 0], "image": [0] * 784}
-with demo._Server(predict, sys.argv[1], 0) as server:
+names = ["Bag", "Ankle boot", "</script>" + 40 * "x"]
+about = {"run": "Step 1 of run", "classes": names, "shape": [28, 28], "draws": True}
+def predict(file):
+    return {"label": 1, "probabilities": [0, 1, 0], "image": [0] * 784, "note": ""}
+with demo._Server(predict, about, sys.argv[1], 0) as server:
     print(server.url, flush=True)
     server.serve_forever()
 """
@@ -99,9 +93,7 @@ def ask(port, method, path, body=None, headers=None):
 
 
 def test_answers_a_drawing(port):
-    status, body = ask(
-        port, "POST", "/predict", np.asarray(draw_seven(280).convert("L")).tobytes()
-    )
+    status, body = ask(port, "POST", "/predict", png(draw_seven(280)))
     answer = json.loads(body)
     assert status == 200
     assert answer["label"] == np.argmax(answer["probabilities"]) == 7
@@ -112,14 +104,16 @@ def test_answers_a_drawing(port):
 
 def test_notes_what_predict_does(port):
     two = np.hstack([np.asarray(draw_seven(280).convert("L"))[:, 70:210]] * 2)
-    status, body = ask(port, "POST", "/predict", two.tobytes())
-    assert (status, json.loads(body)["note"]) == (200, find_doubt(two[:, :, np.newaxis] / 255))
+    status, body = ask(port, "POST", "/predict", png(Image.fromarray(two)))
+    note = find_doubt(two[:, :, np.newaxis] / np.float32(255))
+    assert (status, json.loads(body)["note"]) == (200, note)
     assert "several digits" in json.loads(body)["note"]
 
 
-def test_answers_an_empty_sheet(port):
-    status, body = ask(port, "POST", "/predict", bytes(280 * 280))
-    assert (status, json.loads(body)["label"]) == (200, None)
+@pytest.mark.parametrize("content", [BLANK, b"x" * 784], ids=["empty", "no image"])
+def test_answers_what_is_no_digit(port, content):
+    status, body = ask(port, "POST", "/predict", content)
+    assert (status, json.loads(body).keys()) == (200, {"error"})
 
 
 @pytest.mark.parametrize(
@@ -129,7 +123,6 @@ def test_answers_an_empty_sheet(port):
         ("GET", "/demo.html", None, {}, 404),
         ("POST", "/", b"", {}, 404),
         ("POST", "/predict", b"", {}, 400),
-        ("POST", "/predict", b"x" * 784, {}, 400),
         ("POST", "/predict", b"", {"Content-Length": "-1"}, 400),
         ("POST", "/predict", b"", {"Content-Length": "many"}, 400),
         ("POST", "/predict", b"", {"Content-Length": "9" * 30}, 400),
@@ -166,7 +159,7 @@ def test_refuses_what_another_site_sends(port, method, headers):
 @pytest.mark.parametrize("name", ["127.0.0.1", "localhost"])
 def test_answers_its_own_page(port, name):
     headers = {"Host": f"{name}:{port}", "Origin": f"http://{name}:{port}"}
-    assert ask(port, "POST", "/predict", bytes(280 * 280), headers)[0] == 200
+    assert ask(port, "POST", "/predict", BLANK, headers)[0] == 200
 
 
 def test_another_address_than_loopback_needs_the_token():
@@ -175,9 +168,9 @@ def test_another_address_than_loopback_needs_the_token():
         headers = {"Host": "this-machine"}
         for path in ("/", "/predict", url.path[:-2], f"/x{url.path}"):
             assert ask(url.port, "GET", path, headers=headers)[0] == 403
-        assert ask(url.port, "POST", "/predict", bytes(280 * 280), headers)[0] == 403
+        assert ask(url.port, "POST", "/predict", BLANK, headers)[0] == 403
         assert ask(url.port, "GET", url.path, headers=headers)[0] == 200
-        prediction = ask(url.port, "POST", f"{url.path}predict", bytes(280 * 280), headers)
+        prediction = ask(url.port, "POST", f"{url.path}predict", BLANK, headers)
         assert prediction[0] == 200
         foreign = headers | {"Origin": "http://evil.example"}
         assert ask(url.port, "GET", url.path, headers=foreign)[0] == 403
@@ -185,8 +178,7 @@ def test_another_address_than_loopback_needs_the_token():
 
 def test_two_hundred_requests_of_fifty_clients_at_once(port):
     with concurrent.futures.ThreadPoolExecutor(50) as clients:
-        drawing = bytes(280 * 280)
-        asked = [clients.submit(ask, port, "POST", "/predict", drawing) for _ in range(200)]
+        asked = [clients.submit(ask, port, "POST", "/predict", BLANK) for _ in range(200)]
     assert [answer.result()[0] for answer in asked] == [200] * 200
 
 
@@ -270,10 +262,11 @@ def browser(tmp_path_factory):
 class Page:
     """The page in a browser."""
 
-    def __init__(self, browser, address: str):
+    def __init__(self, browser, address: str = ""):
         self.browser = browser
-        browser.get(address)
-        self.wait(lambda: self.element("body").get_dom_attribute("data-answered"))
+        if address:
+            browser.get(address)
+            self.wait(lambda: self.element("body").get_dom_attribute("data-answered"))
 
     def element(self, selector: str):
         return self.browser.find_element("css selector", selector)
@@ -357,7 +350,7 @@ def test_a_drawing_is_recognised_in_chromium(port, browser, kind):
     assert not page.element("#problem").text
 
 
-def test_undo_and_clear_by_button_and_key_in_chromium(port, browser):
+def test_undo_redo_and_clear_by_button_and_key_in_chromium(port, browser):
     from selenium.webdriver.common.keys import Keys
 
     page = Page(browser, f"http://127.0.0.1:{port}/")
@@ -377,11 +370,43 @@ def test_undo_and_clear_by_button_and_key_in_chromium(port, browser):
     page.press(Keys.TAB, Keys.NULL)
     page.element("#undo").send_keys(Keys.SPACE)
     assert paper() == papers[2]
+    page.element("#redo").click()
+    assert paper() == papers[3]
+    assert page.element("#redo").is_enabled()
+    page.press(Keys.CONTROL, "zzzy")
+    assert paper() == papers[1]
+    page.stroke("mouse", (-90, 0), (90, 0))
+    assert not page.element("#redo").is_enabled()
     page.press(Keys.CONTROL, "zz")
     assert paper() == papers[0]
     assert not page.element("#undo").is_enabled()
     page.press(Keys.CONTROL, "z")
     assert paper() == papers[0]
+
+
+def test_a_picture_is_dropped_in_chromium(browser, fake_config, tmp_path):
+    """A model of other images than drawings of digits: colours, and names of classes."""
+    image, label = np.zeros((60, 20, 30, 3), np.uint8), np.arange(60) % 2
+    image[label == 0, :, :, 0] = image[label == 1, :, :, 2] = 255
+    arrays = {"x_train": image, "y_train": label, "class_names": ["red", "blue"]}
+    np.savez(tmp_path / "own.npz", **arrays)
+    fake_config.update(dataset=str(tmp_path / "own.npz"), batch_size=10)
+    train_and_evaluate(fake_config, tmp_path / "run")
+    picture = tmp_path / "blue.png"
+    Image.new("RGB", (300, 200), (0, 0, 255)).save(picture)
+    with demo("--workdir", tmp_path / "run", "--port", 0) as (_, port):
+        page = Page(browser)
+        browser.get(f"http://127.0.0.1:{port}/")
+        page.element("#file").send_keys(str(picture))
+        page.wait(lambda: page.answer() == "blue")
+        seen = browser.execute_script("return [...seen.getImageData(0, 0, 30, 20).data]")
+        assert seen == [0, 0, 255, 255] * 600
+        assert not page.element("#paper").is_displayed()
+        page.screenshot("demo_picture")
+        (tmp_path / "text.png").write_text("no image")
+        page.element("#file").send_keys(str(tmp_path / "text.png"))
+        page.wait(lambda: "not an image" in page.element("#note").text)
+        assert page.answer() == ""
 
 
 def test_a_phone_shows_all_without_scrolling(port, phone):
@@ -394,12 +419,13 @@ def test_a_phone_shows_all_without_scrolling(port, phone):
     page.screenshot("demo_phone")
 
 
-def test_names_of_classes_are_shown_in_chromium(phone):
+def test_names_of_the_run_and_its_classes_are_shown_in_chromium(phone):
     with server() as url:
         page = Page(phone, url.geturl())
+        assert page.element("#about").text.startswith("Step 1 of run; classes: Bag, Ankle boot")
         assert page.answer() == "Ankle boot"
         names = phone.find_elements("css selector", "#bars li span:first-child")
-        assert [name.text for name in names] == ["Bag", "Ankle boot", "<b>" + 40 * "x"]
+        assert [name.text for name in names] == ["Bag", "Ankle boot", "</script>" + 40 * "x"]
         assert page.shares() == [0, 100, 0]
         assert page.overflows() == []
         page.screenshot("demo_names")

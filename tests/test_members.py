@@ -12,6 +12,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.plugins.custom_scalar import layout_pb2, metadata
 
 from mnist_jax import members, restoring
 from mnist_jax.data.builtin import make_fake
@@ -215,13 +217,20 @@ def test_reports_have_the_mean_the_deviation_and_the_range(singles, tmp_path, ca
                 ):
                     assert line[name + suffix] == pytest.approx(value, rel=1e-5)
     for run in ("train", "validation", "test"):
-        for suffix, curve in (("", ""), ("_min", "/min"), ("_max", "/max")):
+        for suffix, tag in (("", "all"), ("_min", "range/all"), ("_max", "range/all")):
             expected = [line for line in ours if f"{run}/accuracy" in line]
             if run != "validation":  # TensorBoard has these from the first evaluation on.
                 expected = expected[1:]
-            assert [value for _, value in points[f"{run}{curve}/all/accuracy"]] == (
+            assert [value for _, value in points[f"{run}/{tag}/accuracy{suffix}"]] == (
                 pytest.approx([line[f"{run}/accuracy{suffix}"] for line in expected])
             )
+    events = EventAccumulator(str(workdir)).Reload()
+    (event,) = events.Tensors(metadata.CONFIG_SUMMARY_TAG)  # Of the Custom Scalars tab.
+    (category,) = layout_pb2.Layout.FromString(event.tensor_proto.string_val[0]).category
+    series = {chart.title: chart.margin.series[0] for chart in category.chart}
+    assert series.keys() >= {"all/accuracy", "all/loss"}
+    for tag, bounds in series.items():
+        assert {f"validation/{x}" for x in (tag, bounds.lower, bounds.upper)} <= points.keys()
     test = results(workdir)["test"]
     mean, deviation = np.mean(test["accuracy"]), np.std(test["accuracy"], ddof=1)
     line = lines[lines.index("Test Data Eval: [fake]", 20) + 1]

@@ -1,4 +1,4 @@
-"""Serves a page to draw a digit on; it shows the network's input and its prediction.
+"""Serves a page to draw a digit on, or drop a picture; it shows the network's prediction.
 
     mnist-jax demo --workdir DIR [--step latest|best|N] [--member K]
         [--model FILE.py:NAME] [--task FILE.py:NAME] [--host ADDRESS] [--port N]
@@ -9,12 +9,14 @@ Examples:
 """
 
 import contextlib
+import io
 import ipaddress
 import json
+import re
 import secrets
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from importlib import resources
@@ -23,7 +25,7 @@ import numpy as np
 from absl import flags
 
 from mnist_jax.commands.flags import CHECKPOINT, restore_checkpoint
-from mnist_jax.runtime.errors import UserError, refusing
+from mnist_jax.runtime.errors import refusing
 from mnist_jax.runtime.terminal import printable
 
 for flag in CHECKPOINT:
@@ -36,36 +38,36 @@ _PORT = flags.DEFINE_integer(
     "port", 8000, "The page's port; 0: any free one.", lower_bound=0, upper_bound=65535
 )
 
-_SIDE = 280  # Pixels of the canvas, which the page sends as one byte of grey each.
+_MAX_BYTES = 50_000_000  # Of a picture's file.
 
 
 def main() -> None:
     """Serves the page until Ctrl-C."""
-    from mnist_jax.data.images import UnreadableImageError
-    from mnist_jax.digits.normalize import find_doubt, normalize
-    from mnist_jax.tasks import Classification
+    from mnist_jax.commands.pictures import create_reader
+    from mnist_jax.data.images import UnreadableImageError, open_image
 
     model = restore_checkpoint()
-    # A drawing becomes an input by MNIST's normalization alone.
-    is_normalized = model.manifest.normalization == "mnist"
-    if not is_normalized or not isinstance(model.task, Classification):
-        problem = f"it learned {type(model.task).__name__} on {model.config.dataset}"
-        needs = "the demo needs classes on mnist or mnist_5k"
-        raise UserError(f"workdir: {problem}; {needs}; choose another")
+    read = create_reader(model)
 
-    def predict(grey: np.ndarray) -> dict[str, object]:
-        answer: dict[str, object] = {"classes": model.manifest.class_names, "label": None}
-        with contextlib.suppress(UnreadableImageError):  # Nothing is drawn.
-            pixels = grey[:, :, np.newaxis] / 255
-            image = normalize(pixels)
-            answer |= {"image": image.ravel().tolist(), "note": find_doubt(pixels)}
-            answer |= model.predict(image[np.newaxis])[0]
-        return answer
+    def predict(file: bytes) -> dict[str, object]:
+        try:
+            image, note = read(open_image(io.BytesIO(file)))
+        except UnreadableImageError as error:  # Such as a sheet on which nothing is drawn.
+            return {"error": str(error)}
+        prediction = model.predict(image[np.newaxis])[0]
+        return {"image": image.ravel().tolist(), "note": note} | prediction
 
-    predict(255 * np.eye(_SIDE, dtype=np.uint8))  # Compiles before the first request.
-    with _Server(predict, _HOST.value, _PORT.value) as server:
-        print(printable(f"Step {model.step} of {model.workdir}"))
-        print(f"Draw at {server.url} (stop with Ctrl-C)", flush=True)
+    model.predict(np.zeros((1, *model.input.shape), np.uint8))  # Compiles it.
+    about = {
+        "run": f"Step {model.step} of {model.workdir}",
+        "classes": model.manifest.class_names,
+        "shape": model.input.shape,
+        # A drawing becomes an input by MNIST's normalization alone.
+        "draws": model.manifest.normalization == "mnist",
+    }
+    with _Server(predict, about, _HOST.value, _PORT.value) as server:
+        print(printable(about["run"]))
+        print(f"Open {server.url} (stop with Ctrl-C)", flush=True)
         # Here Ctrl-C is the normal end, not an error.
         signal.signal(signal.SIGINT, signal.default_int_handler)
         with contextlib.suppress(KeyboardInterrupt):
@@ -75,19 +77,26 @@ def main() -> None:
 class _Server(ThreadingHTTPServer):
     """Answers two requests, reads no file for them, and no other site may send them.
 
-    `GET /` returns the page. `POST /predict` accepts 280x280 bytes of grey, row by row, and
-    returns JSON. Other machines must know the token, which precedes these paths.
+    `GET /` returns the page. `POST /predict` accepts an image file, and returns JSON. Other
+    machines must know the token, which precedes these paths.
     """
 
     daemon_threads = True  # Ctrl-C does not wait for open connections of a browser.
     request_queue_size = 128  # Connections that wait for their thread.
 
     def __init__(
-        self, predict: Callable[[np.ndarray], dict[str, object]], host: str, port: int
+        self,
+        predict: Callable[[bytes], dict[str, object]],
+        about: Mapping[str, object],
+        host: str,
+        port: int,
     ):
-        """Opens the port; `predict` is called with `uint8[280, 280]`, in several threads."""
+        """Opens the port; `predict` is called with a file's content, in several threads."""
         self.predict = predict
-        self.page = resources.files("mnist_jax.commands").joinpath("demo.html").read_bytes()
+        page = resources.files("mnist_jax.commands").joinpath("demo.html").read_text()
+        # A "<" could end the script.
+        model = json.dumps(about).replace("<", "\\u003c")
+        self.page = page.replace("MODEL", model, 1).encode()
         advice = "choose another --port or --host"
         with refusing(f"port: {host}:{port}", advice, (OSError, ValueError)):
             super().__init__((host, port), _Handler)  # A ValueError: the host is no name.
@@ -126,14 +135,13 @@ class _Handler(BaseHTTPRequestHandler):
             self.send_error(HTTPStatus.NOT_FOUND)
 
     def do_POST(self) -> None:
-        size = _SIDE * _SIDE
+        size = self.headers.get("Content-Length", "")
         if self.path != "/predict":
             self.send_error(HTTPStatus.NOT_FOUND)
-        elif self.headers.get("Content-Length") != str(size):
+        elif not re.fullmatch("[0-9]{1,9}", size) or not 0 < int(size) <= _MAX_BYTES:
             self.send_error(HTTPStatus.BAD_REQUEST)
-        elif len(body := self.rfile.read(size)) == size:  # Else the client is gone.
-            grey = np.frombuffer(body, np.uint8).reshape(_SIDE, _SIDE)
-            self._respond("application/json", json.dumps(self.server.predict(grey)).encode())
+        elif len(body := self.rfile.read(int(size))) == int(size):  # Else the client is gone.
+            self._respond("application/json", json.dumps(self.server.predict(body)).encode())
 
     def _respond(self, content_type: str, body: bytes) -> None:
         self.send_response(HTTPStatus.OK)
@@ -144,7 +152,7 @@ class _Handler(BaseHTTPRequestHandler):
         self.send_header(
             "Content-Security-Policy",
             "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; "
-            "connect-src 'self'; img-src data:; frame-ancestors 'none'",
+            "connect-src 'self'; img-src data: blob:; frame-ancestors 'none'",
         )
         self.end_headers()
         self.wfile.write(body)

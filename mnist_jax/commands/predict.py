@@ -42,16 +42,13 @@ _PAGE = 20  # Images of a file that --show draws.
 
 def main(*image: str) -> None:
     """Prints the prediction for each image; for unreadable ones an error on stderr."""
-    from mnist_jax.data.images import UnreadableImageError, open_image, suffixes, to_input
+    from mnist_jax.commands.pictures import create_reader
+    from mnist_jax.data.images import UnreadableImageError, open_image, suffixes
     from mnist_jax.data.own_files import list_files
-    from mnist_jax.digits import normalize
+    from mnist_jax.digits.normalize import to_pixels
 
     model = restore_checkpoint()
-    shape, dtype = model.input.shape, model.input.dtype
-    if dtype != np.uint8 or len(shape) < 2 or shape[2:] not in ((), (3,)):
-        problem = f"the model's input is {dtype}{[*shape]}, and files are grey or RGB bytes"
-        raise UserError(f"workdir: {problem}; use restoring.restore in Python")
-    is_normalized = model.manifest.normalization == "mnist"
+    read = create_reader(model)
     images: dict[str, np.ndarray] = {}
     inputs: dict[str, np.ndarray] = {}
     notes: dict[str, dict[str, str]] = {}
@@ -66,16 +63,11 @@ def main(*image: str) -> None:
     for file in files:
         try:
             picture = open_image(file)
-            if is_normalized:
-                pixels = normalize.to_pixels(picture)
-                inputs[file] = normalize.normalize(pixels)
-                if note := normalize.find_doubt(pixels):
-                    notes[file] = {"note": note}
-            else:
-                background = model.config.image_background
-                inputs[file] = to_input(picture, shape[:2], len(shape) > 2, background)
+            inputs[file], note = read(picture)
+            if note:
+                notes[file] = {"note": note}
             if _SHOW.value:
-                images[file] = normalize.to_pixels(picture)
+                images[file] = to_pixels(picture)
         except UnreadableImageError as error:
             errors.append({"file": file, "error": str(error)})
             terminal.print_error(f"{file}: {error}")

@@ -1,6 +1,6 @@
 """Trains a network that reads digits and evaluates it; resumes an interrupted run.
 
-    mnist-jax train [--config FILE|NAME] [--workdir DIR] [--config.FIELD=VALUE ...]
+    mnist-jax train [--config FILE|NAME] [--workdir DIR] [--quiet] [--config.FIELD=VALUE ...]
 
 Examples:
     mnist-jax train --workdir runs/mine
@@ -26,6 +26,7 @@ config_flags.DEFINE_config_file(
     lock_config=False,
     accept_new_attributes=True,  # `read_config` reports those that are no fields.
 )
+_QUIET = flags.DEFINE_bool("quiet", False, "Print nothing but warnings and errors.")
 _DISTRIBUTED = flags.DEFINE_bool(
     "distributed", False, "This process is one of several of a job; see docs/scale.md."
 )
@@ -55,4 +56,4 @@ def main() -> None:
 
     joined = job.join_job(*place, timeout=_INITIALIZATION_TIMEOUT.value)
     with joined if _DISTRIBUTED.value else contextlib.nullcontext():
-        train_loop.train_and_evaluate(config, workdir, name=name)
+        train_loop.train_and_evaluate(config, workdir, name=name, quiet=_QUIET.value)

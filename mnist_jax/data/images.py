@@ -1,6 +1,7 @@
 """Image files, read in the same way to train on them and to predict."""
 
 import contextlib
+import io
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -31,14 +32,16 @@ class UnreadableImageError(ValueError):
     """A file is no image that can be used. The message does not contain the file's name."""
 
 
-def open_image(path: str | Path) -> Image.Image:
-    """Decodes an image file, `-`: stdin, and turns it upright.
+def open_image(path: str | Path | io.BytesIO) -> Image.Image:
+    """Decodes an image file, or its content, or `-`, stdin, and turns it upright.
 
     Raises:
       UnreadableImageError: The file is missing, too large, not an image, or several images.
     """
     try:
-        source = sys.stdin.buffer if path == "-" else open_regular(path)
+        source = sys.stdin.buffer if path == "-" else path
+        if isinstance(source, str | Path):
+            source = open_regular(source)
         with source as file, Image.open(file, formats=_FORMATS) as image:
             if image.width * image.height > _MAX_PIXELS:
                 raise ValueError(f"too many pixels: reduce it to {_MAX_PIXELS:,}")

@@ -25,6 +25,7 @@ class Console:
             disable=is_silent or shutil.get_terminal_size().columns < _MIN_WIDTH or None,
             dynamic_ncols=True,
             leave=False,
+            bar_format="{l_bar}{bar}{r_bar}\r",  # The terminal writes `^C` at its cursor.
         )
 
     def print(self, text: str) -> None:

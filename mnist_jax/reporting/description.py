@@ -10,25 +10,32 @@ from mnist_jax.members import select
 from mnist_jax.reporting.tensorboard import EventWriter
 from mnist_jax.run import Run
 from mnist_jax.runtime import config as config_lib
-from mnist_jax.runtime import environment, terminal
+from mnist_jax.runtime import environment, memory, terminal
 from mnist_jax.runtime.errors import first_line
 from mnist_jax.train_step import TrainState, Variables, train_step
 
 
 def write(run: Run, state: TrainState, events: EventWriter) -> None:
     """Writes the config, the versions, a table of the parameters, and the graphs."""
-    config, state = run.config, select(state, 0, run.config.num_seeds)
-    parameters = get_parameter_overview(state.params, include_stats=False)
+    config = run.config
     texts = {
-        "parameters": f"```\n{parameters}\n```",
+        "parameters": f"```\n{parameters(state, config.num_seeds)}\n```",
         "config": _table(config),
         "environment": _table(environment.describe()),
     }
     trial = "/".join(run.workdir.parts[-2:])
     events.write_hparams(config_lib.hyperparameters(config), trial)
     events.call("write_texts", 0, texts)
-    functions = graphs(state, run.batch)
+    functions = graphs(select(state, 0, config.num_seeds), run.batch)
     events.submit(lambda: _write_graphs(run, functions))
+
+
+def parameters(state: TrainState, num_members: int) -> str:
+    """Returns a table of a member's parameters, and how much memory the state needs."""
+    params = select(state.params, 0, num_members)
+    table = get_parameter_overview(params, include_stats=False)
+    need = memory.num_bytes((state, params)) / 1e6  # The gradients are as large as `params`.
+    return f"{table}\nAt least {need:,.1f} MB of memory with gradients and optimizer"
 
 
 def graphs(state: TrainState, batch: Mapping[str, Any]) -> dict[str, tuple[Any, ...]]:

@@ -33,9 +33,6 @@ from mnist_jax.train_step import Metrics, TrainState
 # resumed run repeats the steps after its checkpoint.
 Tracker = Callable[[int, Mapping[str, float]], object]
 
-# TensorBoard's curves of several members, by what follows the sub-run's name.
-_CURVES: dict[str, Callable[..., Any]] = {"": np.mean, "/min": np.min, "/max": np.max}
-
 
 def summarize(values: Mapping[str, Any]) -> dict[str, float]:
     """Returns numbers as they are, and of several members' the mean by the same name.
@@ -70,11 +67,12 @@ class Reporter:
         trackers: Sequence[Tracker],
         *,
         is_over: bool,
+        quiet: bool,
     ):
         """Opens the files, and removes what an earlier attempt reported after `state.step`.
 
         `saved` is the manifest of the checkpoint that the run is resumed from. `is_over`:
-        nothing is left to train.
+        nothing is left to train. `quiet`: nothing but warnings is printed.
 
         Raises:
           UserError: The journal is not what the run wrote up to the checkpoint.
@@ -89,7 +87,7 @@ class Reporter:
         self._console = Console(
             first_step=first_step,
             num_steps=config.num_train_steps,
-            is_silent=not self._is_first,
+            is_silent=quiet or not self._is_first,
         )
         self._print = self._console.print
         profile_steps = config.profile_steps if self._is_first else ()
@@ -111,7 +109,8 @@ class Reporter:
             self._print(
                 f"Training on {run.dataset.name} ({sizes['train']:,} examples; "
                 f"{sizes['validation']:,} to validate, {sizes['test']:,} to test), "
-                f"steps {first_step + 1} to {config.num_train_steps}, in {run.workdir}"
+                f"steps {first_step + 1} to {config.num_train_steps}, in {run.workdir}\n"
+                f"{description.parameters(state, config.num_seeds)}"
             )
         self.draws = self._is_first and config.figures and not is_over
 
@@ -220,7 +219,9 @@ class Reporter:
         run = self._run
         report = {"step": step, "dataset": run.dataset.name, "splits": results}
         report |= {"environment": environment.describe(), "config": run.config.to_dict()}
-        path, folder = run.workdir / "results.json", shlex.quote(str(run.workdir))
+        path = run.workdir / "results.json"
+        # Below `runs`, TensorBoard shows a run by its name, beside the others.
+        logdir = run.workdir.parent if "runs" in run.workdir.parts[-3:-1] else run.workdir
         if self._is_first:
             with writing_to(path), replacing(path) as file:
                 file.write(json.dumps(report, indent=1, default=np.ndarray.tolist).encode())
@@ -233,7 +234,8 @@ class Reporter:
         if (loss := np.mean(results["train"]["loss"])) >= np.mean(start):
             problem = f"the training loss at the end, {loss:.4g}, is not below that at step 0"
             terminal.print_warning(f"WARNING: {problem}; lower config.learning_rate")
-        commands = [f"tensorboard --logdir {folder}", self._command("evaluate")]
+        commands = [f"tensorboard --logdir {shlex.quote(str(logdir))}"]
+        commands += [self._command("evaluate")]
         if run.dataset.normalization == "mnist" and isinstance(run.task, Classification):
             commands += [self._command("demo")]
         if run.is_from_python:  # Commands would not have its objects.
@@ -280,14 +282,15 @@ class Reporter:
                     continue  # Of a few points, TensorBoard's smoothing would hide the last.
                 # TensorBoard's tabs begin with the evaluations: "all" sorts before "batch".
                 run, prefix = ("train", "batch") if group == "batch" else (group, "all")
-                for suffix, reduce in _CURVES.items():
-                    tags = {
-                        f"{prefix}/{name}": float(reduce(value))
-                        for name, value in values.items()
-                        if (np.ndim(value) or not suffix) and f"{group}/{name}" in line
-                    }
-                    if tags:
-                        self._events.call("write_scalars", step, tags, run=run + suffix)
+                tags = {
+                    f"{prefix}/{name}" if name in values else f"range/{prefix}/{name}": value
+                    for name, value in summaries[group].items()
+                    if f"{group}/{name}" in line
+                }
+                self._events.call("write_scalars", step, tags, run=run)
+                ranged = [f"{prefix}/{name}" for name in values if np.ndim(values[name])]
+                if step == 0 and ranged:
+                    self._events.write_ranges(ranged)
 
     def _track(self, step: int, line: Mapping[str, float]) -> None:
         for tracker in list(self._trackers):

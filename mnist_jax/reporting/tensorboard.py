@@ -15,7 +15,7 @@ import sys
 import threading
 import time
 import types
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -56,11 +56,39 @@ class EventWriter:
     def write_hparams(self, hparams: Mapping[str, Any], trial: str) -> None:
         """Writes a row of the HParams tab; clu would name its trial by a digest."""
 
-        def write() -> None:
+        def create() -> Any:
             from tensorboard.plugins.hparams.summary_v2 import hparams_pb
 
+            return hparams_pb(hparams, trial_id=trial)
+
+        self._write_once(create)
+
+    def write_ranges(self, tags: Sequence[str]) -> None:
+        """Writes a chart for each tag: its curves, inside the range of several members.
+
+        The Custom Scalars tab shows them. The bounds of `TAG` are `range/TAG_min` and `_max`.
+        """
+
+        def create() -> Any:
+            from tensorboard.plugins.custom_scalar import layout_pb2, metadata
+
+            charts = []
+            for tag in tags:
+                bounds = {"lower": f"range/{tag}_min", "upper": f"range/{tag}_max"}
+                charts.append({"title": tag, "margin": {"series": [{"value": tag, **bounds}]}})
+            category = {"title": "Mean of the seeds, and their range", "chart": charts}
+            content = layout_pb2.Layout(category=[category]).SerializeToString()
+            tensor = {"dtype": "DT_STRING", "tensor_shape": {}, "string_val": [content]}
+            kind = metadata.create_summary_metadata()
+            value = {"tag": metadata.CONFIG_SUMMARY_TAG, "tensor": tensor, "metadata": kind}
+            return {"value": [value]}
+
+        self._write_once(create)
+
+    def _write_once(self, create: Callable[[], Any]) -> None:
+        def write() -> None:
             file = EventFile(str(self._logdir), "0.")
-            file.write(step=0, summary=hparams_pb(hparams, trial_id=trial))
+            file.write(step=0, summary=create())
             file.close()
 
         self.submit(write)

@@ -46,12 +46,7 @@ def resolve(name: str, folder: str | Path) -> Path:
     return path
 
 
-# TensorBoard's sub-runs; those below a split are curves of several members.
-SUB_RUNS = [
-    split + suffix
-    for split in ("train", "validation", "test")
-    for suffix in ("", "/min", "/max")
-]
+SUB_RUNS = ["train", "validation", "test"]  # TensorBoard's.
 # What is written below the folder. A link could lead out of it, and a pipe would block.
 _FILES = [".lock", "run_id", "metrics.jsonl", "results.json", "events.out.tfevents.*"]
 _FILES += [f"{sub_run}/events.out.tfevents.*" for sub_run in SUB_RUNS]

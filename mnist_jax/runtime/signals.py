@@ -53,5 +53,6 @@ def _handled_signals() -> list[signal.Signals]:
 def _exit(signum: int, frame: types.FrameType | None) -> None:
     # os.write: the signal may have interrupted a print. os._exit: an exception, raised inside
     # an import or a library's callback, may be caught there.
-    os.write(2, f"Stopped at once by {signal.Signals(signum).name}\n".encode())
+    clear = "\r\33[K" * os.isatty(2)  # A progress bar, and `^C`.
+    os.write(2, f"{clear}Stopped at once by {signal.Signals(signum).name}\n".encode())
     os._exit(128 + signum)

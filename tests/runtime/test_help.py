@@ -13,7 +13,7 @@ from tests.conftest import ROOT
 PACKAGE = ["-m", "mnist_jax"]
 CHECKPOINT = {"workdir", "step", "member", "model", "task"}
 FLAGS = {
-    "train": {"config", "workdir", "distributed"},
+    "train": {"config", "workdir", "quiet", "distributed"},
     "evaluate": CHECKPOINT | {"json", "split", "figures", "dataset", "csv"},
     "predict": CHECKPOINT | {"json", "show", "csv"},
     "demo": CHECKPOINT | {"host", "port"},

@@ -1,0 +1,34 @@
+"""What a model's input is made of: a picture, in the way of the data that it was trained on."""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from mnist_jax.data.images import to_input
+from mnist_jax.digits.normalize import find_doubt, normalize, to_pixels
+from mnist_jax.runtime.errors import UserError
+
+
+def create_reader(model: Any) -> Callable[[Image.Image], tuple[np.ndarray, str]]:
+    """Returns a function that returns a `TrainedModel`'s input, and a note for people or "".
+
+    It raises an UnreadableImageError where a picture can't be used.
+
+    Raises:
+      UserError: The model's inputs are no pictures.
+    """
+    shape, dtype = model.input.shape, model.input.dtype
+    if dtype != np.uint8 or len(shape) < 2 or shape[2:] not in ((), (3,)):
+        problem = f"the model's input is {dtype}{[*shape]}, and files are grey or RGB bytes"
+        raise UserError(f"workdir: {problem}; use restoring.restore in Python")
+    background = model.config.image_background
+
+    def read(picture: Image.Image) -> tuple[np.ndarray, str]:
+        if model.manifest.normalization == "mnist":
+            pixels = to_pixels(picture)
+            return normalize(pixels), find_doubt(pixels)
+        return to_input(picture, shape[:2], len(shape) > 2, background), ""
+
+    return read
