@@ -233,7 +233,7 @@ def test_reports_have_the_mean_the_deviation_and_the_range(singles, tmp_path, ca
         assert {f"validation/{x}" for x in (tag, bounds.lower, bounds.upper)} <= points.keys()
     test = results(workdir)["test"]
     mean, deviation = np.mean(test["accuracy"]), np.std(test["accuracy"], ddof=1)
-    line = lines[lines.index("Test Data Eval: [fake]", 20) + 1]
+    line = lines[-lines[::-1].index("Test Data Eval: [fake]")]
     assert line.endswith(f"Precision @ 1: {mean:.4f} ± {deviation:.4f} (3 seeds)")
     assert f"Their committee: Num correct: {test['committee_num_correct']}" in lines[-4]
     steps = [line for line in lines if line.startswith("Step ")]
