@@ -3,6 +3,7 @@
 import os
 import sys
 import threading
+import time
 from collections.abc import Callable, Mapping
 from concurrent import futures
 from pathlib import Path
@@ -18,6 +19,8 @@ from mnist_jax.runtime import terminal
 from mnist_jax.runtime.errors import first_line
 from mnist_jax.tasks import Task
 
+_INTERVAL = 10.0  # Seconds.
+
 
 class FigureWorker:
     """Draws `<workdir>/figures/<name>.png`, and the same into an event file of its own."""
@@ -28,15 +31,26 @@ class FigureWorker:
         # TensorBoard leaves a file for the next one by name: this one before the live scalars.
         self._event_file = EventFile(str(workdir), "0.")
         self._thread = futures.ThreadPoolExecutor(1)
-        self._thread.submit(_prepare)
-        self._newest: futures.Future[Any] = self._thread.submit(int)  # Nothing to draw yet.
+        self._running: futures.Future[Any] = self._thread.submit(_prepare)
+        self._waiting: dict[str, Any] | None = None
+        self._last = time.monotonic()
         self._error: str | None = None
         self._is_closing = False
 
     def draw(self, **arguments: Any) -> None:
-        """Requests `figures.draw`; replaces a request that has not begun; returns at once."""
-        self._newest.cancel()
-        self._newest = self._thread.submit(self._draw, arguments)
+        """Requests `figures.draw` of the newest evaluation; returns at once.
+
+        It is called at most every ten seconds, and for the newest request at the end: it takes
+        as long as a hundred of the tutorial's steps or more.
+        """
+        self._waiting = arguments
+        if time.monotonic() - self._last >= _INTERVAL:
+            self._start(arguments)
+
+    def _start(self, arguments: dict[str, Any]) -> None:
+        self._running.cancel()
+        self._running = self._thread.submit(self._draw, arguments)
+        self._waiting, self._last = None, time.monotonic()
 
     def close(
         self, *, wait: bool, should_stop: Callable[[], object] = lambda: False
@@ -47,10 +61,12 @@ class FigureWorker:
           wait: Whether to wait for the newest request.
           should_stop: Ends the waiting; called ten times a second.
         """
-        while wait and not self._newest.done() and not should_stop():
-            futures.wait([self._newest], timeout=0.1)
+        if wait and self._waiting:
+            self._start(self._waiting)
+        while wait and not self._running.done() and not should_stop():
+            futures.wait([self._running], timeout=0.1)
         self._is_closing = True
-        if not self._newest.done():
+        if self._waiting or not self._running.done():
             self._error = self._error or "the run was stopped"
         self._thread.shutdown(cancel_futures=True)
         self._event_file.close()

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from tensorboard.backend.event_processing.event_file_loader import EventFileLoader
 
-from mnist_jax.reporting import figures
+from mnist_jax.reporting import figure_worker, figures
 from mnist_jax.reporting.figure_worker import FigureWorker
 from tests.conftest import ROOT
 
@@ -70,13 +70,15 @@ def test_figures_are_files_and_images_in_tensorboard(worker, tmp_path):
     }
 
 
-def test_the_newest_request_replaces_those_that_have_not_begun(worker, tmp_path):
+@pytest.mark.parametrize("interval", [0, 10])
+def test_the_newest_request_is_drawn_at_the_end(worker, tmp_path, monkeypatch, interval):
+    monkeypatch.setattr(figure_worker, "_INTERVAL", interval)
     for step in range(1, 21):
         worker.draw(step=step, **ARGUMENTS)
     assert worker.close(wait=True) is None
     steps = drawn_steps(tmp_path)
     assert steps[-1] == 20
-    assert len(steps) < 20
+    assert len(steps) < (20 if interval == 0 else 2)
 
 
 @pytest.mark.parametrize("wait", [False, True])
@@ -93,8 +95,11 @@ def test_close_or_a_signal_ends_it_with_the_figure_that_it_draws(worker, monkeyp
     assert worker.close(wait=wait, should_stop=lambda: next(signals)) == "the run was stopped"
 
 
-def test_a_failed_drawing_is_reported_by_close_and_the_next_is_drawn(worker, tmp_path):
+def test_a_failed_drawing_is_reported_by_close_and_the_next_is_drawn(
+    worker, tmp_path, monkeypatch
+):
     begun = threading.Event()
+    monkeypatch.setattr(figure_worker, "_INTERVAL", 0)
 
     class Bad:
         def max(self, axis):
