@@ -163,6 +163,8 @@ def test_noise_has_the_covariance_of_smoothed_uniform_noise(sigma: float):
     # The sum of the eigenvalues left out bounds every entry of what they add up to.
     left_out = np.trace(expected) - np.square(terms[1]).sum()
     assert 0 <= left_out <= 0.001001 * np.trace(expected)
+    least = np.square(terms[1]).sum(axis=1).min()  # There are no more modes than it needs.
+    assert left_out + least > 0.001 * np.trace(expected)
     actual = fields.T @ fields / len(fields)
     variances = np.diag(expected)
     # Of normal numbers a and b: var(ab) = var(a) var(b) + cov(a, b)^2.

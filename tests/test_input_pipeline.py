@@ -72,7 +72,7 @@ def test_eval_indices_hold_every_example_once_in_order(sizes):
     for batches, size in zip(indices.values(), sizes, strict=True):
         assert batches.shape == (-(-size // batch_size), batch_size)
         np.testing.assert_array_equal(batches[batches >= 0], np.arange(start, start + size))
-        assert (batches < 0).sum() == batches.size - size
+        assert (batches == -1).sum() == batches.size - size
         start += size
 
 

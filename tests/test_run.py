@@ -83,7 +83,7 @@ def test_a_batch_larger_than_the_split_is_refused(fake_config, tmp_path):
     [
         ({"hidden_sizes": (2000,)}, "hidden_sizes: the run needs at least 0.0 GB"),
         ({"num_seeds": 60}, "num_seeds: the run needs at least"),
-        ({"examples": "device"}, "examples: 0.0 GB of examples do not fit"),
+        ({"examples": "device"}, "examples: 0.0 GB of examples do not fit into a device's 0.0"),
     ],
 )
 def test_what_does_not_fit_into_memory_is_refused(

@@ -190,6 +190,16 @@ TWO = {"num_examples": 9, "loss": np.array([1.0, 3.0]), "error": np.array([0.5, 
             ],
         ),
         (
+            Classification(),
+            "mnist",
+            {"num_examples": 9, "accuracy": np.array([0.5, 1]), "num_correct": np.array([4, 9])}
+            | {"loss": np.array([1.0, 3.0])},
+            [
+                "Test Data Eval:",
+                "  Num examples: 9  Num correct: 6 ± 4  Precision @ 1: 0.7500 ± 0.3536",
+            ],
+        ),
+        (
             Task(),
             "mine",
             TWO | {"committee_loss": 1.0, "committee_error": 0.125},
