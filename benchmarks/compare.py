@@ -54,7 +54,7 @@ class Contestant:
         variable.
       python: The interpreter: `project` or `torch`.
       read: Called with its stdout and its workdir; returns the figures that it reports.
-      job: `tutorial` or `cnn`: what it trains, and which contestants it is compared with.
+      job: `tutorial`, `cnn` or `evaluate`: what it does, and with whom it is compared.
       fills_cache: Run it once unmeasured before the first round.
       measures_memory: Include it in the rounds that sample memory.
     """
@@ -98,6 +98,16 @@ def _peer(title: str, program: str, *arguments: str, **kwargs: Any) -> Contestan
 
 
 _OURS = (*_TRAIN, "--config.seed={seed}", "--workdir", "{workdir}")
+# The first command of all trains what the others evaluate.
+_EVALUATE = """
+import os, sys
+from mnist_jax.__main__ import main
+folder = sys.argv[1]
+if not os.path.exists(folder):
+    main(["", "train", "--workdir", folder, "--quiet"])
+else:
+    main(["", "evaluate", "--workdir", folder])
+"""
 _OURS_CNN = (*_OURS, "--config=configs/cnn.py", "--config.num_train_steps=500")
 # The trainer's own cache, which is on by default, in a folder of the measurement.
 _WARM = {
@@ -140,6 +150,29 @@ CONTESTANTS = {
     ),
     "torch-cnn": _peer("PyTorch, eager", "cnn_pytorch.py", python="torch", job="cnn"),
     "keras-cnn": _peer("Keras 3 on JAX, fit", "cnn_keras.py", job="cnn"),
+    "ours-evaluate": Contestant(
+        "`mnist-jax evaluate`",
+        ("-c", _EVALUATE, "{caches}/run"),
+        _WARM,
+        read=lambda stdout, workdir: {},
+        job="evaluate",
+        fills_cache=True,
+    ),
+    "torch-evaluate": _peer(
+        "PyTorch, a loop over batches",
+        "evaluate.py",
+        "--model={caches}/model.pt",
+        python="torch",
+        job="evaluate",
+        fills_cache=True,
+    ),
+    "keras-evaluate": _peer(
+        "Keras 3 on JAX, `evaluate`",
+        "evaluate.py",
+        "--model={caches}/model.keras",
+        job="evaluate",
+        fills_cache=True,
+    ),
     "products": Contestant(
         "limit: a step's 8 products in NumPy",
         ("-m", "benchmarks.limits"),

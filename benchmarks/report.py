@@ -44,7 +44,9 @@ def write(results: Mapping[str, Any], path: Path, titles: Mapping[str, str]) -> 
     sections = {}
     if cnn := {name: each for name, each in runs.items() if name.endswith("-cnn")}:
         sections["cnn"] = f"{cnn_table(cnn, titles)}\n{machine}"
-    if runs := {name: each for name, each in runs.items() if name not in cnn}:
+    if evaluate := {name: each for name, each in runs.items() if name.endswith("-evaluate")}:
+        sections["evaluate"] = f"{evaluate_table(evaluate, titles)}\n{machine}"
+    if runs := {n: each for n, each in runs.items() if n not in cnn and n not in evaluate}:
         plot(runs, titles, path.parent / _PLOT)
         sections |= {
             "machine": machine,
@@ -123,6 +125,19 @@ def cnn_table(runs: Runs, titles: Mapping[str, str]) -> str:
         row.append(_EMPTY if ratio is None else f"{ratio:.2f}")
         row += [_cell(runs, name, "cpu_s", ".0f", spread=False)]
         rows.append([*row, _cell(runs, name, "others_cores", ".2f", spread=False)])
+    return document.table(header, rows)
+
+
+def evaluate_table(runs: Runs, titles: Mapping[str, str]) -> str:
+    """Returns the figures of those that evaluate a trained network as a markdown table."""
+    header = ["", "whole command, s", "ours over it", "CPU, s", "peak memory, MiB"]
+    rows = []
+    for name in (name for name in titles if name in runs):
+        ratio = results_lib.ratio(runs, "ours-evaluate", name, "wall_s")
+        row = [titles[name], _cell(runs, name, "wall_s", ".2f")]
+        row.append(_EMPTY if ratio is None else f"{ratio:.2f}")
+        row.append(_cell(runs, name, "cpu_s", ".1f", spread=False))
+        rows.append([*row, _cell(runs, name, "peak_pss_mib", ",.0f", spread=False)])
     return document.table(header, rows)
 
 

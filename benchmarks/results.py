@@ -39,8 +39,10 @@ def void_reason(runs: Sequence[Run]) -> str | None:
         if "error" in run:
             return "failed"
         accuracy = run.get("test_accuracy")
+        if accuracy is None:
+            continue
         reference, tolerance = REFERENCE_ACCURACIES[run.get("job", "tutorial")]
-        if accuracy is not None and not abs(accuracy - reference) <= tolerance:
+        if not abs(accuracy - reference) <= tolerance:
             return f"test accuracy {accuracy:.4f}"
     return None
 

@@ -19,7 +19,7 @@ TUTORIAL = (784, 128, 32, 10)
 REPORTED = "".join(
     f"<!-- {name} -->\nold\n<!-- /{name} -->\n"
     for name in (
-        *(f"compare: {part}" for part in ("machine", "table", "bars", "cnn")),
+        *(f"compare: {part}" for part in ("machine", "table", "bars", "cnn", "evaluate")),
         "growth",
     )
 )
@@ -92,7 +92,7 @@ def test_the_report_marks_a_void_row_and_replaces_the_sections(tmp_path):
     assert text.endswith("after\n")
     assert "2,050 (2,000 to 2,100)" in text
     assert "void: test accuracy 0.5000" in text
-    assert text.count("old") == 2  # The CNN's section, and that of another report.
+    assert text.count("old") == 3  # The CNN's section, and those of other reports.
     assert (tmp_path / "images" / "compare.png").stat().st_size > 0
     once = text
     report.write({"machine": {"cores": "2"}, "runs": runs}, path, titles)
@@ -112,7 +112,7 @@ def test_the_cnns_contestants_have_a_section_of_their_own(tmp_path):
     text = path.read_text()
     assert "| PyTorch, eager | 0.9880 (0.9880 to 0.9880) | 36.0 (36.0 to 36.0) | 1.25 |" in text
     assert "void: test accuracy 0.9000" in text
-    assert text.count("old") == 4  # The other sections.
+    assert text.count("old") == 5  # The other sections.
 
 
 def test_a_document_without_the_section_is_not_changed(tmp_path):
