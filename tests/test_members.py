@@ -61,6 +61,9 @@ def test_members_are_the_runs_of_consecutive_seeds(fake_config):
     steps = range(3, 5)
     each = [batch_indices(seed, steps, 30, 100) for seed in (5, 6, 7)]
     np.testing.assert_array_equal(members.batch_indices(fake_config, steps, 100), each)
+    fake_config.num_seeds = 2
+    np.testing.assert_array_equal(members.batch_indices(fake_config, steps, 100), each[:2])
+    fake_config.num_seeds = 3
     state = create_state(fake_config)
     fake_config.num_seeds = 1
     np.testing.assert_array_equal(members.batch_indices(fake_config, steps, 100), each[0])
