@@ -17,7 +17,7 @@ from tensorboard.plugins.custom_scalar import layout_pb2, metadata
 
 from mnist_jax import members, restoring
 from mnist_jax.data.builtin import make_fake
-from mnist_jax.digits.normalize import normalize, read_image
+from mnist_jax.digits.normalize import normalize
 from mnist_jax.input_pipeline import batch_indices
 from mnist_jax.runtime import memory
 from mnist_jax.runtime.errors import UserError
@@ -26,7 +26,7 @@ from mnist_jax.tasks import Classification
 from mnist_jax.train_loop import train_and_evaluate
 from mnist_jax.train_step import train_steps
 from tests.conftest import ROOT, create_fake_config
-from tests.images import draw_seven
+from tests.images import draw_seven, read_image
 from tests.states import create_state
 from tests.test_resume import assert_same_run
 from tests.workdirs import contents, curves, journal, probabilities

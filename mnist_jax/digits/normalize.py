@@ -7,13 +7,12 @@ a scan is removed, with its shading and dust.
 """
 
 import math
-from pathlib import Path
 
 import numpy as np
 from PIL import Image
 from scipy import ndimage
 
-from mnist_jax.data.images import UnreadableImageError, open_image
+from mnist_jax.data.images import UnreadableImageError
 
 _SIZE = 28
 _BOX = 20
@@ -35,11 +34,6 @@ _DOUBT = (
     "looks like several digits, a frame or a shadow, or touches the border: crop it to one, "
     "with a margin"
 )
-
-
-def read_image(path: str | Path) -> np.ndarray:
-    """Returns the pixels of an image file; see `open_image` and `to_pixels`."""
-    return to_pixels(open_image(path))
 
 
 def to_pixels(image: Image.Image) -> np.ndarray:

@@ -26,9 +26,11 @@ def prepared(tmp_path_factory) -> tuple[Path, Dataset]:
 
 
 @pytest.fixture
-def config(prepared) -> ConfigDict:
+def config(prepared, monkeypatch) -> ConfigDict:
     config = default.get_config()
     config.data_dir = str(prepared[0])
+    # A process takes seconds; `test_the_process_is_left_as_it_was` starts one.
+    monkeypatch.setattr(tfds_source, "_prepare", lambda name, config: prepared[1])
     yield config
     for path in (prepared[0] / "mnist").iterdir():
         if path.is_file() or path.is_symlink():
@@ -99,10 +101,10 @@ def test_a_damaged_cache_is_rebuilt(damage, config, prepared, capsys):
 
 
 def test_a_cache_of_another_version_is_not_read(config, prepared, monkeypatch, capsys):
-    monkeypatch.setattr(tfds_source, "_CACHE_VERSION", tfds_source._CACHE_VERSION - 1)
-    tfds_source.load("mnist", config)
-    find_cache(config).write_bytes(b"of an older version")
-    monkeypatch.undo()
+    with monkeypatch.context() as patch:
+        patch.setattr(tfds_source, "_CACHE_VERSION", tfds_source._CACHE_VERSION - 1)
+        tfds_source.load("mnist", config)
+        find_cache(config).write_bytes(b"of an older version")
     assert_equal(tfds_source.load("mnist", config), prepared[1])
     assert capsys.readouterr().err == ""
 

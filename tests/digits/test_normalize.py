@@ -12,10 +12,10 @@ from PIL import Image, ImageDraw, ImageFilter, ImageFont
 
 from mnist_jax.data.images import UnreadableImageError
 from mnist_jax.data.load import load_dataset
-from mnist_jax.digits.normalize import find_doubt, normalize, read_image
+from mnist_jax.digits.normalize import find_doubt, normalize
 from mnist_jax.input_pipeline import batch_indices
 from mnist_jax.train_step import train_steps
-from tests.images import draw_seven
+from tests.images import draw_seven, read_image
 from tests.states import create_state
 
 NUM_IMAGES = 1000
