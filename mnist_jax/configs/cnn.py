@@ -2,7 +2,7 @@
 
     python train.py --config configs/cnn.py
 
-3 minutes on 2 busy CPU cores; test accuracy 0.9943.
+2 min 12 s on 2 CPU cores; test accuracy 0.9943.
 """
 
 import ml_collections
@@ -22,4 +22,6 @@ def get_config() -> ml_collections.ConfigDict:
     config.weight_decay = 0.01
     config.augmentation = "random_shift"
     config.num_train_steps = 4400
+    config.log_every_steps = 200
+    config.eval_every_steps = 2200
     return config
