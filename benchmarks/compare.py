@@ -108,7 +108,8 @@ if not os.path.exists(folder):
 else:
     main(["", "evaluate", "--workdir", folder])
 """
-_OURS_CNN = (*_OURS, "--config=configs/cnn.py", "--config.num_train_steps=500")
+_OURS_CNN = tuple(x.replace("default.py", "cnn.py") for x in _OURS)
+_OURS_CNN += ("--config.num_train_steps=500", "--config.log_every_steps=100")
 # The trainer's own cache, which is on by default, in a folder of the measurement.
 _WARM = {
     "JAX_COMPILATION_CACHE_DIR": "",

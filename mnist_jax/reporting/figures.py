@@ -240,6 +240,8 @@ def learning_curves(data: Evaluation) -> Figure:
 
     def plot(axes: Axes, tag: str, name: str, color: str, **style: Any) -> None:
         lines = [line for line in data.journal if math.isfinite(line.get(tag, math.nan))]
+        if 1 < len(lines) < 6 and lines[0]["step"] == 0:
+            del lines[0]  # The line from it would hide the curves of more points.
         steps, values = [line["step"] for line in lines], [line[tag] for line in lines]
         label = f"{name} {values[-1]:.4f}" if values else name
         axes.plot(steps, values, color=color, label=label, **style)

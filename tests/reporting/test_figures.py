@@ -236,6 +236,16 @@ def test_a_figure_that_fails_does_not_prevent_the_others(tmp_path):
     assert {path.stem for path in tmp_path.iterdir()} == set(pngs)
 
 
+def test_a_curve_of_few_points_does_not_begin_at_step_0():
+    journal = [{"step": 0, "test/loss": 2.3, "validation/loss": 2.3}]
+    journal += [{"step": step, "validation/loss": 1.0} for step in range(100, 2001, 100)]
+    journal += [{"step": step, "test/loss": 1.0} for step in (1000, 2000)]
+    figure = draw(**create_arguments() | {"journal": journal})["learning_curves"]
+    lines = {line.get_label().split()[0]: line for line in figure.axes[0].lines}
+    assert [*lines["test"].get_xdata()] == [1000, 2000]
+    assert [*lines["validation"].get_xdata()][:2] == [0, 100]
+
+
 def test_learning_curves_have_the_last_values_in_the_legend_of_their_panel():
     journal = [
         {"step": 1000, "batch/loss": 2.0},
