@@ -238,7 +238,7 @@ def test_reports_have_the_mean_the_deviation_and_the_range(singles, tmp_path, ca
     mean, deviation = np.mean(test["accuracy"]), np.std(test["accuracy"], ddof=1)
     line = lines[-lines[::-1].index("Test Data Eval: [fake]")]
     assert line.endswith(f"Precision @ 1: {mean:.4f} ± {deviation:.4f} (3 seeds)")
-    assert f"Their committee: Num correct: {test['committee_num_correct']}" in lines[-4]
+    assert f"Their committee: Num correct: {test['committee_num_correct']}" in lines[-5]
     steps = [line for line in lines if line.startswith("Step ")]
     assert re.fullmatch(
         r"Step 5: loss = 2\.\d\d ± 0\.\d\d \([\d,]+ steps/s of 3 seeds\)", steps[0]

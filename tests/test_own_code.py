@@ -70,6 +70,7 @@ def test_the_printed_commands_work_for_the_run_and_only_those_that_suit_are_prin
     assert [command.split()[:2] for command in commands] == [
         ["tensorboard", "--logdir"],
         ["mnist-jax", "evaluate"],
+        ["mnist-jax", "demo"],
     ]
     ended = mnist_jax(folder, *commands[1].split()[1:], "--split=test", "--json")
     assert (ended.returncode, ended.stderr) == (0, "")

@@ -26,7 +26,7 @@ from mnist_jax.runtime.errors import TrainingDivergedError, WriteError, first_li
 from mnist_jax.runtime.files import replacing
 from mnist_jax.runtime.manifest import Manifest
 from mnist_jax.runtime.signals import PreemptedError
-from mnist_jax.tasks import Classification, format_spread
+from mnist_jax.tasks import format_spread
 from mnist_jax.train_step import Metrics, TrainState
 
 # Called with a step and its numbers, such as `test/accuracy`, after the journal has them. A
@@ -236,7 +236,9 @@ class Reporter:
             terminal.print_warning(f"WARNING: {problem}; lower config.learning_rate")
         commands = [f"tensorboard --logdir {shlex.quote(str(logdir))}"]
         commands += [self._command("evaluate")]
-        if run.dataset.normalization == "mnist" and isinstance(run.task, Classification):
+        example = run.dataset.input
+        is_picture = len(example.shape) > 1 and example.shape[2:] in ((), (3,))
+        if is_picture and example.dtype == np.uint8:
             commands += [self._command("demo")]
         if run.is_from_python:  # Commands would not have its objects.
             own = "".join(f", {kind}=..." for kind in run.own_code)

@@ -96,10 +96,11 @@ def test_results_json_has_the_results_and_what_they_were_made_with(finished):
 
 def test_it_prints_what_to_do_next(finished):
     workdir, _, lines = finished
-    assert lines[-3:] == [
+    assert lines[-4:] == [
         f"Complete: {workdir}/results.json contains the results. Next:",
         f"  tensorboard --logdir {workdir}",
         f"  mnist-jax evaluate --workdir {workdir}",
+        f"  mnist-jax demo --workdir {workdir}",
     ]
 
 
