@@ -164,6 +164,7 @@ def test_the_model_sees_augmented_images_in_the_range_of_its_inputs(fake_config)
         return collections["seen"]
 
     floats, integers = IMAGES / np.float32(255), IMAGES.astype(np.int32)
+    short = floats.astype(np.float16)
     one_less = lambda key, images: images - 1  # noqa: E731
     halved = lambda key, images: images.astype(jnp.float32) / 2  # noqa: E731
     for images, augment, expected in (
@@ -172,6 +173,7 @@ def test_the_model_sees_augmented_images_in_the_range_of_its_inputs(fake_config)
         (IMAGES, halved, IMAGES / np.float32(510)),
         (integers, halved, IMAGES / np.float32(510)),
         (floats, halved, floats / 2),
+        (short, halved, short.astype(np.float32) / 2),
     ):
         actual = seen(jnp.asarray(images), augment)
         np.testing.assert_allclose(actual, expected, rtol=1e-6, strict=True)
