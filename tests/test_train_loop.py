@@ -41,7 +41,7 @@ def test_a_complete_run_is_evaluated_and_left_alone(finished, fake_config, capsy
     assert contents(workdir) == before
     printed = capsys.readouterr().out.splitlines()
     assert "complete at step 40" in printed[0]
-    assert printed[1:] == lines[-9:]
+    assert printed[1:] == lines[-10:]
     np.testing.assert_array_equal(
         again.params["hidden1"]["kernel"], state.params["hidden1"]["kernel"]
     )
