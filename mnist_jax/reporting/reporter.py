@@ -11,7 +11,6 @@ import flax
 import jax
 import numpy as np
 
-from mnist_jax.data.datasets import SPLITS
 from mnist_jax.eval_step import Results
 from mnist_jax.members import select
 from mnist_jax.parallel import job
@@ -85,10 +84,6 @@ class Reporter:
         self._unread: tuple[range, Metrics] | None = None
         self._figures: FigureWorker | None = None
         self._first_step = first_step
-        # Of a few points, while much changes, TensorBoard's smoothing would hide the last. So
-        # the curves of splits with few begin with the third evaluation, or the last one.
-        self._sparse = SPLITS[::2] if run.validates_at_reports else SPLITS
-        self._first_shown = min(3 * config.eval_every_steps, config.num_train_steps)
         self._console = Console(
             first_step=first_step,
             num_steps=config.num_train_steps,
@@ -285,19 +280,19 @@ class Reporter:
             self._journal.write(step, self._run.dataset.name, line)
             self._track(step, line)
             for group, values in groups.items():
+                if step == 0 and group != "validation":
+                    continue  # Of a few points, TensorBoard's smoothing would hide the last.
                 # TensorBoard's tabs begin with the evaluations: "all" sorts before "batch".
                 run, prefix = ("train", "batch") if group == "batch" else (group, "all")
-                ranged = [f"{prefix}/{name}" for name in values if np.ndim(values[name])]
-                if step == 0 and group == "validation" and ranged:
-                    self._events.write_ranges(ranged)
-                if group in self._sparse and step < self._first_shown:
-                    continue
                 tags = {
                     f"{prefix}/{name}" if name in values else f"range/{prefix}/{name}": value
                     for name, value in summaries[group].items()
                     if f"{group}/{name}" in line
                 }
                 self._events.call("write_scalars", step, tags, run=run)
+                ranged = [f"{prefix}/{name}" for name in values if np.ndim(values[name])]
+                if step == 0 and ranged:
+                    self._events.write_ranges(ranged)
 
     def _track(self, step: int, line: Mapping[str, float]) -> None:
         for tracker in list(self._trackers):

@@ -69,8 +69,8 @@ def test_the_journal_and_tensorboard_hold_the_same_numbers(finished):
         expected = [(line["step"], line[tag]) for line in lines if tag in line]
         steps = [10, 20, 30, 40] if tag.startswith("batch") else [0, 20, 40]
         assert [step for step, _ in expected] == steps
-        if not tag.startswith("batch"):  # Of a few points, TensorBoard has the last one.
-            expected, steps = expected[-1:], steps[-1:]
+        if tag.startswith(("train", "test")):  # Not for TensorBoard, which smooths curves.
+            expected, steps = expected[1:], steps[1:]
         assert [step for step, _ in written[name]] == steps
         np.testing.assert_allclose(written[name], expected, rtol=1e-6)
     assert {value for _, value in written["train/batch/learning_rate"]} == {np.float32(0.01)}
