@@ -10,8 +10,8 @@ Runs = Mapping[str, Sequence[Run]]  # By contestant, in the order of the rounds.
 
 # The test accuracy by job, and how far a contestant's may be from it; outside of this range it
 # trains something else. The tutorial's after 2,000 steps, over 12 seeds: the mean, and four
-# sample standard deviations. That of `configs/cnn.py` after 500 steps, over 10 runs of two.
-REFERENCE_ACCURACIES = {"tutorial": (0.9019, 4 * 0.0031), "cnn": (0.987, 0.005)}
+# sample standard deviations. That of `configs/cnn.py` after 500 steps is known less well.
+REFERENCE_ACCURACIES = {"tutorial": (0.9019, 4 * 0.0031), "cnn": (0.99, 0.005)}
 
 
 class Summary(NamedTuple):

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from mnist_jax.data.images import to_input
+from mnist_jax.data.images import are_pictures, to_input
 from mnist_jax.digits.normalize import find_doubt, normalize, to_pixels
 from mnist_jax.runtime.errors import UserError
 
@@ -19,9 +19,10 @@ def create_reader(model: Any) -> Callable[[Image.Image], tuple[np.ndarray, str]]
     Raises:
       UserError: The model's inputs are no pictures.
     """
-    shape, dtype = model.input.shape, model.input.dtype
-    if dtype != np.uint8 or len(shape) < 2 or shape[2:] not in ((), (3,)):
-        problem = f"the model's input is {dtype}{[*shape]}, and files are grey or RGB bytes"
+    shape = model.input.shape
+    if not are_pictures(model.input):
+        form = f"{model.input.dtype}{[*shape]}"
+        problem = f"the model's input is {form}, and files are grey or RGB bytes"
         raise UserError(f"workdir: {problem}; use restoring.restore in Python")
     background = model.config.image_background
 

@@ -6,6 +6,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+import jax
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
@@ -26,6 +27,12 @@ def suffixes() -> set[str]:
     """Returns the suffixes of the formats that can be read, such as `.png`."""
     formats = Image.registered_extensions()
     return {suffix for suffix in formats if formats[suffix] in _FORMATS}
+
+
+def are_pictures(inputs: jax.ShapeDtypeStruct) -> bool:
+    """Returns whether a model's input, that of one example, is what `to_input` returns."""
+    shape = inputs.shape
+    return inputs.dtype == np.uint8 and len(shape) > 1 and shape[2:] in ((), (3,))
 
 
 class UnreadableImageError(ValueError):

@@ -15,11 +15,11 @@ from mnist_jax.runtime.errors import first_line
 from mnist_jax.train_step import TrainState, Variables, train_step
 
 
-def write(run: Run, state: TrainState, events: EventWriter) -> None:
-    """Writes the config, the versions, a table of the parameters, and the graphs."""
+def write(run: Run, state: TrainState, table: str, events: EventWriter) -> None:
+    """Writes the config, the versions, the table of the `parameters`, and the graphs."""
     config = run.config
     texts = {
-        "parameters": f"```\n{parameters(state, config.num_seeds)}\n```",
+        "parameters": f"```\n{table}\n```",
         "config": _table(config),
         "environment": _table(environment.describe()),
     }

@@ -11,6 +11,7 @@ import flax
 import jax
 import numpy as np
 
+from mnist_jax.data.images import are_pictures
 from mnist_jax.eval_step import Results
 from mnist_jax.members import select
 from mnist_jax.parallel import job
@@ -94,13 +95,14 @@ class Reporter:
         self.profiler = Profiler(run.workdir, profile_steps, self._print)
         sha256 = saved and saved.journal_sha256
         job.broadcast_from_first(lambda: self._open_journal(first_step, sha256))
+        table = description.parameters(state, config.num_seeds)
         if self._is_first:
             with writing_to(run.workdir):
                 for sub_run in ("", *run_folder.SUB_RUNS):
                     event_files.truncate(run.workdir / sub_run, first_step)
             self._events = EventWriter(run.workdir)
             if first_step == 0:
-                description.write(run, state, self._events)
+                description.write(run, state, table, self._events)
         self.restart_clock(first_step)
         if is_over:
             self._print(f"{run.workdir}: complete at step {first_step}; nothing to train")
@@ -109,8 +111,7 @@ class Reporter:
             self._print(
                 f"Training on {run.dataset.name} ({sizes['train']:,} examples; "
                 f"{sizes['validation']:,} to validate, {sizes['test']:,} to test), "
-                f"steps {first_step + 1} to {config.num_train_steps}, in {run.workdir}\n"
-                f"{description.parameters(state, config.num_seeds)}"
+                f"steps {first_step + 1} to {config.num_train_steps}, in {run.workdir}\n{table}"
             )
         self.draws = self._is_first and config.figures and not is_over
 
@@ -236,9 +237,7 @@ class Reporter:
             terminal.print_warning(f"WARNING: {problem}; lower config.learning_rate")
         commands = [f"tensorboard --logdir {shlex.quote(str(logdir))}"]
         commands += [self._command("evaluate")]
-        example = run.dataset.input
-        is_picture = len(example.shape) > 1 and example.shape[2:] in ((), (3,))
-        if is_picture and example.dtype == np.uint8:
+        if are_pictures(run.dataset.input):
             commands += [self._command("demo")]
         if run.is_from_python:  # Commands would not have its objects.
             own = "".join(f", {kind}=..." for kind in run.own_code)
