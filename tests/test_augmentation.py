@@ -83,9 +83,9 @@ def test_no_strength_is_the_identity_to_the_bit(shape: tuple[int, ...]):
 
 @pytest.mark.parametrize("channels", [(), (3,)])
 def test_known_shifts_are_exact_and_zero_comes_in(channels: tuple[int, ...]):
-    images = random_images(1, 9, 12, *channels)
+    images = random_images(2, 9, 12, *channels)
     y, x = grid(9, 12)
-    for down, right in ((2, 0), (0, -3), (-1, 4), (8, 11), (20, 0), (0, -50)):
+    for down, right in ((2, 0), (0, -3), (-3, 4), (8, 11), (20, 0), (0, -50)):
         padded = np.pad(images, [(0, 0), (50, 50), (50, 50)] + [(0, 0)] * len(channels))
         expected = padded[:, 50 + down : 59 + down, 50 + right : 62 + right]
         np.testing.assert_array_equal(sample(images, y + down, x + right), expected)

@@ -137,6 +137,31 @@ def test_a_field_that_the_model_ignores_is_refused_but_in_a_saved_config(fake_co
     assert create_model(fake_config, 10, is_saved=True) == CNN(10)
 
 
+def test_the_cnns_logits_are_those_of_the_formula():
+    model, rng = CNN(num_outputs=5), np.random.default_rng(0)
+    images = rng.integers(0, 256, (3, 28, 28), np.uint8)
+    variables = jax.tree.map(
+        # Variances are positive; kernels have both signs.
+        lambda x: np.float32(rng.uniform(0.1 if x.ndim == 1 else -0.5, 0.5, x.shape)),
+        model.init(jax.random.key(0), images),
+    )
+    params, averages = variables["params"], variables["batch_stats"]
+    x = images[..., None] / np.float32(255)
+    for i, shape in enumerate([(5, 5, 1, 16), (5, 5, 16, 32)]):
+        assert {n: w.shape for n, w in params[f"Conv_{i}"].items()} == {"kernel": shape}
+        kernel, norm = params[f"Conv_{i}"]["kernel"], params[f"BatchNorm_{i}"]
+        x = jax.lax.conv_general_dilated(
+            x, kernel, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC")
+        )
+        mean, var = (averages[f"BatchNorm_{i}"][name] for name in ("mean", "var"))
+        x = (np.asarray(x) - mean) / np.sqrt(var + 1e-5) * norm["scale"] + norm["bias"]
+        x = np.maximum(nn.max_pool(x, (2, 2), (2, 2)), 0)
+    x = np.asarray(x).reshape(3, -1) @ params["Dense_0"]["kernel"] + params["Dense_0"]["bias"]
+    assert x.shape == (3, 128)
+    expected = np.maximum(x, 0) @ params["Dense_1"]["kernel"] + params["Dense_1"]["bias"]
+    np.testing.assert_allclose(model.apply(variables, images), expected, rtol=1e-4, atol=1e-4)
+
+
 def test_the_cnn_evaluates_with_running_averages_and_without_dropout():
     model, images = CNN(num_outputs=10, dropout=0.4), np.full((4, 12, 12), 99, np.uint8)
     variables = jax.jit(model.init)(jax.random.key(0), images)
