@@ -11,6 +11,7 @@ from arguments import create_parser
 from stopwatch import Stopwatch
 
 STEPS, WARMUP = 500, 100
+INIT = "lecun_normal"  # As Flax.
 
 
 def create_model() -> keras.Sequential:
@@ -21,13 +22,17 @@ def create_model() -> keras.Sequential:
     layers = [keras.Input((28, 28, 1)), shift]
     for features in (16, 32):
         layers += [
-            keras.layers.Conv2D(features, 5, padding="same", use_bias=False),
+            keras.layers.Conv2D(
+                features, 5, padding="same", use_bias=False, kernel_initializer=INIT
+            ),
             keras.layers.BatchNormalization(momentum=0.95),
             keras.layers.ReLU(),
             keras.layers.MaxPooling2D(2),
         ]
-    layers += [keras.layers.Flatten(), keras.layers.Dense(128, "relu")]
-    return keras.Sequential([*layers, keras.layers.Dropout(0.4), keras.layers.Dense(10)])
+    layers += [keras.layers.Flatten(), keras.layers.Dense(128, "relu", kernel_initializer=INIT)]
+    return keras.Sequential(
+        [*layers, keras.layers.Dropout(0.4), keras.layers.Dense(10, kernel_initializer=INIT)]
+    )
 
 
 class Report(keras.callbacks.Callback):

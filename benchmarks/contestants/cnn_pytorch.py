@@ -23,7 +23,15 @@ def create_model() -> nn.Sequential:
             nn.MaxPool2d(2),
         ]
     layers += [nn.Flatten(), nn.Linear(32 * 7 * 7, 128), nn.ReLU(), nn.Dropout(0.4)]
-    return nn.Sequential(*layers, nn.Linear(128, 10))
+    model = nn.Sequential(*layers, nn.Linear(128, 10))
+    for layer in model.modules():
+        if isinstance(layer, nn.Conv2d | nn.Linear):  # As Flax: N(0, 1/fan_in), truncated.
+            # The deviation before the truncation, as of `jax.nn.initializers.lecun_normal`.
+            deviation = 1 / math.sqrt(layer.weight[0].numel()) / 0.87962566103423978
+            nn.init.trunc_normal_(layer.weight, 0, deviation, -2 * deviation, 2 * deviation)
+            if layer.bias is not None:
+                nn.init.zeros_(layer.bias)
+    return model
 
 
 def learning_rate(step: int) -> float:
