@@ -11,7 +11,6 @@ import os
 import re
 import socket
 import sys
-import zlib
 from collections.abc import Callable, Iterator
 from concurrent import futures
 from typing import Any, TypeVar
@@ -72,20 +71,14 @@ def broadcast_from_first(compute: Callable[[], _T]) -> _T:
 
 def max_over_processes(number: int) -> int:
     """Returns the largest of all processes' numbers (int32); waits for all of them."""
-    if jax.process_count() == 1:
-        return number
     return int(multihost_utils.process_allgather(np.int32(number)).max())
 
 
 def assert_same_on_all_processes(name: str, value: object) -> None:
     """Raises an error in every process unless the values have the same `repr` in all."""
-    if jax.process_count() == 1:
-        return
-    checksum = np.uint32(zlib.crc32(repr(value).encode()))
-    checksums = multihost_utils.process_allgather(checksum)
-    others = np.flatnonzero(checksums != checksums[0])
-    if others.size:
-        problem = f"process {others[0]} and process 0 have different ones"
+    is_same = repr(value) == broadcast_from_first(lambda: repr(value))
+    if other := max_over_processes(0 if is_same else jax.process_index()):
+        problem = f"process {other} and process 0 have different ones"
         message = f"{name}: {problem}; give every process the same"
         raise _SharedError(message, UserError.exit_code)
 

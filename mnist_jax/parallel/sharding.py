@@ -82,7 +82,7 @@ def shard_batch(tree: _T) -> _T:
     The number of rows need not be a multiple of the number of devices. What reads the array,
     such as a mean over its rows, sees only the real rows.
     """
-    return _constrain(tree, PartitionSpec(_free_axes()))
+    return _constrain(tree, PartitionSpec(jax.sharding.get_abstract_mesh().auto_axes))
 
 
 def replicate(tree: _T) -> _T:
@@ -94,18 +94,16 @@ def divide_members(function: Callable[[Any, Any], Any], shared: Any, members: An
     """Inside `jit`: calls `function(shared, members)` for each group's share of the members.
 
     The leading dimension of each array of `members` and of the result is that of the members.
-    If they can't be divided evenly, some groups compute the first member again.
+    If they can't be divided evenly, some groups compute the first members again.
     """
     mesh = jax.sharding.get_abstract_mesh()
-    groups = 1 if mesh.empty else mesh.shape[_MEMBERS]
+    groups = mesh.shape.get(_MEMBERS, 1)
     if groups == 1:
         return function(shared, members)
     num_members = len(jax.tree.leaves(members)[0])
-    rows = jnp.arange(-(-num_members // groups) * groups)
-    padded = members
-    if len(rows) > num_members:
-        rows = jnp.where(rows < num_members, rows, 0)
-        padded = jax.tree.map(lambda leaf: leaf[rows], members)
+    if missing := -num_members % groups:
+        rows = jnp.arange(num_members + missing) % num_members
+        members = jax.tree.map(lambda leaf: leaf[rows], members)
     call = jax.shard_map(
         function,
         in_specs=(PartitionSpec(), PartitionSpec(_MEMBERS)),
@@ -113,17 +111,11 @@ def divide_members(function: Callable[[Any, Any], Any], shared: Any, members: An
         axis_names={_MEMBERS},
         check_vma=False,
     )
-    return jax.tree.map(lambda leaf: leaf[:num_members], call(shared, padded))
-
-
-def _free_axes() -> tuple[str, ...]:
-    """Returns the axes that XLA divides: within `divide_members` only `data`; may be none."""
-    mesh = jax.sharding.get_abstract_mesh()
-    kinds = zip(mesh.axis_names, mesh.axis_types, strict=True)
-    return tuple(name for name, kind in kinds if kind == AxisType.Auto)
+    return jax.tree.map(lambda leaf: leaf[:num_members], call(shared, members))
 
 
 def _constrain(tree: _T, spec: PartitionSpec) -> _T:
-    if not _free_axes():
+    # The axes that XLA divides: within `divide_members` only `data`; without a mesh none.
+    if not jax.sharding.get_abstract_mesh().auto_axes:
         return tree
     return jax.lax.with_sharding_constraint(tree, spec)
