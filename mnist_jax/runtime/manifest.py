@@ -4,7 +4,6 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from ml_collections import ConfigDict
@@ -47,27 +46,23 @@ class Manifest(NamedTuple):
     class_names: Sequence[str]
     best: Mapping[str, Any] | None
     early_stopping: Mapping[str, Any] | None = None
-    own_code: Mapping[str, Mapping[str, str]] = MappingProxyType({})
+    own_code: Mapping[str, Mapping[str, str]] = {}
     init_from: Mapping[str, Any] | None = None
     image_shape: Sequence[int] = (28, 28)  # In version 0.1 all had this one.
     image_dtype: str = "uint8"  # Up to version 0.2, as the next one.
     num_outputs: int | None = None
     normalization: str = ""
     data_digest: str = ""
-    environment: Mapping[str, str] = MappingProxyType({})
-    digests: Mapping[str, str] = MappingProxyType({})
+    environment: Mapping[str, str] = {}
+    digests: Mapping[str, str] = {}
     run_id: str | None = None
     journal_sha256: str | None = None
 
 
 def write(folder: Path, manifest: Manifest) -> None:
     """Writes the manifest of a folder that has none yet, with the digests of its files."""
-    content = manifest._asdict() | {
-        "config": manifest.config.to_dict(),
-        "environment": dict(manifest.environment),
-        "own_code": dict(manifest.own_code),
-        "digests": digest_files(folder),
-    }
+    changes = {"config": manifest.config.to_dict(), "digests": digest_files(folder)}
+    content = manifest._asdict() | changes
     sealed = {"content": content, "sha256": _digest_json(content)}
     (folder / _NAME).write_text(json.dumps(sealed, indent=1))
 
