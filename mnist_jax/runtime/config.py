@@ -172,19 +172,15 @@ def choose(
 def refuse_ignored(config: ConfigDict, table: Mapping[str, Any], chosen: Any, by: str) -> None:
     """Raises UserError if a field is set that a table's options use, and what was chosen not.
 
-    An option uses the fields that its parameters name, an object those that are its attributes
-    with the same value. `by` says what was chosen.
+    It uses the fields that its parameters name, or that are its attributes with the same value.
+    `by` says what was chosen.
     """
-    is_option = chosen in table.values()
     for name in _DEFAULTS:
         users = [option for option in table if name in _parameters(table[option])]
-        if is_option:
-            is_used, others = name in _parameters(chosen), f" or choose {' or '.join(users)}"
-        else:
-            is_used, others = config[name] == getattr(chosen, name, None), ""
+        is_used = name in _parameters(chosen) or config[name] == getattr(chosen, name, None)
         if users and not is_used and config[name] != _DEFAULTS[name]:
-            problem = f"is ignored by {by}; set it to {_DEFAULTS[name]!r}{others}"
-            raise _error(config, name, problem)
+            problem = f"is ignored by {by}; set it to {_DEFAULTS[name]!r}"
+            raise _error(config, name, f"{problem} or choose {' or '.join(users)}")
 
 
 def create(
@@ -198,13 +194,9 @@ def create(
 ) -> Any:
     """Returns what the choice of `choose` creates from the fields that it uses.
 
-    Args:
-      config: A valid config.
-      field: The field that names the choice.
-      table: See `choose`.
-      kind: If set, the type of the result; a choice may also be the user's own, or an object.
-      is_saved: See `choose`.
-      **given: Arguments that are no fields, or instead of them, for those that take them.
+    `kind` is the type of the result; where it is set, a choice may also be the user's own, or
+    an object. `given` are arguments that are no fields, or instead of them, for those that
+    take them.
 
     Raises:
       UserError: As from `choose`; or nothing of this kind can be created.
