@@ -105,14 +105,11 @@ def errors_in_one_line() -> Iterator[None]:
 
 def parse_flags(argv: Sequence[str], module: types.ModuleType) -> Sequence[str]:
     """Parses the flags, returns the positional arguments; raises UserError for wrong ones."""
+    # absl logs INFO by default, all of orbax's messages; errors are raised in any case.
+    argv = [argv[0], f"--verbosity={logging.FATAL}", *_name_config_files(argv[1:])]
     try:
-        # absl logs INFO by default, all of orbax's messages; errors are raised in any case.
-        argv = [argv[0], f"--verbosity={logging.FATAL}", *_name_config_files(argv[1:])]
         arguments = flags.FLAGS(argv)[1:]
-    # Of any type: ml_collections runs the config file here.
-    except UserError:
-        raise
-    except BaseException as error:
+    except BaseException as error:  # Of any type: ml_collections runs the config file here.
         raise UserError(_describe(error)) from error
     own = flags.FLAGS.get_key_flags_for_module(module)
     for flag in flags.FLAGS.get_flags_for_module(f"{module.__package__}.flags"):
@@ -138,14 +135,13 @@ def _name_config_files(arguments: Sequence[str]) -> Iterator[str]:
 
 
 def _find_config(config: str) -> str:
-    name, separator, argument = config.partition(":")
-    ours = config_files()
-    if not os.path.isfile(name):  # noqa: PTH113 - `Path.is_file` raises at a long name.
-        if name not in ours:
-            choices = f"give its path, or one of {', '.join(ours)}"
-            raise UserError(f"config: {name}: no such file; {choices}")
-        name = str(ours[name])
-    return name + separator + argument
+    name, ours = config.partition(":")[0], config_files()
+    if os.path.isfile(name):  # noqa: PTH113 - `Path.is_file` raises at a long name.
+        return config
+    if name not in ours:
+        choices = f"give its path, or one of {', '.join(ours)}"
+        raise UserError(f"config: {name}: no such file; {choices}")
+    return config.replace(name, str(ours[name]), 1)
 
 
 def config_files() -> dict[str, Path]:

@@ -37,7 +37,7 @@ def resolve(name: str, folder: str | Path) -> Path:
         if "://" in str(folder):
             raise ValueError("is a URL; mount the bucket and name a folder of it")
         path = Path(folder).expanduser().absolute()
-        str(path).encode()  # Raises ValueError if the path is not UTF-8.
+        # `encode` raises ValueError if the path is not UTF-8.
         if any(len(part.encode()) > _MAX_NAME for part in path.parts):
             raise ValueError("File name too long")
         with contextlib.suppress(FileNotFoundError):
