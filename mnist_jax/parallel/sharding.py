@@ -42,11 +42,8 @@ def put_replicated(tree: Any) -> Any:
     mesh = jax.sharding.get_mesh()
     if mesh.empty:
         return jax.device_put(tree)
-    sharding = NamedSharding(mesh, PartitionSpec())
     # Not `device_put`: with several processes it would compare every byte between them.
-    return jax.tree.map(
-        lambda array: jax.make_array_from_callback(array.shape, sharding, lambda _: array), tree
-    )
+    return jax.make_array_from_process_local_data(NamedSharding(mesh, PartitionSpec()), tree)
 
 
 def put_rows(array: Any, indices: np.ndarray) -> jax.Array:
