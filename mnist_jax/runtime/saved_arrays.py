@@ -27,11 +27,10 @@ def read(folder: Path, target: Any) -> Any:
       Exception: Of any type: a leaf is missing, left over, or has another shape or dtype.
     """
     handler = ocp.PyTreeCheckpointHandler()
-    wanted = leaves_by_name(target)
-    unknown = wanted.keys() ^ leaves_by_name(handler.metadata(folder).tree).keys()
-    if missing := unknown & wanted.keys():
+    saved, wanted = leaves_by_name(handler.metadata(folder).tree), leaves_by_name(target)
+    if missing := wanted.keys() - saved.keys():
         raise ValueError(f"{min(missing)} is missing")
-    if unknown and not isinstance(target, dict):
+    if (unknown := saved.keys() - wanted.keys()) and not isinstance(target, dict):
         raise ValueError(f"{min(unknown)} is not part of the state")
     restore_args = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), target)
     args = ocp.args.PyTreeRestore(target, restore_args=restore_args, partial_restore=True)
