@@ -40,7 +40,7 @@ def main(_: list[str]) -> None:
     config = _CONFIG.value
     with contextlib.ExitStack() as stack:
         if _COORDINATOR_ADDRESS.value:
-            stack.enter_context(job.join_job(_COORDINATOR_ADDRESS.value, 1, 0))
+            stack.enter_context(job.join_job(_COORDINATOR_ADDRESS.value, 1, 0, timeout=60))
         dataset = load_dataset(config)
         report = {}
         first_params = None
