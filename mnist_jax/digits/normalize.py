@@ -42,31 +42,21 @@ def to_pixels(image: Image.Image) -> np.ndarray:
     A transparent image gets a contrasting background; one of more than 256 pixels in height or
     width is reduced to 256.
     """
-    # An integer factor first: it is cheap, and the arrays remain small.
-    factor = max(1, max(image.size) // _WORKING_SIZE)
-    if image.mode[0] in "IF":  # 16 and 32 bits: Pillow would clip them at 255.
-        pixels = np.asarray(image.convert("F").reduce(factor))
-        top = float(pixels.max())  # The value of white is unknown: a scanner's may be 4095.
-        pixels = np.clip(np.nan_to_num(pixels / (top or 1)), 0, 1)
-        return _reduce(pixels[:, :, np.newaxis])
-    has_alpha = image.has_transparency_data
-    mode = "RGBA" if has_alpha else "L" if image.mode in ("1", "L") else "RGB"
+    mode = "RGBA" if image.has_transparency_data else "L" if image.mode in ("1", "L") else "RGB"
+    mode = "F" if image.mode[0] in "IF" else mode  # 16, 32 bits: Pillow would clip them at 255.
     image = image if image.mode == mode else image.convert(mode)  # `convert` always copies.
-    pixels = _reduce(np.atleast_3d(np.asarray(image.reduce(factor), np.float32) / 255))
-    if not has_alpha:
-        return pixels
+    # An integer factor first: it is cheap, and the copies remain small.
+    image = image.reduce(max(1, max(image.size) // _WORKING_SIZE))
+    # The value of white may be unknown: a scanner's is 4095.
+    white = float(np.asarray(image).max()) or 1 if mode == "F" else 255
+    image.thumbnail((_WORKING_SIZE, _WORKING_SIZE))
+    pixels = np.atleast_3d(np.asarray(image, np.float32)) / white
+    if mode != "RGBA":
+        return np.clip(np.nan_to_num(pixels), 0, 1)  # Interpolation overshoots at edges.
     colour, alpha = pixels[:, :, :3], pixels[:, :, 3:]
     mean_colour = (colour * alpha).sum() / max(3 * float(alpha.sum()), 1e-6)
     background = 1.0 if mean_colour < 0.5 else 0.0
     return colour * alpha + background * (1 - alpha)
-
-
-def _reduce(pixels: np.ndarray) -> np.ndarray:
-    height, width, _ = pixels.shape
-    scale = min(1, _WORKING_SIZE / max(height, width))
-    size = max(1, round(width * scale)), max(1, round(height * scale))
-    reduced = np.stack([_resize(c, size) for c in np.moveaxis(pixels, 2, 0)], axis=2)
-    return np.clip(reduced, 0, 1)  # Bicubic interpolation overshoots at edges.
 
 
 def normalize(pixels: np.ndarray) -> np.ndarray:
@@ -93,9 +83,10 @@ def normalize(pixels: np.ndarray) -> np.ndarray:
     # where `scale` is 1, and MNIST's own images do not change.
     size = _BOX + 2 * _EDGE
     before, after = math.ceil(_EDGE * scale), math.ceil((_BOX + _EDGE) * scale)
-    ink = np.pad(ink, (before, after))
+    padded = Image.fromarray(np.pad(ink, (before, after)).astype(np.float32))
     x, y = (before + edge - _EDGE * scale for edge in (left, top))
-    scaled = _resize(ink, (size, size), (x, y, x + size * scale, y + size * scale))
+    box = x, y, x + size * scale, y + size * scale
+    scaled = np.asarray(padded.resize((size, size), Image.Resampling.BICUBIC, box))
     canvas = _crop_centred(np.pad(np.clip(scaled, 0, None), _BOX))
     return np.rint(canvas * (255 / canvas.max())).astype(np.uint8)
 
@@ -188,9 +179,8 @@ def _fit_background(pixels: np.ndarray) -> tuple[np.ndarray, float]:
     # Of so few pixels, no colour is certainly that of the background.
     if max(distance.shape) < 16 and np.quantile(distance[border], 0.9) > least:
         raise UnreadableImageError("too small for a digit that fills it: leave a margin")
-    if share > max(0.15, (residual < 2 / 255).mean()) and np.quantile(residual, 0.9) > max(
-        0.1, least
-    ):
+    is_covered = np.quantile(residual, 0.9) > max(0.1, least)
+    if is_covered and share > max(0.15, (residual < 2 / 255).mean()):
         return flat, share
     return terms @ surface, 1.0
 
@@ -229,13 +219,3 @@ def _crop_centred(canvas: np.ndarray) -> np.ndarray:
     centres = (canvas.sum(axis=axis) @ index / canvas.sum() for axis in (1, 0))
     top, left = (math.floor(centre + 0.5) - _SIZE // 2 for centre in centres)
     return canvas[top : top + _SIZE, left : left + _SIZE]
-
-
-def _resize(
-    channel: np.ndarray,
-    size: tuple[int, int],
-    box: tuple[float, float, float, float] | None = None,
-) -> np.ndarray:
-    """Scales a box, `(left, top, right, bottom)`, to `(width, height)` with antialiasing."""
-    image = Image.fromarray(channel.astype(np.float32))
-    return np.asarray(image.resize(size, Image.Resampling.BICUBIC, box), np.float32)
