@@ -3,13 +3,11 @@
 import collections
 import concurrent.futures
 import contextlib
-import functools
 import gzip
 import hashlib
 import math
 import sys
 import warnings
-import zipfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,6 +15,8 @@ from typing import Any
 import numpy as np
 from ml_collections import ConfigDict
 from numpy.lib import format as npy
+from numpy.lib.npyio import NpzFile
+from PIL import Image
 
 from mnist_jax.configs import default
 from mnist_jax.data import images, tfds_source
@@ -39,7 +39,7 @@ _SYSTEM_FOLDERS = {"__MACOSX", "@eaDir", "#recycle", "#snapshot", "lost+found"}
 _SYSTEM_FOLDERS |= {"$RECYCLE.BIN", "System Volume Information", "__pycache__"}
 
 # The names of the classes, the splits, and the files or arrays that are not used.
-_Content = tuple[list[str], dict[str, Split], Iterable[Path]]
+_Content = tuple[Sequence[str], dict[str, Split], Iterable[Path]]
 
 
 def load(path: Path, config: ConfigDict) -> Dataset:
@@ -58,24 +58,23 @@ def load(path: Path, config: ConfigDict) -> Dataset:
         with refusing(f"dataset: {path}", "give the path where it is now"):
             path.stat()
         folders = {} if path.is_file() else find_splits(path)
+        initial = default.get_config()
+        ignored = [n for n in ("image_size", "image_background") if config[n] != initial[n]]
         if folders:
             class_names, splits, unused = _read_folders(path, folders, config)
+        elif ignored:
+            problem = f"not a folder of images, to which alone config.{ignored[0]} applies"
+            raise ValueError(problem)
+        elif path.is_file():
+            class_names, splits, unused = _read_npz(path)
+        elif (path / "x_train.npy").exists():
+            class_names, splits, unused = _read_npy(path)
+        elif any(path.glob("train-images-idx3-ubyte*")):
+            splits, unused = read_idx(path)
+            class_names = _name_classes(splits["train"].label)
         else:
-            initial = default.get_config()
-            for name in ("image_size", "image_background"):
-                if config[name] != initial[name]:
-                    problem = f"not a folder of images, to which alone config.{name} applies"
-                    raise ValueError(problem)
-            if path.is_file():
-                class_names, splits, unused = _read_npz(path)
-            elif (path / "x_train.npy").exists():
-                class_names, splits, unused = _read_npy(path)
-            elif any(path.glob("train-images-idx3-ubyte*")):
-                splits, unused = read_idx(path)
-                class_names = _number_classes(splits)
-            else:
-                expected = "train/CLASS/, x_train.npy or train-images-idx3-ubyte.gz"
-                raise ValueError(f"contains none of {expected}")
+            expected = "train/CLASS/, x_train.npy or train-images-idx3-ubyte.gz"
+            raise ValueError(f"contains none of {expected}")
         counts = collections.Counter(name.suffix.lower() or name.name for name in unused)
         kinds = ", ".join(f"{count} {kind}" for kind, count in counts.most_common())
         skipped = [f"skipped {counts.total()} files: {kinds}"] if counts else []
@@ -102,9 +101,8 @@ def list_files(folder: Path, depth: int = 0) -> Iterator[Path]:
 
 
 def _read_npz(path: Path) -> _Content:
-    if not zipfile.is_zipfile(path):  # NumPy would take it for a pickle.
-        raise ValueError("not an .npz file")
-    with open_regular(path) as file, np.load(file, allow_pickle=False) as arrays:
+    # `np.load` would take what is no such file for a pickle.
+    with open_regular(path) as file, NpzFile(file, allow_pickle=False) as arrays:
         return _read_arrays(path, map(Path, arrays), arrays.__getitem__)
 
 
@@ -121,6 +119,7 @@ def _read_arrays(source: Path, files: Iterable[Path], read: Callable[[str], Any]
     """Reads `x_train`, `y_train`, and optionally `x_val`, `x_test`, ... and `class_names`."""
 
     def read_named(name: str) -> Any:
+        unused.pop(name, None)
         with _naming(f"{source}: no readable array {name}"):
             return read(name)
 
@@ -131,14 +130,9 @@ def _read_arrays(source: Path, files: Iterable[Path], read: Callable[[str], Any]
         if not split or split in splits:
             raise ValueError(f"contains a split {key!r}; use train, val and test, each once")
         splits[split] = Split(read_named(f"x_{key}"), read_named(f"y_{key}"))
-        for name in (f"x_{key}", f"y_{key}"):
-            unused.pop(name)
-    if unused.pop("class_names", None):
-        class_names = read_named("class_names").astype(str).ravel().tolist()
-        _check_classes(class_names, splits["train"].label)
-    else:
-        class_names = _number_classes(splits)
-    return class_names, splits, unused.values()
+    has_names = "class_names" in unused
+    names = read_named("class_names").astype(str).ravel().tolist() if has_names else []
+    return _name_classes(splits["train"].label, names), splits, unused.values()
 
 
 def read_idx(folder: Path) -> tuple[dict[str, Split], set[Path]]:
@@ -150,10 +144,8 @@ def read_idx(folder: Path) -> tuple[dict[str, Split], set[Path]]:
     parts = {"train": "train"} | ({"test": "t10k"} if any(folder.glob("t10k-*")) else {})
     splits, unused = {}, set(_list(folder))
     for split, part in parts.items():
-        paths = []
-        for name in (f"{part}-images-idx3-ubyte", f"{part}-labels-idx1-ubyte"):
-            path = folder / name
-            paths.append(path if path.is_file() else path.with_name(f"{path.name}.gz"))
+        names = f"{part}-images-idx3-ubyte", f"{part}-labels-idx1-ubyte"
+        paths = [p if (p := folder / n).is_file() else folder / f"{n}.gz" for n in names]
         splits[split] = Split(*map(_read_idx_file, paths))
         unused.difference_update(paths)
     return splits, unused
@@ -171,24 +163,21 @@ def _read_idx_file(path: Path) -> np.ndarray:
         return np.frombuffer(content, np.uint8, offset=4 + 4 * len(shape)).reshape(shape)
 
 
-def _number_classes(splits: Mapping[str, Split]) -> list[str]:
-    """Returns names where the training labels are 0, 1, 2, ... without gaps, else none."""
-    label = np.asarray(splits["train"].label)
-    if not _may_be_classes(label):
-        return []
-    found = np.unique(label)
-    return [str(i) for i in range(len(found)) if found[-1] == len(found) - 1 and found[0] == 0]
+def _name_classes(label: np.ndarray, names: Sequence[str] = ()) -> Sequence[str]:
+    """Returns names of the classes, those given or else numbers; none if there are no classes.
 
+    Numbers need training labels 0, 1, 2, ... without gaps.
 
-def _may_be_classes(label: np.ndarray) -> bool:
-    return label.dtype.kind in "biu" and label.size == len(label)
-
-
-def _check_classes(names: Sequence[str], label: np.ndarray) -> None:
-    """Raises ValueError if a class has no training examples."""
-    numbers = range(len(names) if _may_be_classes(label) else 0)
-    if missing := set(numbers).difference(label.ravel().tolist()):
+    Raises:
+      ValueError: A class with a name has no training examples.
+    """
+    if label.dtype.kind not in "biu" or label.size != len(label):
+        return names
+    found = set(label.ravel().tolist())
+    if names and (missing := set(range(len(names))) - found):
         raise ValueError(f"class {names[min(missing)]!r} has no training examples")
+    is_without_gaps = found == set(range(len(found)))
+    return names or [str(i) for i in range(len(found)) if is_without_gaps]
 
 
 def find_splits(folder: Path) -> dict[str, Path]:
@@ -203,7 +192,7 @@ def find_splits(folder: Path) -> dict[str, Path]:
 
 def _read_folders(folder: Path, folders: Mapping[str, Path], config: ConfigDict) -> _Content:
     """Reads `<split>/<class>/<image>`, the layout of tensorflow-datasets' `ImageFolder`."""
-    suffixes, files, sizes = images.suffixes(), list[Path](), dict[str, int]()
+    suffixes, files, places = images.suffixes(), list[Path](), dict[str, slice]()
     for split in (split for split in SPLITS if split in folders):
         start = len(files)
         for path in filter(Path.is_dir, _list(folders[split])):
@@ -211,31 +200,31 @@ def _read_folders(folder: Path, folders: Mapping[str, Path], config: ConfigDict)
             if not found:
                 raise ValueError(f"class {path} contains no image that can be read")
             files += found
-        sizes[split] = len(files) - start
-    if not sizes["train"]:
+        places[split] = slice(start, len(files))
+    if not files[places["train"]]:
         raise ValueError(f"no images ({', '.join(sorted(suffixes))}) in train/CLASS/")
-    class_names = sorted({file.parts[-2] for file in files})
-    for name in class_names:
-        if not name.isprintable():
-            raise ValueError(f"class {name!r}: rename it, without what can't be printed")
-    label = np.searchsorted(class_names, [file.parts[-2] for file in files])
-    _check_classes(class_names, label[: sizes["train"]])
+    names, label = np.unique([file.parts[-2] for file in files], return_inverse=True)
+    class_names = _name_classes(label[places["train"]], names.tolist())
+    if odd := [name for name in class_names if not name.isprintable()]:
+        raise ValueError(f"class {odd[0]!r}: rename it, without what can't be printed")
     image = _read_images(folder, files, config)
-    splits, start = {}, 0
-    for split, size in sizes.items():
-        splits[split] = Split(image[start : start + size], label[start : start + size])
-        start += size
+    splits = {split: Split(image[place], label[place]) for split, place in places.items()}
     return class_names, splits, set(list_files(folder)).difference(files)
 
 
 def _read_images(folder: Path, files: list[Path], config: ConfigDict) -> np.ndarray | Rows:
-    form = config.image_size, config.image_background
+    size, background = config.image_size, config.image_background
     stats = [((s := file.stat()).st_size, s.st_mtime_ns, *file.parts[-3:]) for file in files]
-    key = repr((_DECODING_VERSION, form, stats)).encode()
+    key = repr((_DECODING_VERSION, (size, background), stats)).encode()
     stored = tfds_source.data_dir(config) / "mnist_jax_images"
     stored /= f"{hashlib.sha256(key).hexdigest()}.npy"
     if not stored.exists():
-        decode = functools.partial(_decode, form, any(map(_is_colour, files)))
+        is_colour = any(map(_is_colour, files))
+
+        def decode(path: Path) -> np.ndarray:
+            with _naming(path):
+                return images.to_input(images.open_image(path), size, is_colour, background)
+
         shape = decode(files[0]).shape
         decoded = _decode_all(files, decode, shape)
         # `from_splits` copies them.
@@ -271,11 +260,6 @@ def _decode_all(
 
 
 def _is_colour(path: Path) -> bool:
-    with _naming(path):
-        return images.is_colour(path)
-
-
-def _decode(form: tuple[tuple[int, ...], int], is_colour: bool, path: Path) -> np.ndarray:
-    size, background = form
-    with _naming(path):
-        return images.to_input(images.open_image(path), size, is_colour, background)
+    """Returns whether an image file has colours; reads no more than that needs."""
+    with _naming(path), open_regular(path) as file:
+        return Image.open(file, formats=images.FORMATS).mode not in ("1", "L", "LA")

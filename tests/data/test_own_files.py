@@ -430,7 +430,7 @@ def write_deep_image(folder: Path) -> Path:
             break_npz(y_train=np.array([{}] * 24)),
             "own.npz: no readable array y_train: Object",
         ),
-        (write_text("own.npz"), "own.npz: not an .npz file"),
+        (write_text("own.npz"), "own.npz: File is not a zip file"),
         (
             break_npy(x_train=COLOUR / 1),
             "own: train: images are float64(24, 8, 6, 3), expected",
