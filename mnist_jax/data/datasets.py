@@ -88,16 +88,14 @@ class Dataset:
                 forms = {p: f"{a.dtype}{a.shape}" for p, a in zip(parts, arrays, strict=True)}
                 raise ValueError(f"{field} of different shapes, types or places: {forms}")
         label, ends = np.concatenate(labels), np.cumsum([len(array) for array in labels])[:-1]
-        order = dict(
-            zip(parts, np.split(np.arange(len(label), dtype=np.int32), ends), strict=True)
-        )
+        rows = np.split(np.arange(len(label), dtype=np.int32), ends)
+        order = dict(zip(parts, rows, strict=True))
         for part in SPLITS[1:]:
             if part not in order:
                 order[part], order["train"] = _cut(order["train"], label)
         sizes = {part: len(order[part]) for part in SPLITS}
         if not sizes["train"]:
-            others = "validation and test are cut from them"
-            raise ValueError(f"too few training examples: {others}, a twelfth each")
+            raise ValueError("too few training examples to cut validation and test from them")
         chosen = np.concatenate([order[part] for part in SPLITS])
         image: np.ndarray | Rows
         if isinstance(images[0], Rows):
@@ -164,15 +162,13 @@ def _check(name: str, split: Split) -> Split:
         label = label[:, 0]
     dtype = {"b": np.int32, "i": np.int32, "u": np.int32, "f": np.float32}.get(label.dtype.kind)
     is_short = image.dtype.kind in "iuf" and image.dtype.itemsize <= 4
-    problem = None
+    found, problem = f"images are {image.dtype}{image.shape}", ""
     if not (is_short or image.dtype.name == "bfloat16") or not image.dtype.isnative:
-        expected = "uint8 or float32, or others of at most 32 bits"
-        problem = f"images are {image.dtype}{image.shape}, expected {expected}"
+        problem = f"{found}, expected uint8 or float32, or others of at most 32 bits"
     elif not (image.ndim and image.nbytes):
         problem = "no images"
     elif image.ndim == 4 and image.shape[1] in (1, 3, 4) and image.shape[3] > 4:
-        order = "the channels last: images.transpose(0, 2, 3, 1)"
-        problem = f"images are {image.dtype}{image.shape}, expected {order}"
+        problem = f"{found}, expected the channels last: images.transpose(0, 2, 3, 1)"
     elif dtype is None or not label.size or label.shape[0] != len(image):
         expected = f"({len(image)}, ...): the numbers of classes from 0, or floats"
         problem = f"labels are {label.dtype}{label.shape}, expected {expected}"
@@ -180,9 +176,8 @@ def _check(name: str, split: Split) -> Split:
         with np.errstate(over="ignore", invalid="ignore"):
             converted = label.astype(dtype, copy=False)
         if not (np.isfinite(converted) if dtype is np.float32 else converted == label).all():
-            limits = f"from {label.min()} to {label.max()}"
-            found = "not all numbers" if np.isnan(label).any() else limits
-            problem = f"labels are {found}, expected finite ones of {np.dtype(dtype)}"
+            found = f"labels are from {label.min()} to {label.max()}"
+            problem = f"{found}, expected finite ones of {np.dtype(dtype)}"
     if problem:
         raise ValueError(f"{name}: {problem}")
     return Split(image, converted)
@@ -195,9 +190,9 @@ def _find_odd_range(image: np.ndarray | Rows) -> Iterator[str]:
     sample = image[np.linspace(0, len(image) - 1, min(len(image), 1000)).astype(int)]
     low, high = float(sample.min()), float(sample.max())
     if not 1 / 4 <= max(high, -low) / (255 if image.dtype.kind in "iu" else 1) <= 16:
-        problem = f"images are {image.dtype} from {low:g} to {high:g}"
+        found = f"images are {image.dtype} from {low:g} to {high:g}"
         scaling = "models divide integers by 255, and take floats as they are"
-        yield f"{problem}, but {scaling}; scale them to 0..255, or as floats to 0..1"
+        yield f"{found}, but {scaling}; scale them to 0..255, or as floats to 0..1"
 
 
 def _cut(rows: np.ndarray, label: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

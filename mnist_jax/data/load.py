@@ -42,7 +42,6 @@ def _load(name: str, config: ConfigDict) -> Dataset:
         return own_files.load(path, config)
     if name == "fake":
         return builtin.make_fake(config.seed)
-    is_5k = name == "mnist_5k"
-    dataset = builtin.load_mnist_5k() if is_5k else tfds_source.load(name, config)
-    is_normalized = name in ("mnist", "mnist_5k")
-    return dataclasses.replace(dataset, normalization="mnist" if is_normalized else "")
+    dataset = builtin.load_mnist_5k() if name == "mnist_5k" else tfds_source.load(name, config)
+    normalization = "mnist" if name in ("mnist", "mnist_5k") else ""
+    return dataclasses.replace(dataset, normalization=normalization)

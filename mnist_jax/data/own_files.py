@@ -55,16 +55,13 @@ def load(path: Path, config: ConfigDict) -> Dataset:
     """
     with _naming(path), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # Of NumPy and Pillow, beside the error.
-        with refusing(f"dataset: {path}", "give the path where it is now"):
-            path.stat()
         folders = {} if path.is_file() else find_splits(path)
         initial = default.get_config()
         ignored = [n for n in ("image_size", "image_background") if config[n] != initial[n]]
         if folders:
             class_names, splits, unused = _read_folders(path, folders, config)
         elif ignored:
-            problem = f"not a folder of images, to which alone config.{ignored[0]} applies"
-            raise ValueError(problem)
+            raise ValueError(f"not a folder of images, to which config.{ignored[0]} applies")
         elif path.is_file():
             class_names, splits, unused = _read_npz(path)
         elif (path / "x_train.npy").exists():

