@@ -86,10 +86,10 @@ def _prepare(name: str, config: ConfigDict) -> Dataset:
         file.seek(0)
         if status == 0:
             return _read(file, name)
-        kind, _, message = file.read().decode().partition(" ")
-        raise _ERRORS.get(kind, CommandError)(
-            message or f"dataset: {name}: its preparation ended with exit code {status}"
-        )
+        kind, _, message = file.read().decode(errors="replace").partition(" ")
+        if kind in _ERRORS:
+            raise _ERRORS[kind](message)
+        raise CommandError(f"dataset: {name}: its preparation ended with exit code {status}")
 
 
 def write(file: IO[bytes], dataset: Dataset) -> None:
