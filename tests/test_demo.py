@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mnist_jax.digits.normalize import find_doubt
+from mnist_jax.digits.normalize import normalize
 from mnist_jax.train_loop import train_and_evaluate
 from tests.conftest import ROOT
 from tests.images import draw_seven
@@ -105,7 +105,7 @@ def test_answers_a_drawing(port):
 def test_notes_what_predict_does(port):
     two = np.hstack([np.asarray(draw_seven(280).convert("L"))[:, 70:210]] * 2)
     status, body = ask(port, "POST", "/predict", png(Image.fromarray(two)))
-    note = find_doubt(two[:, :, np.newaxis] / np.float32(255))
+    _, note = normalize(two[:, :, np.newaxis] / np.float32(255))
     assert (status, json.loads(body)["note"]) == (200, note)
     assert "several digits" in json.loads(body)["note"]
 

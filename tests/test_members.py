@@ -284,7 +284,7 @@ def test_the_commands_take_a_member_or_the_committee(several, tmp_path):
     assert f"Num correct: {test['num_correct'][2]} " in lines[2]
     image = tmp_path / "seven.png"
     draw_seven(28).save(image)
-    pixels = normalize(read_image(str(image)))
+    pixels, _ = normalize(read_image(str(image)))
     for member in (None, 1):
         flags = () if member is None else (f"--member={member}",)
         report = json.loads(run("predict", "--json", *flags, str(image)))

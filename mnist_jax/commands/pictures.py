@@ -7,7 +7,7 @@ import numpy as np
 from PIL import Image
 
 from mnist_jax.data.images import are_pictures, to_input
-from mnist_jax.digits.normalize import find_doubt, normalize, to_pixels
+from mnist_jax.digits.normalize import normalize, to_pixels
 from mnist_jax.runtime.errors import UserError
 
 
@@ -28,8 +28,7 @@ def create_reader(model: Any) -> Callable[[Image.Image], tuple[np.ndarray, str]]
 
     def read(picture: Image.Image) -> tuple[np.ndarray, str]:
         if model.manifest.normalization == "mnist":
-            pixels = to_pixels(picture)
-            return normalize(pixels), find_doubt(pixels)
+            return normalize(to_pixels(picture))
         return to_input(picture, shape[:2], len(shape) > 2, background), ""
 
     return read

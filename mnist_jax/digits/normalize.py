@@ -59,7 +59,7 @@ def to_pixels(image: Image.Image) -> np.ndarray:
     return colour * alpha + background * (1 - alpha)
 
 
-def normalize(pixels: np.ndarray) -> np.ndarray:
+def normalize(pixels: np.ndarray) -> tuple[np.ndarray, str]:
     """Converts an image of one digit on a plain background to MNIST's form.
 
     Args:
@@ -68,12 +68,12 @@ def normalize(pixels: np.ndarray) -> np.ndarray:
 
     Returns:
       `uint8[28, 28]`: the digit light on black, its longer side 20 pixels, its centre of mass
-      at the centre, its strongest ink 255.
+      at the centre, its strongest ink 255. And why the image may not show one digit, or "".
 
     Raises:
       UnreadableImageError: Nothing is drawn on the image.
     """
-    ink, _ = _find_digit(pixels)
+    ink, is_doubtful = _find_digit(pixels)
     top, bottom = _find_edges(ink.max(axis=1))
     left, right = _find_edges(ink.max(axis=0))
     scale = max(bottom - top, right - left) / _BOX
@@ -88,12 +88,8 @@ def normalize(pixels: np.ndarray) -> np.ndarray:
     box = x, y, x + size * scale, y + size * scale
     scaled = np.asarray(padded.resize((size, size), Image.Resampling.BICUBIC, box))
     canvas = _crop_centred(np.pad(np.clip(scaled, 0, None), _BOX))
-    return np.rint(canvas * (255 / canvas.max())).astype(np.uint8)
-
-
-def find_doubt(pixels: np.ndarray) -> str:
-    """Returns why an image that `normalize` accepts may not show one digit; "": no reason."""
-    return _DOUBT if _find_digit(pixels)[1] else ""
+    image = np.rint(canvas * (255 / canvas.max())).astype(np.uint8)
+    return image, _DOUBT if is_doubtful else ""
 
 
 def _find_digit(pixels: np.ndarray) -> tuple[np.ndarray, bool]:

@@ -12,7 +12,7 @@ from PIL import Image, ImageDraw, ImageFilter, ImageFont
 
 from mnist_jax.data.images import UnreadableImageError
 from mnist_jax.data.load import load_dataset
-from mnist_jax.digits.normalize import find_doubt, normalize
+from mnist_jax.digits import normalize as digits
 from mnist_jax.input_pipeline import batch_indices
 from mnist_jax.train_step import train_steps
 from tests.images import draw_seven, read_image
@@ -26,6 +26,14 @@ FONTS = Path(matplotlib.get_data_path()) / "fonts" / "ttf"
 
 def pixels(picture: Image.Image) -> np.ndarray:
     return np.atleast_3d(np.asarray(picture)) / 255
+
+
+def normalize(pixels: np.ndarray) -> np.ndarray:
+    return digits.normalize(pixels)[0]
+
+
+def find_doubt(pixels: np.ndarray) -> str:
+    return digits.normalize(pixels)[1]
 
 
 def difference(image: np.ndarray, other: np.ndarray) -> float:
