@@ -87,7 +87,11 @@ def normalize(pixels: np.ndarray) -> tuple[np.ndarray, str]:
     x, y = (before + edge - _EDGE * scale for edge in (left, top))
     box = x, y, x + size * scale, y + size * scale
     scaled = np.asarray(padded.resize((size, size), Image.Resampling.BICUBIC, box))
-    canvas = _crop_centred(np.pad(np.clip(scaled, 0, None), _BOX))
+    canvas = np.pad(np.clip(scaled, 0, None), _BOX)
+    # As in MNIST, the centre of mass of the 28x28 pixels is in [13.5, 14.5).
+    centres = ndimage.center_of_mass(canvas)
+    top, left = (math.floor(centre + 0.5) - _SIZE // 2 for centre in centres)
+    canvas = canvas[top : top + _SIZE, left : left + _SIZE]
     image = np.rint(canvas * (255 / canvas.max())).astype(np.uint8)
     return image, _DOUBT if is_doubtful else ""
 
@@ -207,11 +211,3 @@ def _find_end(profile: np.ndarray) -> float:
         return float(len(profile))
     inside, outside = profile[last : last + 2]
     return last + 0.5 + float((inside - _INK) / (inside - outside))
-
-
-def _crop_centred(canvas: np.ndarray) -> np.ndarray:
-    """Crops 28x28 pixels with the centre of mass in [13.5, 14.5), as in MNIST."""
-    index = np.arange(len(canvas))
-    centres = (canvas.sum(axis=axis) @ index / canvas.sum() for axis in (1, 0))
-    top, left = (math.floor(centre + 0.5) - _SIZE // 2 for centre in centres)
-    return canvas[top : top + _SIZE, left : left + _SIZE]
