@@ -13,6 +13,7 @@ from ml_collections import ConfigDict
 from mnist_jax.configs import default
 from mnist_jax.data import tfds_preparation, tfds_source
 from mnist_jax.data.datasets import Dataset
+from mnist_jax.runtime.errors import CommandError
 from tests.conftest import ROOT
 from tests.data.small_datasets import prepare_small
 
@@ -73,6 +74,19 @@ assert not {'tensorflow', 'tensorflow_datasets'} & set(sys.modules)
     find_cache(config)
     second = subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
     assert (first.stdout, first.stderr, second.stderr) == (b"", b"", b"")
+
+
+def test_a_preparation_that_is_killed_while_it_writes_is_one_line(tmp_path, monkeypatch):
+    def run(command, stdout, **options) -> subprocess.CompletedProcess:
+        stdout.write(b"PK\x03\x04\xff of a file")
+        return subprocess.CompletedProcess(command, -9)
+
+    monkeypatch.setattr(subprocess, "run", run)
+    config = default.get_config()
+    config.data_dir = str(tmp_path)
+    message = "^dataset: mnist: its preparation ended with exit code -9$"
+    with pytest.raises(CommandError, match=message):
+        tfds_source.load("mnist", config)
 
 
 def flip_a_byte(path: Path) -> None:
