@@ -170,7 +170,8 @@ def _prepare(
             builder.download_and_prepare(download_config=download_config)
         except Exception as error:
             reason = first_line(error)
-            if isinstance(error, OSError) and not isinstance(error, ConnectionError):
+            # The errors of `requests` are OSErrors without a number.
+            if getattr(error, "errno", None) and not isinstance(error, ConnectionError):
                 raise UserError(f"data_dir: {data_dir}: {reason}") from error
             problem = f"{builder.name} could not be prepared: {reason}"
             raise DatasetUnavailableError(f"dataset: {problem}") from error

@@ -1,5 +1,6 @@
 """What is made of the datasets of tensorflow-datasets, and what is refused."""
 
+import errno
 import gzip
 import os
 import socket
@@ -10,7 +11,7 @@ import pytest
 
 from mnist_jax.data import tfds_preparation
 from mnist_jax.data.load import load_dataset
-from mnist_jax.runtime.errors import UserError
+from mnist_jax.runtime.errors import DatasetUnavailableError, UserError
 from tests.data.small_datasets import prepare_small, write_idx
 
 
@@ -49,6 +50,26 @@ def test_what_a_killed_process_left_is_deleted(tmp_path, monkeypatch):
     tfds_preparation._prepare(builder, tmp_path / "data", None)
     assert [path.name for path in (tmp_path / "data" / "mnist").iterdir()] == []
     assert [*(tmp_path / "temporary").iterdir()] == []
+
+
+@pytest.mark.parametrize(
+    ("error", "kind"),
+    [
+        (OSError(errno.ENOSPC, "No space left on device"), UserError),
+        (ConnectionResetError(errno.ECONNRESET, "reset"), DatasetUnavailableError),
+        # As `requests.ConnectionError`, also an OSError, when the network is lost.
+        (OSError("Connection aborted."), DatasetUnavailableError),
+    ],
+)
+def test_a_full_disk_is_no_lost_network(error, kind, tmp_path, monkeypatch):
+    def fail(**_: object) -> None:
+        raise error
+
+    builder = tfds_preparation._create_builder("mnist", tmp_path)
+    monkeypatch.setattr(builder, "download_and_prepare", fail)
+    with pytest.raises(UserError) as raised:
+        tfds_preparation._prepare(builder, tmp_path, None)
+    assert raised.type is kind
 
 
 @pytest.mark.parametrize(
