@@ -1,6 +1,7 @@
 """Draws the figures of a run in a thread, so that training does not wait."""
 
 import os
+import struct
 import sys
 import threading
 import time
@@ -79,7 +80,11 @@ class FigureWorker:
             pngs, errors = figures.draw(
                 self._folder, should_stop=lambda: self._is_closing, **arguments
             )
-            self._event_file.write_images(arguments["step"], pngs)
+            for name, png in pngs.items():
+                width, height = struct.unpack(">II", png[16:24])  # In PNG's first chunk.
+                image = {"width": width, "height": height, "encoded_image_string": png}
+                summary = {"value": [{"tag": f"figures/{name}", "image": image}]}
+                self._event_file.write(step=arguments["step"], summary=summary)
         except Exception as error:  # Of any type: it must not end the training.
             errors = [first_line(error)]
         self._error = self._error or "; ".join(errors) or None

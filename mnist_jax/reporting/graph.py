@@ -11,20 +11,17 @@ import dataclasses
 import inspect
 import itertools
 import re
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
 from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn, Literal
 from tensorboard.compat.proto.config_pb2 import RunMetadata
-from tensorboard.compat.proto.event_pb2 import Event
 from tensorboard.compat.proto.graph_pb2 import GraphDef
 from tensorboard.plugins.graph.metadata import PLUGIN_NAME_RUN_METADATA_WITH_GRAPH
-from tensorboard.summary.writer.record_writer import RecordWriter
 
-from mnist_jax.runtime.files import replacing
+from mnist_jax.reporting.tensorboard import create_summary, write_once
 
 Scope = tuple[str, ...]  # The names of nested boxes, or of the modules in a name stack.
 
@@ -36,28 +33,19 @@ _GRADIENTS = "gradients"
 def write_graph(
     logdir: str | Path, function: Callable[..., Any], *example_args: Any, tag: str = "graph"
 ) -> None:
-    """Writes the graph of `create_graph_def` to an event file of its own, whole or not at all.
+    """Writes the graph of `create_graph_def` to an event file of its own.
 
     Args:
       logdir: Created if it is missing.
       function: See `create_graph_def`.
       *example_args: See `create_graph_def`.
-      tag: Names the graph in the tab's list, and the file, which replaces an earlier one.
+      tag: Names the graph in the tab's list.
     """
     graph_def = create_graph_def(function, *example_args)
     metadata = RunMetadata(function_graphs=[{"pre_optimization_graph": graph_def}])
     plugin = {"plugin_name": PLUGIN_NAME_RUN_METADATA_WITH_GRAPH, "content": b"1"}
     content = metadata.SerializeToString(deterministic=True)
-    tensor = {"dtype": "DT_STRING", "tensor_shape": {}, "string_val": [content]}
-    value = {"tag": tag, "metadata": {"plugin_data": plugin}, "tensor": tensor}
-    logdir = Path(logdir)
-    logdir.mkdir(parents=True, exist_ok=True)
-    # TensorBoard reads the files of a folder in the order of their names, and never returns
-    # to an earlier one. So this name sorts before those of the files that still grow.
-    with replacing(logdir / f"events.out.tfevents.0.graph.{tag}") as file:
-        for fields in ({"file_version": "brain.Event:2"}, {"summary": {"value": [value]}}):
-            event = Event(wall_time=time.time(), **fields)
-            RecordWriter(file).write(event.SerializeToString())
+    write_once(logdir, create_summary(tag, {"plugin_data": plugin}, content))
 
 
 def create_graph_def(function: Callable[..., Any], *example_args: Any) -> GraphDef:
@@ -81,131 +69,116 @@ def create_graph_def(function: Callable[..., Any], *example_args: Any) -> GraphD
       `_output_shapes`, which TensorBoard shows on the edges.
     """
     closed = jax.make_jaxpr(function)(*example_args)
-    inputs = _name_inputs(function, example_args)
-    builder = _Builder(closed.jaxpr, inputs)
-    args: list[_Value] = [
-        builder.add(op, path, [], [var.aval])
-        for (path, op), var in zip(inputs, closed.jaxpr.invars, strict=True)
-    ]
-    builder.inline(closed, args, ())
-    return builder.graph_def
+    inputs = _create_inputs(function, example_args, closed.in_avals)
+    tracer = _Tracer(nodes=[*inputs])
+    tracer.inline(closed, [(node, 0) for node in inputs], ())
+    # In a name stack, a root module looks like a named scope. But the outermost modules in the
+    # paths of the parameters are directly below it.
+    outermost = {x.path[0] for x in inputs if x.op != "Placeholder" and x.path[1:]}
+    roots = {
+        outer
+        for node in tracer.nodes[len(inputs) :]
+        for outer, inner in itertools.pairwise(node.path)
+        if inner in outermost and outer not in outermost | {_GRADIENTS}
+    }
+    graph_def = GraphDef(versions={"producer": 22})  # Any number is valid.
+    names: dict[str, _Node] = {}
+    for node in tracer.nodes:
+        node.name = name = "/".join(part for part in node.path if part not in roots)
+        numbers = itertools.count(1)
+        while names.setdefault(node.name, node) is not node:
+            node.name = f"{name}_{next(numbers)}"
+        sources = [f"{x.name}:{number}" if number else x.name for x, number in node.inputs]
+        attributes = graph_def.node.add(name=node.name, op=node.op, input=sources).attr
+        attributes["dtype"].s = ", ".join(str(aval.dtype) for aval in node.avals).encode()
+        shapes = attributes["_output_shapes"].list.shape
+        for aval in node.avals:
+            shapes.add(dim=[{"size": size} for size in aval.shape])
+        for key, value in node.attributes.items():
+            if isinstance(value, int | float | str | tuple):
+                attributes[key].s = str(value)[:200].encode()
+    return graph_def
 
 
 @dataclasses.dataclass(eq=False)
-class _Constant:
-    """A value known while tracing. Its node is added next to its first user."""
-
-    aval: Any
-    value: Any
-    node: str = ""
-
-
-# An input of an equation: the output of a node, as GraphDef names it, or a constant.
-_Value = str | _Constant
+class _Node:
+    op: str
+    path: Scope  # Its scope and its name; empty for a constant that nobody uses yet.
+    inputs: Sequence["_Output"]
+    avals: Sequence[Any]  # Of its outputs.
+    attributes: Mapping[str, Any]
+    name: str = ""  # In the GraphDef.
 
 
-class _Builder:
-    """Builds a GraphDef; the name stack of an equation determines the scope of its node."""
+_Output = tuple[_Node, int]
 
-    def __init__(self, jaxpr: Jaxpr, inputs: Sequence[tuple[Scope, str]]):
-        self.graph_def = GraphDef(versions={"producer": 22})  # Any number is valid.
-        self._captured: dict[int, _Constant] = {}  # By the identity of the array.
-        outermost = {path[0] for path, op in inputs if op != "Placeholder" and path[:-1]}
-        # In a name stack, a root module looks like a named scope. But the outermost modules
-        # in the paths of the parameters are directly below it.
-        stacks = set(_all_name_stacks(jaxpr, ()))
-        self._roots = {
-            outer
-            for stack in stacks
-            for outer, inner in itertools.pairwise(_without_methods(stack))
-            if inner in outermost and outer not in outermost | {_GRADIENTS}
-        }
-        # No node may have the name of a scope.
-        scopes = {path[:-1] for path, _ in inputs} | set(map(self._to_scope, stacks))
-        self._used_names = {"/".join(s[:end]) for s in scopes for end in range(1, len(s) + 1)}
 
-    def _to_scope(self, stack: Scope) -> Scope:
-        """Removes the root module."""
-        return tuple(name for name in _without_methods(stack) if name not in self._roots)
+@dataclasses.dataclass
+class _Tracer:
+    """Collects the nodes of equations; a constant is put before its first user."""
 
-    def _unique_name(self, path: Scope) -> str:
-        unique = name = "/".join(path)
-        numbers = itertools.count(1)
-        while unique in self._used_names:
-            unique = f"{name}_{next(numbers)}"
-        self._used_names.add(unique)
-        return unique
+    nodes: list[_Node]
+    captured: dict[int, _Output] = dataclasses.field(default_factory=dict)  # By `id(array)`.
 
-    def add(
-        self,
-        op: str,
-        path: Scope,
-        inputs: list[_Value],
-        avals: list[Any],
-        attributes: Mapping[str, Any] | None = None,
-    ) -> str:
-        """Adds a node with an output for each of `avals`, and returns its name."""
-        names = [x if isinstance(x, str) else self._add_const(x, path[:-1]) for x in inputs]
-        node = self.graph_def.node.add(name=self._unique_name(path), op=op, input=names)
-        node.attr["dtype"].s = ", ".join(str(aval.dtype) for aval in avals).encode()
-        shapes = node.attr["_output_shapes"].list.shape
-        for aval in avals:
-            shapes.add(dim=[{"size": size} for size in aval.shape])
-        for key, value in (attributes or {}).items():
-            if isinstance(value, int | float | str | tuple):
-                node.attr[key].s = _describe(value).encode()
-        return node.name
-
-    def _add_const(self, const: _Constant, scope: Scope) -> str:
-        if not const.node:
-            attributes = {"value": _describe(const.value)}
-            const.node = self.add("Const", (*scope, "const"), [], [const.aval], attributes)
-        return const.node
-
-    def inline(self, closed: ClosedJaxpr, args: list[_Value], stack: Scope) -> list[_Value]:
+    def inline(self, closed: ClosedJaxpr, args: list[_Output], stack: Scope) -> list[_Output]:
         """Adds the equations of a jaxpr below a name stack, and returns its outputs."""
         jaxpr = closed.jaxpr
-        values: dict[Any, _Value] = dict(zip(jaxpr.invars, args, strict=True))
+        values: dict[Any, _Output] = dict(zip(jaxpr.invars, args, strict=True))
         for var, const in zip(jaxpr.constvars, closed.consts, strict=True):
-            values[var] = self._captured.setdefault(id(const), _Constant(var.aval, const))
+            values[var] = self.captured.setdefault(id(const), _create_const(var.aval, const))
 
-        def read(atom: Any) -> _Value:
-            return _Constant(atom.aval, atom.val) if isinstance(atom, Literal) else values[atom]
+        def read(atom: Any) -> _Output:
+            is_literal = isinstance(atom, Literal)
+            return _create_const(atom.aval, atom.val) if is_literal else values[atom]
 
         for eqn in _used_equations(jaxpr):
-            outputs = self._add_equation(eqn, [read(atom) for atom in eqn.invars], stack)
+            outputs = self._add(eqn, [read(atom) for atom in eqn.invars], stack)
             values |= zip(eqn.outvars, outputs, strict=True)
         return [read(atom) for atom in jaxpr.outvars]
 
-    def _add_equation(self, eqn: JaxprEqn, args: list[_Value], stack: Scope) -> list[_Value]:
+    def _add(self, eqn: JaxprEqn, args: list[_Output], stack: Scope) -> list[_Output]:
+        """Adds an equation, or of a call its contents, and returns its outputs."""
         stack += _name_stack(eqn)
-        inner = _inner_jaxprs(eqn)
+        inner = [
+            value if isinstance(value, ClosedJaxpr) else ClosedJaxpr(value, ())
+            for value in jax.tree.leaves(eqn.params)
+            if isinstance(value, Jaxpr | ClosedJaxpr)
+        ]
         in_avals = [atom.aval for atom in eqn.invars]
         out_avals = [var.aval for var in eqn.outvars]
         shapes = [(jaxpr.in_avals, jaxpr.out_avals) for jaxpr in inner]
-        if shapes == [(in_avals, out_avals)] and eqn.primitive.name != "scan":
+        op = eqn.primitive.name
+        if shapes == [(in_avals, out_avals)] and op != "scan":
             return self.inline(inner[0], args, stack)  # A call, like that of `jit`.
-        path = (*self._to_scope(stack), _sanitize(eqn.primitive.name))
-        node = self.add(eqn.primitive.name, path, args, out_avals, eqn.params)
-        return [f"{node}:{number}" if number else node for number in range(len(out_avals))]
+        scope = _without_methods(stack)
+        for const, _ in args:
+            if not const.path:
+                const.path = (*scope, "const")
+                self.nodes.append(const)
+        node = _Node(op, (*scope, _sanitize(op)), args, out_avals, eqn.params)
+        self.nodes.append(node)
+        return [(node, number) for number in range(len(out_avals))]
 
 
-def _name_inputs(
-    function: Callable[..., Any], example_args: Sequence[Any]
-) -> list[tuple[Scope, str]]:
-    """Returns the path and the op of the node of each leaf of the arguments."""
-    parameters = inspect.signature(function).parameters.values()
-    names = [p.name for p in parameters if p.kind < p.VAR_POSITIONAL]
-    rest = [p.name for p in parameters if p.kind == p.VAR_POSITIONAL]
-    names += [f"{name}_{number}" for name in rest for number in range(len(example_args))]
-    arguments = [{name: arg} for name, arg in zip(names, example_args, strict=False)]
-    inputs = []
-    for (_, *keys), _ in jax.tree_util.tree_leaves_with_path(arguments):
+def _create_const(aval: Any, value: Any) -> _Output:
+    # A large captured array would be copied from the device only to be printed.
+    text = str(value) if aval.size == 1 else f"array of shape {[*aval.shape]}"
+    return _Node("Const", (), [], [aval], {"value": text}), 0
+
+
+def _create_inputs(
+    function: Callable[..., Any], example_args: Sequence[Any], avals: Sequence[Any]
+) -> list[_Node]:
+    """Returns a node for each leaf of the arguments."""
+    arguments = inspect.signature(function).bind(*example_args).arguments.items()
+    leaves = jax.tree_util.tree_leaves_with_path([{name: arg} for name, arg in arguments])
+    nodes = []
+    for ((_, *keys), _), aval in zip(leaves, avals, strict=True):
         path = tuple(_sanitize(jax.tree_util.keystr((key,), simple=True)) for key in keys)
         start = next((i for i, name in enumerate(path[:-1], 1) if name in _VARIABLE_OPS), 0)
         op = _VARIABLE_OPS[path[start - 1]] if start else "Placeholder"
-        inputs.append((path[start:], op))
-    return inputs
+        nodes.append(_Node(op, path[start:], [], [aval], {}))
+    return nodes
 
 
 def _used_equations(jaxpr: Jaxpr) -> list[JaxprEqn]:
@@ -225,15 +198,6 @@ def _name_stack(eqn: JaxprEqn) -> Scope:
     return tuple(_sanitize(part) for part in parts if part)
 
 
-def _all_name_stacks(jaxpr: Jaxpr, outer: Scope) -> Iterator[Scope]:
-    """Yields the name stack of every equation, also of those in inner jaxprs."""
-    for eqn in jaxpr.eqns:
-        stack = outer + _name_stack(eqn)
-        yield stack
-        for inner in _inner_jaxprs(eqn):
-            yield from _all_name_stacks(inner.jaxpr, stack)
-
-
 def _without_methods(stack: Scope) -> Scope:
     """Removes `module.method`, which Flax's lifted transformations add next to `module`.
 
@@ -249,18 +213,3 @@ def _without_methods(stack: Scope) -> Scope:
 def _sanitize(name: str) -> str:
     """Returns a valid TensorFlow name; with any other, the tab remains empty."""
     return re.sub(r"[^A-Za-z0-9_.-]", "_", name).strip("_-") or "unnamed"
-
-
-def _inner_jaxprs(eqn: JaxprEqn) -> list[ClosedJaxpr]:
-    return [
-        value if isinstance(value, ClosedJaxpr) else ClosedJaxpr(value, ())
-        for value in jax.tree.leaves(eqn.params)
-        if isinstance(value, Jaxpr | ClosedJaxpr)
-    ]
-
-
-def _describe(value: Any) -> str:
-    # A large captured array would be copied from the device only to be printed.
-    if getattr(value, "size", 1) > 1:
-        return f"array of shape {list(value.shape)}"
-    return str(value)[:200]

@@ -10,7 +10,6 @@ import functools
 import os
 import re
 import socket
-import struct
 import sys
 import threading
 import time
@@ -36,7 +35,7 @@ class EventWriter:
         self._logdir = logdir
         self._pool = asynclib.Pool("event_writer", max_workers=1)
         self._writers: dict[str, Any] = {}  # Used in the thread alone.
-        self.call("flush")
+        self.submit(import_summary_writer)
 
     def submit(self, function: Callable[[], object]) -> None:
         """Calls a function in the thread; returns at once."""
@@ -48,7 +47,7 @@ class EventWriter:
 
         def call() -> None:
             if run not in self._writers:
-                self._writers[run] = create_summary_writer(str(self._logdir / run))
+                self._writers[run] = import_summary_writer()(str(self._logdir / run))
             getattr(self._writers[run], method)(*arguments)
 
         self.submit(call)
@@ -56,12 +55,12 @@ class EventWriter:
     def write_hparams(self, hparams: Mapping[str, Any], trial: str) -> None:
         """Writes a row of the HParams tab; clu would name its trial by a digest."""
 
-        def create() -> Any:
+        def write() -> None:
             from tensorboard.plugins.hparams.summary_v2 import hparams_pb
 
-            return hparams_pb(hparams, trial_id=trial)
+            write_once(self._logdir, hparams_pb(hparams, trial_id=trial))
 
-        self._write_once(create)
+        self.submit(write)
 
     def write_ranges(self, tags: Sequence[str]) -> None:
         """Writes a chart for each tag: its curves, inside the range of several members.
@@ -69,7 +68,7 @@ class EventWriter:
         The Custom Scalars tab shows them. The bounds of `TAG` are `range/TAG_min` and `_max`.
         """
 
-        def create() -> Any:
+        def write() -> None:
             from tensorboard.plugins.custom_scalar import layout_pb2, metadata
 
             charts = []
@@ -78,45 +77,47 @@ class EventWriter:
                 charts.append({"title": tag, "margin": {"series": [{"value": tag, **bounds}]}})
             category = {"title": "Mean of the seeds, and their range", "chart": charts}
             content = layout_pb2.Layout(category=[category]).SerializeToString()
-            tensor = {"dtype": "DT_STRING", "tensor_shape": {}, "string_val": [content]}
             kind = metadata.create_summary_metadata()
-            value = {"tag": metadata.CONFIG_SUMMARY_TAG, "tensor": tensor, "metadata": kind}
-            return {"value": [value]}
-
-        self._write_once(create)
-
-    def _write_once(self, create: Callable[[], Any]) -> None:
-        def write() -> None:
-            file = EventFile(str(self._logdir), "0.")
-            file.write(step=0, summary=create())
-            file.close()
+            write_once(self._logdir, create_summary(metadata.CONFIG_SUMMARY_TAG, kind, content))
 
         self.submit(write)
 
     def flush(self) -> None:
         """Waits until the operating system has all events."""
-        self.submit(lambda: [writer.flush() for writer in self._writers.values()])
         with writing_to(self._logdir, Exception):
             self._pool.join()
 
     def close(self) -> None:
         """Flushes and closes the event files."""
         self.submit(lambda: [writer.close() for writer in self._writers.values()])
-        with writing_to(self._logdir, Exception):
-            self._pool.close()
+        self.flush()
 
 
-def create_summary_writer(logdir: str) -> Any:
-    """Returns a `clu.metric_writers.SummaryWriter` that needs no TensorFlow."""
-    return _import_summary_writer()(logdir)
+def create_summary(tag: str, metadata: Any, content: bytes) -> Mapping[str, Any]:
+    """Returns the fields of a `Summary` of one value; `metadata` says what the bytes are."""
+    tensor = {"dtype": "DT_STRING", "tensor_shape": {}, "string_val": [content]}
+    return {"value": [{"tag": tag, "metadata": metadata, "tensor": tensor}]}
+
+
+def write_once(logdir: str | Path, summary: Any) -> None:
+    """Writes a summary to a file of its own.
+
+    TensorBoard reads the files of a folder in the order of their names, and never returns to
+    an earlier one. So this name sorts before those of the files that still grow.
+    """
+    with contextlib.closing(EventFile(logdir, "0.")) as file:
+        file.write(step=0, summary=summary)
 
 
 _importing = threading.Lock()
 
 
 @functools.cache
-def _import_summary_writer() -> Any:
-    """Imports clu and TensorBoard anew; nobody else gets these modules, or the stand-in."""
+def import_summary_writer() -> Any:
+    """Returns clu's `SummaryWriter`, which here needs no TensorFlow.
+
+    Imports clu and TensorBoard anew; nobody else gets these modules, or the stand-in.
+    """
 
     def pop() -> dict[str, types.ModuleType]:
         pattern = re.compile(r"(clu|tensorboard)\b|tensorflow$")
@@ -139,7 +140,7 @@ _active_files: list["EventFile"] = []
 class EventFile:
     """An event file; implements the stand-in's `create_file_writer`."""
 
-    def __init__(self, logdir: str, prefix: str = ""):
+    def __init__(self, logdir: str | Path, prefix: str = ""):
         """Creates no file before the first event; in its name, the time follows the prefix."""
         self._logdir, self._prefix = Path(logdir), prefix
         self._file: Any = None
@@ -166,21 +167,6 @@ class EventFile:
         event_bytes = Event(wall_time=time.time(), **event).SerializeToString()
         RecordWriter(self._file).write(event_bytes)
         self._file.flush()  # For TensorBoard, which may be looking.
-
-    def write_images(self, step: int, images: Mapping[str, bytes]) -> None:
-        """Writes PNGs by name; `SummaryWriter` would encode the pixels again."""
-        from tensorboard.plugins.image import metadata
-        from tensorboard.util.tensor_util import make_tensor_proto
-
-        kind = metadata.create_summary_metadata(display_name=None, description=None)
-        for name, png in images.items():
-            width, height = struct.unpack(">II", png[16:24])  # In PNG's first chunk.
-            tensor = make_tensor_proto([str(width).encode(), str(height).encode(), png])
-            value = {"tag": f"figures/{name}", "tensor": tensor, "metadata": kind}
-            self.write(step=step, summary={"value": [value]})
-
-    def flush(self) -> None:
-        """Does nothing: `write` has passed all events to the operating system."""
 
     def close(self) -> None:
         """Closes the file."""

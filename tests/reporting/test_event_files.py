@@ -3,12 +3,12 @@ import pytest
 from tensorboard.backend.event_processing.event_file_loader import EventFileLoader
 
 from mnist_jax.reporting import event_files
-from mnist_jax.reporting.tensorboard import create_summary_writer
+from mnist_jax.reporting.tensorboard import import_summary_writer
 
 
 @pytest.fixture
 def path(tmp_path):
-    writer = create_summary_writer(str(tmp_path))
+    writer = import_summary_writer()(str(tmp_path))
     for step in (0, 10, 20, 30):
         writer.write_scalars(step, {"train/loss": np.float32(step)})
     writer.close()
