@@ -35,18 +35,15 @@ from mnist_jax.train_step import Metrics, TrainState
 Tracker = Callable[[int, Mapping[str, float]], object]
 
 
-def summarize(values: Mapping[str, Any]) -> dict[str, float]:
-    """Returns numbers as they are, and of several members' the mean by the same name.
+def summarize(value: Any) -> dict[str, float]:
+    """Returns a number by the suffix "", or of several members' the mean.
 
-    With `_std`, `_min` and `_max` after the name: their (sample) standard deviation and range.
+    With `_std`, `_min` and `_max` as well: their (sample) standard deviation and range.
     """
-    summary: dict[str, float] = {}
-    for name, value in values.items():
-        summary[name] = float(np.mean(value))
-        if np.ndim(value):
-            summary[f"{name}_std"] = float(np.std(value, ddof=1))
-            summary[f"{name}_min"] = float(np.min(value))
-            summary[f"{name}_max"] = float(np.max(value))
+    summary = {"": float(np.mean(value))}
+    if np.ndim(value):
+        summary["_std"] = float(np.std(value, ddof=1))
+        summary |= {"_min": float(np.min(value)), "_max": float(np.max(value))}
     return summary
 
 
@@ -264,34 +261,33 @@ class Reporter:
 
     def _write_scalars(self, step: int, groups: Mapping[str, Mapping[str, Any]]) -> None:
         """Writes the scalars of "batch", a training step, or of each split's evaluation."""
-        groups = {  # Without counts.
-            group: {n: x for n, x in values.items() if np.asarray(x).dtype.kind not in "iu"}
-            for group, values in groups.items()
-        }
-        summaries = {group: summarize(values) for group, values in groups.items()}
-        line = flax.traverse_util.flatten_dict(summaries, sep="/")
-        for tag, value in [*line.items()]:
-            if tag.startswith("batch/") or tag.endswith("/loss"):
-                self._check_finite(tag, value, step)
-            elif not math.isfinite(value):  # A metric may have no value, such as 0/0.
-                del line[tag]
-        if self._is_first:
-            self._journal.write(step, self._run.dataset.name, line)
-            self._track(step, line)
-            for group, values in groups.items():
-                if step == 0 and group != "validation":
-                    continue  # Of a few points, TensorBoard's smoothing would hide the last.
-                # TensorBoard's tabs begin with the evaluations: "all" sorts before "batch".
-                run, prefix = ("train", "batch") if group == "batch" else (group, "all")
-                tags = {
-                    f"{prefix}/{name}" if name in values else f"range/{prefix}/{name}": value
-                    for name, value in summaries[group].items()
-                    if f"{group}/{name}" in line
-                }
-                self._events.call("write_scalars", step, tags, run=run)
-                ranged = [f"{prefix}/{name}" for name in values if np.ndim(values[name])]
-                if step == 0 and ranged:
-                    self._events.write_ranges(ranged)
+        line: dict[str, float] = {}
+        tags: dict[str, dict[str, float]] = {}  # TensorBoard's, by its sub-run.
+        for group, values in groups.items():
+            # TensorBoard's tabs begin with the evaluations: "all" sorts before "batch".
+            run, prefix = ("train", "batch") if group == "batch" else (group, "all")
+            tags[run] = {}
+            for name, value in values.items():
+                if np.asarray(value).dtype.kind in "iu":  # A count.
+                    continue
+                for suffix, number in summarize(value).items():
+                    tag = f"{name}{suffix}"
+                    if group == "batch" or tag == "loss":
+                        self._check_finite(f"{group}/{tag}", number, step)
+                    if math.isfinite(number):  # A metric may have no value, such as 0/0.
+                        line[f"{group}/{tag}"] = number
+                        tags[run][f"{'range/' if suffix else ''}{prefix}/{tag}"] = number
+        if not self._is_first:
+            return
+        self._journal.write(step, self._run.dataset.name, line)
+        self._track(step, line)
+        if step == 0:  # Of a few points, TensorBoard's smoothing would hide the last.
+            scalars = tags["validation"]
+            tags = {"validation": scalars}
+            if ranged := [tag for tag in scalars if f"range/{tag}_min" in scalars]:
+                self._events.write_ranges(ranged)
+        for run, scalars in tags.items():
+            self._events.call("write_scalars", step, scalars, run=run)
 
     def _track(self, step: int, line: Mapping[str, float]) -> None:
         for tracker in list(self._trackers):
