@@ -51,7 +51,7 @@ def main() -> None:
     from mnist_jax import input_pipeline, restoring
     from mnist_jax.eval_step import evaluate
     from mnist_jax.members import select
-    from mnist_jax.reporting.figure_worker import collect_arguments
+    from mnist_jax.reporting.figure_worker import Evaluation, first_layer_weights
     from mnist_jax.reporting.journal import read_journal
 
     folder = run_folder.resolve("figures", _FIGURES.value) if _FIGURES.value else None
@@ -74,12 +74,13 @@ def main() -> None:
         from mnist_jax.reporting import figures
 
         params = select(model.variables["params"], 0, model.num_members)
-        arguments = collect_arguments(
-            model.model, model.task, params, dataset, split, outputs[split]
-        )
+        weights = first_layer_weights(model.model, params, dataset)
         journal = read_journal(model.workdir, model.step)
+        data = Evaluation(
+            model.task, dataset, split, model.step, outputs[split], journal, weights
+        )
         with refusing(f"figures: {folder}", "choose another folder"):
-            _, errors = figures.draw(folder, step=model.step, journal=journal, **arguments)
+            _, errors = figures.draw(folder, data)
         if errors:
             terminal.print_warning(f"WARNING: figures are missing ({'; '.join(errors)})")
     columns = ("split", "index", "label", "prediction", "probability", "loss")

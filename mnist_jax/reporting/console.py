@@ -1,14 +1,11 @@
 """What a run prints: lines on stdout, and on a terminal a progress bar below them."""
 
-import shutil
 import sys
 
 import tqdm
 
 from mnist_jax.runtime.errors import writing_to
 from mnist_jax.runtime.terminal import printable
-
-_MIN_WIDTH = 20  # Of a terminal, in characters: less shows nothing of a bar.
 
 
 class Console:
@@ -21,8 +18,7 @@ class Console:
             total=num_steps,
             initial=first_step,
             unit=" steps",
-            # None: unless stderr is a terminal.
-            disable=is_silent or shutil.get_terminal_size().columns < _MIN_WIDTH or None,
+            disable=is_silent or None,  # None: unless stderr is a terminal.
             dynamic_ncols=True,
             leave=False,
             bar_format="{l_bar}{bar}{r_bar}\r",  # The terminal writes `^C` at its cursor.

@@ -7,13 +7,12 @@ colour-blind readers: matplotlib's Blues and PuOr, and Okabe and Ito's
 """
 
 import contextlib
-import dataclasses
 import io
 import math
 import os
 import sys
 import warnings
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +30,7 @@ from matplotlib.figure import Figure
 from matplotlib.text import Text
 from matplotlib.ticker import MaxNLocator
 
+from mnist_jax.reporting.figure_worker import Evaluation
 from mnist_jax.runtime.errors import first_line
 from mnist_jax.runtime.files import replacing
 
@@ -45,36 +45,11 @@ _ROWS, _COLUMNS = 4, 5  # Of a sheet of images.
 warnings.filterwarnings("ignore", module=__name__)  # A class's name may lack in the font.
 
 
-@dataclasses.dataclass(frozen=True)
-class Evaluation:
-    """What the figures show: the outputs for a split after a step, and the run until then."""
-
-    dataset: str  # Its name, or the path of a user's own.
-    class_names: Sequence[str]  # Empty if the labels are no classes.
-    split: str
-    step: int
-    journal: Sequence[Mapping[str, Any]]  # The lines of `metrics.jsonl`.
-    weights: np.ndarray | None  # `float[units, height, width]`, of the first layer.
-    labels: np.ndarray  # `int32[n]`, those of the split.
-    images: np.ndarray  # `[n, *image_shape]`, or other inputs.
-    logits: np.ndarray  # `float32[n, num_classes]`.
-    metric: str = "accuracy"  # The one that `learning_curves` shows.
-
-    def title(self, middle: str = "") -> str:
-        """Returns the first line of a figure; `middle` is by default that of the split."""
-        is_path = Path(self.dataset).is_absolute()
-        name = _shorten(Path(self.dataset).name if is_path else self.dataset, 30)
-        return f"{name}, {middle or f'{self.split}, step'} {self.step}"
-
-    @property
-    def predicted(self) -> np.ndarray:
-        """The most probable class of each example."""
-        return self.logits.argmax(axis=1)
-
-    @property
-    def confidence(self) -> np.ndarray:
-        """The probability of that class."""
-        return np.exp(self.logits.max(axis=1) - np.logaddexp.reduce(self.logits, axis=1))
+def _title(data: Evaluation, middle: str = "") -> str:
+    """Returns the first line of a figure; `middle` is by default that of the split."""
+    name = data.dataset.name  # Or the path of a user's own.
+    name = _shorten(Path(name).name if Path(name).is_absolute() else name, 30)
+    return f"{name}, {middle or f'{data.split}, step'} {data.step}"
 
 
 def _create_figure(height: float, *title: str, width: float = _WIDTH) -> Figure:
@@ -117,17 +92,17 @@ def confusion_matrix(data: Evaluation) -> Figure | None:
 
     The colour is the share of the row.
     """
-    num_classes = len(data.class_names)
+    names = [_shorten(name) for name in data.dataset.class_names]
+    num_classes = len(names)
     if not 0 < num_classes <= 100:  # With more, nothing would be legible.
         return None
-    counts = np.zeros((num_classes, num_classes), int)
-    np.add.at(counts, (data.labels, data.predicted), 1)
+    pairs = num_classes * data.examples.label + data.predicted
+    counts = np.bincount(pairs, minlength=num_classes**2).reshape(num_classes, num_classes)
     size = 6.5 if num_classes <= 10 else 3.6
-    names = [_shorten(name) for name in data.class_names]
     longest = max(map(len, names))
     room = 0.01 * size * max(0, longest - 2)  # Inches for names longer than two digits.
     width = max(_WIDTH, 0.19 * num_classes + 0.3 + room)
-    title = data.title(), "count; darker: more of the row"
+    title = _title(data), "count; darker: more of the row"
     figure = _create_figure(width + 0.38, *title, width=width)
     axes = _add_axes(figure, 0.36 + room, 0.34 + room, 0.02, 0.38)
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
@@ -157,19 +132,19 @@ def examples(
 
 def mistakes(data: Evaluation) -> Figure | None:
     """Draws the misclassified images with the highest confidence, in descending order."""
-    if not data.class_names or data.images.ndim not in (3, 4):
+    (images, labels), predicted = data.examples, data.predicted
+    if not data.dataset.class_names or images.ndim not in (3, 4):
         return None
-    labels, predicted, confidence = data.labels, data.predicted, data.confidence
-    wrong = np.flatnonzero(predicted != labels)
+    confidence, wrong = data.confidence, np.flatnonzero(predicted != labels)
     chosen = wrong[np.argsort(-confidence[wrong], kind="stable")[: _ROWS * _COLUMNS]]
-    names = [_shorten(name, 9) for name in data.class_names]
+    names = [_shorten(name, 9) for name in data.dataset.class_names]
     space = " " if max(map(len, names)) == 1 else "\n"
     captions = [
         f"{names[labels[i]]}{space}→ {names[predicted[i]]}{space}({confidence[i]:.0%})"
         for i in chosen
     ]
     subtitle = "most confidently wrong: true → predicted" if captions else "no mistakes"
-    return _sheet(data.images[chosen], captions, data.title(), subtitle)
+    return _sheet(images[chosen], captions, _title(data), subtitle)
 
 
 def _sheet(images: np.ndarray, captions: Sequence[str], *title: str) -> Figure:
@@ -180,33 +155,24 @@ def _sheet(images: np.ndarray, captions: Sequence[str], *title: str) -> Figure:
         images = (images * (255 / (images.max() or 1))).astype(np.uint8)
     if images.shape[3:] not in ((), (3,)):  # `imshow` draws grey and RGB.
         images = images.mean(axis=3).astype(np.uint8)
-    factor = math.ceil(28 / images.shape[2])  # The margins are whole pixels.
-    images = images.repeat(factor, axis=1).repeat(factor, axis=2)
-    unit = images.shape[2] / 28
-    lines = max((caption.count("\n") + 1 for caption in captions), default=1)
-    top, bottom, left, right = (round(n * unit) for n in (1 + 6 * lines, 3, 3, 4))
-    missing = _ROWS * _COLUMNS - len(captions)
-    margins = ((0, missing), (top, bottom), (left, right), *[(0, 0)] * (images.ndim - 3))
-    padded = np.pad(images, margins, constant_values=255)
-    height, width = padded.shape[1:3]
-    sheet = _tile(padded, _COLUMNS)
-    figure = _create_figure(_WIDTH * sheet.shape[0] / sheet.shape[1] + 0.4, *title)
+    cell, lines = _WIDTH / _COLUMNS, max((text.count("\n") + 1 for text in captions), default=1)
+    width, room = 0.82 * cell, 0.07 + 0.11 * lines  # Inches.
+    height = width * images.shape[1] / images.shape[2]
+    total = _ROWS * (room + height)
+    figure = _create_figure(total + 0.4, *title)
     axes = _add_axes(figure, 0, 0, 0, 0.4)  # One for all: axes of their own take 0.2 s.
     axes.set_axis_off()
-    axes.imshow(sheet, "gray", vmin=0, vmax=255, origin="upper")
-    # Black on the white of the margins, whatever the style of the process is.
-    style: dict[str, Any] = {"fontsize": _SMALL, "ha": "center", "color": "black"}
-    for index, caption in enumerate(captions):
+    axes.set(xlim=(0, _WIDTH), ylim=(total, 0))
+    for index, (image, caption) in enumerate(zip(images, captions, strict=True)):
         row, column = divmod(index, _COLUMNS)
-        x, y = width * column + left + 14 * unit - 0.5, height * row + top - 1.5 * unit
-        axes.text(x, y, caption, parse_math=False, **style)
+        top, left = row * (room + height) + room, column * cell + (cell - width) / 2
+        extent = left, left + width, top + height, top
+        axes.imshow(
+            image, "gray", vmin=0, vmax=255, extent=extent, origin="upper", aspect="auto"
+        )
+        style: dict[str, Any] = {"fontsize": _SMALL, "ha": "center", "parse_math": False}
+        axes.text(left + width / 2, top - 0.03, caption, **style)
     return figure
-
-
-def _tile(images: np.ndarray, columns: int) -> np.ndarray:
-    """Returns the images `[rows * columns, height, width]` side by side as one."""
-    rows = images.reshape(-1, columns, *images.shape[1:])
-    return np.vstack([np.hstack(row) for row in rows])
 
 
 def first_layer(data: Evaluation) -> Figure | None:
@@ -217,14 +183,17 @@ def first_layer(data: Evaluation) -> Figure | None:
     units = weights[:144]
     columns = min(12, max(5, math.ceil(math.sqrt(len(units)))))
     margins = ((0, -len(units) % columns), (0, 1), (0, 1))
-    sheet = _tile(np.pad(units, margins, constant_values=np.nan), columns)
+    padded = np.pad(units, margins, constant_values=np.nan)
+    sheet = np.vstack(
+        [np.hstack(row) for row in padded.reshape(-1, columns, *padded.shape[1:])]
+    )
     # A weight is a whole number of pixels wide if it can: else they would differ in width.
     scale = _WIDTH * _DPI / sheet.shape[1]
     height, width = np.array(sheet.shape) * (math.floor(scale) or scale) / _DPI
     limit = float(np.percentile(np.abs(weights), 99.5)) or 1.0
     # A colour bar takes 0.1 s.
     subtitle = f"weights of {len(units)} of {len(weights)} units, orange to violet ±{limit:.2g}"
-    figure = _create_figure(height + 0.4, data.title("step"), subtitle)
+    figure = _create_figure(height + 0.4, _title(data, "step"), subtitle)
     axes = _add_axes(figure, (_WIDTH - width) / 2, 0, (_WIDTH - width) / 2, 0.4)
     axes.set_axis_off()
     axes.imshow(sheet, "PuOr", aspect="auto", origin="upper", vmin=-limit, vmax=limit)
@@ -233,10 +202,11 @@ def first_layer(data: Evaluation) -> Figure | None:
 
 def learning_curves(data: Evaluation) -> Figure:
     """Draws the loss and a metric by step."""
-    figure = _create_figure(4.2, data.title("to step"))
-    label = "cross-entropy, nats" if data.metric == "accuracy" else "loss"
+    figure = _create_figure(4.2, _title(data, "to step"))
+    metric, _ = data.task.best
+    label = "cross-entropy, nats" if metric == "accuracy" else "loss"
     losses = _add_plot(figure, 2.25, 0.25, label)
-    metrics = _add_plot(figure, 0.4, 2.05, data.metric, "step")
+    metrics = _add_plot(figure, 0.4, 2.05, metric, "step")
 
     def plot(axes: Axes, tag: str, name: str, color: str, **style: Any) -> None:
         lines = [line for line in data.journal if math.isfinite(line.get(tag, math.nan))]
@@ -250,7 +220,7 @@ def learning_curves(data: Evaluation) -> Figure:
     for split, (color, line_style) in _SPLITS.items():
         style = {"linestyle": line_style, "marker": "o", "markersize": 3, "linewidth": 1.2}
         plot(losses, f"{split}/loss", split, color, **style)
-        plot(metrics, f"{split}/{data.metric}", split, color, **style)
+        plot(metrics, f"{split}/{metric}", split, color, **style)
     for axes in (losses, metrics):
         axes.set_xlim(0, 1.03 * max([line["step"] for line in data.journal], default=1))
         axes.locator_params(axis="x", integer=True)
@@ -265,17 +235,17 @@ def calibration(data: Evaluation) -> Figure | None:
     The expected calibration error is the sum of n_bin / n * |accuracy - mean confidence|
     (Guo et al. 2017, https://arxiv.org/abs/1706.04599).
     """
-    if not data.class_names:
+    if not data.dataset.class_names:
         return None
     num_bins, confidence = 10, data.confidence.astype(float)
     bins = np.minimum((confidence * num_bins).astype(int), num_bins - 1)
     count = np.bincount(bins, minlength=num_bins)
     with np.errstate(invalid="ignore"):  # Empty bins have NaN.
-        accuracy = np.bincount(bins, data.predicted == data.labels, num_bins) / count
+        accuracy = np.bincount(bins, data.predicted == data.examples.label, num_bins) / count
         mean = np.bincount(bins, confidence, num_bins) / count
     ece = np.nansum(count * np.abs(accuracy - mean)) / max(len(confidence), 1)
 
-    figure = _create_figure(3.9, data.title(), f"expected calibration error {ece:.4f}")
+    figure = _create_figure(3.9, _title(data), f"expected calibration error {ece:.4f}")
     upper = _add_plot(figure, 1.25, 0.38, "accuracy")
     lower = _add_plot(figure, 0.38, 2.75, "examples", "confidence in the predicted class")
     upper.plot([0, 1], [0, 1], color=_GREY, linestyle="--", linewidth=1, label="perfect")
@@ -296,7 +266,8 @@ def predictions(
     """Draws inputs, `float[height, width, channels]`, beside their `uint8[*image_shape]`."""
     height = 2.5 * len(inputs) + 0.3
     figure = _create_figure(height, "input, and the image that the network gets", width=4.8)
-    rows = figure.subplots(len(inputs), 2, squeeze=False)
+    no_ticks: dict[str, Any] = {"xticks": [], "yticks": []}
+    rows = figure.subplots(len(inputs), 2, squeeze=False, subplot_kw=no_ticks)
     figure.subplots_adjust(0.02, 0.02, 0.98, 1 - 0.45 / height, hspace=0.12)
     for (left, right), pixels, digit, title in zip(rows, inputs, digits, titles, strict=True):
         image: dict[str, Any] = {"interpolation": "nearest", "origin": "upper"}
@@ -305,8 +276,6 @@ def predictions(
         left.set_title(
             _shorten(title, 72), fontsize=_SMALL, loc="left", parse_math=False, pad=2
         )
-        left.set(xticks=[], yticks=[])
-        right.set(xticks=[], yticks=[])
     return figure
 
 
@@ -318,24 +287,19 @@ FIGURES: dict[str, Callable[[Evaluation], Figure | None]] = {
 
 
 def draw(
-    folder: Path,
-    names: Iterable[str] = tuple(FIGURES),
-    *,
-    should_stop: Callable[[], bool] = lambda: False,
-    **arguments: Any,
+    folder: Path, data: Evaluation, should_stop: Callable[[], bool] = lambda: False
 ) -> tuple[dict[str, bytes], list[str]]:
-    """Draws and saves figures in a folder; returns the PNGs by name, and what went wrong.
+    """Saves a task's figures in a folder; returns the PNGs by name, and what went wrong.
 
     Those that the data do not suit are left out, and one that fails does not prevent the
-    others. `arguments` are those of `Evaluation`; `should_stop` is called before each figure.
+    others. `should_stop` is called before each figure.
 
     Raises:
       OSError: A file can't be written.
     """
-    data = Evaluation(**arguments)
     pngs: dict[str, bytes] = {}
     errors = []
-    for name in names:
+    for name in data.task.figures:
         if should_stop():
             break
         try:

@@ -44,7 +44,6 @@ class Journal:
     def flush(self) -> str:
         """Writes all lines to the disk, and returns their SHA-256."""
         with writing_to(self._path):
-            self._file.flush()
             os.fsync(self._file.fileno())  # After a power failure they are needed to resume.
         return self._digest.hexdigest()
 

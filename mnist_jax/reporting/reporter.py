@@ -17,7 +17,7 @@ from mnist_jax.members import select
 from mnist_jax.parallel import job
 from mnist_jax.reporting import description, event_files
 from mnist_jax.reporting.console import Console
-from mnist_jax.reporting.figure_worker import FigureWorker, collect_arguments
+from mnist_jax.reporting.figure_worker import Evaluation, FigureWorker, first_layer_weights
 from mnist_jax.reporting.journal import Journal
 from mnist_jax.reporting.profiling import Profiler
 from mnist_jax.reporting.tensorboard import EventWriter
@@ -125,9 +125,7 @@ class Reporter:
             # After a signal or on a full disk there is no time or room for figures.
             is_urgent = isinstance(error, PreemptedError | WriteError)
             signals = self._run.signals
-            failure = self._figures.close(
-                wait=not is_urgent, should_stop=lambda: signals.signum
-            )
+            failure = self._figures.close(lambda: is_urgent or signals.signum)
             if failure and not is_urgent:
                 terminal.print_warning(
                     f"WARNING: figures are missing ({failure}); draw them by "
@@ -202,10 +200,13 @@ class Reporter:
             self._print(run.task.report(split, run.dataset.name, result))
         if self._figures:
             params = select(state.params, 0, run.config.num_seeds)
-            arguments = collect_arguments(
-                run.model, run.task, params, run.dataset, "test", outputs["test"]
+            weights = first_layer_weights(run.model, params, run.dataset)
+            journal = [*self._journal.lines]
+            self._figures.draw(
+                Evaluation(
+                    run.task, run.dataset, "test", step, outputs["test"], journal, weights
+                )
             )
-            self._figures.draw(step=step, journal=list(self._journal.lines), **arguments)
 
     def complete(
         self, step: int, results: Results, best: Mapping[str, Any] | None = None

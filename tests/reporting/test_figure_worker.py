@@ -12,8 +12,7 @@ from tensorboard.backend.event_processing.event_file_loader import EventFileLoad
 from mnist_jax.reporting import figure_worker, figures
 from mnist_jax.reporting.figure_worker import FigureWorker
 from tests.conftest import ROOT
-
-NAMES = ["calibration", "confusion_matrix", "first_layer", "learning_curves", "mistakes"]
+from tests.reporting.test_figures import NAMES, create_evaluation
 
 ARGUMENTS = {
     "dataset": "fake",
@@ -31,11 +30,11 @@ SCRIPT = """
 import sys
 from pathlib import Path
 from mnist_jax.reporting.figure_worker import FigureWorker
-from tests.reporting.test_figure_worker import ARGUMENTS
+from tests.reporting.test_figure_worker import ARGUMENTS, create_evaluation
 
 worker = FigureWorker(Path(sys.argv[1]))
-worker.draw(step=10, **ARGUMENTS | {"class_names": ["猫", "犬"]})
-worker.close(wait=True)
+worker.draw(create_evaluation(step=10, **ARGUMENTS | {"class_names": ["猫", "犬"]}))
+worker.close()
 """
 
 
@@ -43,7 +42,7 @@ worker.close(wait=True)
 def worker(tmp_path):
     worker = FigureWorker(tmp_path)
     yield worker
-    worker.close(wait=False)
+    worker.close(lambda: True)
 
 
 def images_in_event_file(workdir: Path) -> dict[tuple[int, str], bytes]:
@@ -61,8 +60,8 @@ def drawn_steps(workdir: Path) -> list[int]:
 
 
 def test_figures_are_files_and_images_in_tensorboard(worker, tmp_path):
-    worker.draw(step=10, **ARGUMENTS)
-    assert worker.close(wait=True) is None
+    worker.draw(create_evaluation(step=10, **ARGUMENTS))
+    assert worker.close() is None
     files = {path.name: path.read_bytes() for path in (tmp_path / "figures").iterdir()}
     assert sorted(files) == [f"{name}.png" for name in NAMES]
     assert images_in_event_file(tmp_path) == {
@@ -74,25 +73,25 @@ def test_figures_are_files_and_images_in_tensorboard(worker, tmp_path):
 def test_the_newest_request_is_drawn_at_the_end(worker, tmp_path, monkeypatch, interval):
     monkeypatch.setattr(figure_worker, "_INTERVAL", interval)
     for step in range(1, 21):
-        worker.draw(step=step, **ARGUMENTS)
-    assert worker.close(wait=True) is None
+        worker.draw(create_evaluation(step=step, **ARGUMENTS))
+    assert worker.close() is None
     steps = drawn_steps(tmp_path)
     assert steps[-1] == 20
     assert len(steps) < (20 if interval == 0 else 2)
 
 
-@pytest.mark.parametrize("wait", [False, True])
-def test_close_or_a_signal_ends_it_with_the_figure_that_it_draws(worker, monkeypatch, wait):
-    def draw_until_told(folder, *, should_stop, **arguments):
+@pytest.mark.parametrize("signals", [[15, 15], [None, None, 15]])
+def test_a_signal_ends_it_with_the_figure_that_it_draws(worker, monkeypatch, signals):
+    def draw_until_told(folder, evaluation, should_stop):
         while not should_stop():
             pass
         return {}, []
 
     monkeypatch.setattr(figures, "draw", draw_until_told)
-    worker.draw(step=10, **ARGUMENTS)
-    worker.draw(step=20, **ARGUMENTS)
-    signals = iter([None, None, 15])
-    assert worker.close(wait=wait, should_stop=lambda: next(signals)) == "the run was stopped"
+    worker.draw(create_evaluation(step=10, **ARGUMENTS))
+    worker.draw(create_evaluation(step=20, **ARGUMENTS))
+    signals = iter(signals)
+    assert worker.close(lambda: next(signals)) == "the run was stopped"
 
 
 def test_a_failed_drawing_is_reported_by_close_and_the_next_is_drawn(
@@ -106,17 +105,17 @@ def test_a_failed_drawing_is_reported_by_close_and_the_next_is_drawn(
             begun.set()
             raise TypeError("no numbers")
 
-    worker.draw(step=10, **ARGUMENTS | {"logits": Bad()})
+    worker.draw(create_evaluation(step=10, **ARGUMENTS | {"logits": Bad()}))
     assert begun.wait(60)
-    worker.draw(step=20, **ARGUMENTS)
-    assert worker.close(wait=True).startswith("calibration: no numbers; ")
+    worker.draw(create_evaluation(step=20, **ARGUMENTS))
+    assert worker.close().startswith("calibration: no numbers; ")
     assert drawn_steps(tmp_path)[-1] == 20
 
 
 def test_a_file_that_cannot_be_written_is_reported_by_close(worker, tmp_path):
     (tmp_path / "figures").write_bytes(b"not a folder")
-    worker.draw(step=10, **ARGUMENTS)
-    assert worker.close(wait=True) == "File exists"
+    worker.draw(create_evaluation(step=10, **ARGUMENTS))
+    assert worker.close() == "File exists"
 
 
 def test_it_prints_nothing(tmp_path):
