@@ -3,6 +3,7 @@
 import json
 import math
 import shlex
+import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Self
@@ -10,13 +11,13 @@ from typing import Any, Self
 import flax
 import jax
 import numpy as np
+import tqdm
 
 from mnist_jax.data.images import are_pictures
 from mnist_jax.eval_step import Results
 from mnist_jax.members import select
 from mnist_jax.parallel import job
 from mnist_jax.reporting import description, event_files
-from mnist_jax.reporting.console import Console
 from mnist_jax.reporting.figure_worker import Evaluation, FigureWorker, first_layer_weights
 from mnist_jax.reporting.journal import Journal
 from mnist_jax.reporting.profiling import Profiler
@@ -82,12 +83,16 @@ class Reporter:
         self._unread: tuple[range, Metrics] | None = None
         self._figures: FigureWorker | None = None
         self._first_step = first_step
-        self._console = Console(
-            first_step=first_step,
-            num_steps=config.num_train_steps,
-            is_silent=quiet or not self._is_first,
+        self._is_silent = quiet or not self._is_first
+        self._bar = tqdm.tqdm(
+            total=config.num_train_steps,
+            initial=first_step,
+            unit=" steps",
+            disable=self._is_silent or None,  # None: unless stderr is a terminal.
+            dynamic_ncols=True,
+            leave=False,
+            bar_format="{l_bar}{bar}{r_bar}\r",  # The terminal writes `^C` at its cursor.
         )
-        self._print = self._console.print
         profile_steps = config.profile_steps if self._is_first else ()
         self.profiler = Profiler(run.workdir, profile_steps, self._print)
         sha256 = saved and saved.journal_sha256
@@ -119,7 +124,7 @@ class Reporter:
         return self
 
     def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
-        self._console.close()
+        self._bar.close()
         self.profiler.close()
         if self._figures:
             # After a signal or on a full disk there is no time or room for figures.
@@ -158,7 +163,7 @@ class Reporter:
         step, losses = steps[-1], np.asarray(metrics["loss"])
         for index, *member in np.argwhere(~np.isfinite(losses)):
             self._check_finite("the loss", losses[index, *member], steps[index])
-        self._console.advance(step)
+        self._bar.update(step - self._bar.n)
         if step % self._run.config.log_every_steps:
             return
         steps_per_second = (step - self._clock_step) / (time.perf_counter() - self._clock)
@@ -193,61 +198,63 @@ class Reporter:
             self._write_scalars(step, results)
         best, _ = run.task.best
         value = format_spread(results["validation"][best], ".4f")
-        self._console.show(f"validation {best} {value}")
+        self._bar.set_postfix_str(f"validation {best} {value}", refresh=False)
         if step == 0 or "test" not in results:
             return
         for split, result in results.items():
             self._print(run.task.report(split, run.dataset.name, result))
         if self._figures:
+            data, journal = run.dataset, [*self._journal.lines]
             params = select(state.params, 0, run.config.num_seeds)
-            weights = first_layer_weights(run.model, params, run.dataset)
-            journal = [*self._journal.lines]
+            weights = first_layer_weights(run.model, params, data)
             self._figures.draw(
-                Evaluation(
-                    run.task, run.dataset, "test", step, outputs["test"], journal, weights
-                )
+                Evaluation(run.task, data, "test", step, outputs["test"], journal, weights)
             )
 
-    def complete(
-        self, step: int, results: Results, best: Mapping[str, Any] | None = None
-    ) -> None:
+    def complete(self, step: int, results: Results, best: Mapping[str, Any] | None) -> None:
         """Writes `results.json`, completely or not at all, and prints what can be done next.
 
         `best` is `Manifest.early_stopping`, and says why the run ended, if that is early.
         """
-        run = self._run
+        if not self._is_first:
+            return
+        run, path = self._run, self._run.workdir / "results.json"
         report = {"step": step, "dataset": run.dataset.name, "splits": results}
         report |= {"environment": environment.describe(), "config": run.config.to_dict()}
-        path = run.workdir / "results.json"
-        # Below `runs`, TensorBoard shows a run by its name, beside the others.
-        logdir = run.workdir.parent if "runs" in run.workdir.parts[-3:-1] else run.workdir
-        if self._is_first:
-            with writing_to(path), replacing(path) as file:
-                file.write(json.dumps(report, indent=1, default=np.ndarray.tolist).encode())
+        with writing_to(path), replacing(path) as file:
+            file.write(json.dumps(report, indent=1, default=np.ndarray.tolist).encode())
         if best and step < run.config.num_train_steps:
             self._print(
                 f"Stopped early at step {step}: in {best['evals']} evaluations validation "
                 f"{best['name']} was not better than {best['value']:.4f} at step {best['step']}"
             )
-        start = self._journal.lines[0].get("train/loss", np.inf) if self._is_first else np.inf
-        if (loss := np.mean(results["train"]["loss"])) >= np.mean(start):
+        start = self._journal.lines[0].get("train/loss", np.inf)
+        if (loss := np.mean(results["train"]["loss"])) >= start:
             problem = f"the training loss at the end, {loss:.4g}, is not below that at step 0"
             terminal.print_warning(f"WARNING: {problem}; lower config.learning_rate")
-        commands = [f"tensorboard --logdir {shlex.quote(str(logdir))}"]
-        commands += [self._command("evaluate")]
+        # Below `runs`, TensorBoard shows a run by its name, beside the others.
+        logdir = run.workdir.parent if "runs" in run.workdir.parts[-3:-1] else run.workdir
+        commands = [self._command("evaluate")]
         if are_pictures(run.dataset.input):
             commands += [self._command("demo")]
         if run.is_from_python:  # Commands would not have its objects.
             own = "".join(f", {kind}=..." for kind in run.own_code)
-            commands[1:] = [f"mnist_jax.restoring.restore({str(run.workdir)!r}{own}) in Python"]
-        lines = "".join(f"\n  {command}" for command in commands)
-        self._print(f"Complete: {path} contains the results. Next:{lines}")
+            commands = [f"mnist_jax.restoring.restore({str(run.workdir)!r}{own}) in Python"]
+        lines = "\n  ".join([f"tensorboard --logdir {shlex.quote(str(logdir))}", *commands])
+        self._print(f"Complete: {path} contains the results. Next:\n  {lines}")
 
     def _command(self, name: str) -> str:
         """Returns a command that uses the run, with what it needs of the user's own code."""
         folder = shlex.quote(str(self._run.workdir))
         own = (f" --{k} {shlex.quote(x['name'])}" for k, x in self._run.own_code.items())
         return f"mnist-jax {name} --workdir {folder}{''.join(own)}"
+
+    def _print(self, text: str) -> None:
+        """Prints lines on stdout without breaking the progress bar."""
+        if not self._is_silent:
+            with writing_to("stdout"):
+                self._bar.write(terminal.printable(text, keep="\n"), file=sys.stdout)
+                sys.stdout.flush()
 
     def restart_clock(self, step: int) -> None:
         """Excludes the time since the last report from the next report's speed."""
