@@ -1,6 +1,7 @@
 """Draws the figures of a run in a thread, so that training does not wait."""
 
 import dataclasses
+import functools
 import os
 import struct
 import sys
@@ -17,7 +18,6 @@ import numpy as np
 
 from mnist_jax.data.datasets import Dataset, Split
 from mnist_jax.reporting.tensorboard import EventFile
-from mnist_jax.runtime import terminal
 from mnist_jax.runtime.errors import first_line
 from mnist_jax.tasks import Task
 
@@ -34,7 +34,7 @@ class Evaluation:
     step: int
     outputs: np.ndarray  # `float32[n, ...]`, those for the split.
     journal: Sequence[Mapping[str, Any]]  # The lines of `metrics.jsonl`.
-    weights: np.ndarray | None  # See `first_layer_weights`.
+    weights: Callable[[], np.ndarray] | None  # See `first_layer_weights`.
 
     @property
     def examples(self) -> Split:
@@ -121,13 +121,9 @@ def _prepare() -> None:
 
 def first_layer_weights(
     model: nn.Module, params: Mapping[str, Any], dataset: Dataset
-) -> np.ndarray | None:
-    """Returns each unit's weights as an image, or None; `params` are a single member's."""
+) -> Callable[[], np.ndarray] | None:
+    """Returns what computes each unit's weights as an image; `params` are those of a member."""
     create = getattr(model, "first_layer_images", None)  # See `models`.
     if not create or len(dataset.input.shape) < 2:
         return None
-    try:
-        return create(jax.device_get(params), dataset.input.shape)
-    except Exception as error:  # Of any type: it must not end the training.
-        terminal.print_warning(f"WARNING: no figure of the first layer: {first_line(error)}")
-        return None
+    return functools.partial(create, jax.device_get(params), dataset.input.shape)

@@ -177,9 +177,9 @@ def _sheet(images: np.ndarray, captions: Sequence[str], *title: str) -> Figure:
 
 def first_layer(data: Evaluation) -> Figure | None:
     """Draws the weights of the first 144 units as images."""
-    weights = data.weights
-    if weights is None:
+    if not data.weights:
         return None
+    weights = data.weights()
     units = weights[:144]
     columns = min(12, max(5, math.ceil(math.sqrt(len(units)))))
     margins = ((0, -len(units) % columns), (0, 1), (0, 1))

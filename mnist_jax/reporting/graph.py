@@ -23,7 +23,7 @@ from tensorboard.plugins.graph.metadata import PLUGIN_NAME_RUN_METADATA_WITH_GRA
 
 from mnist_jax.reporting.tensorboard import create_summary, write_once
 
-Scope = tuple[str, ...]  # The names of nested boxes, or of the modules in a name stack.
+Scope = tuple[str, ...]  # The names of nested boxes.
 
 # The ops of a model's variables, by Flax's name of their collection.
 _VARIABLE_OPS = {"params": "Parameter", "batch_stats": "Variable"}
@@ -71,7 +71,7 @@ def create_graph_def(function: Callable[..., Any], *example_args: Any) -> GraphD
     closed = jax.make_jaxpr(function)(*example_args)
     inputs = _create_inputs(function, example_args, closed.in_avals)
     tracer = _Tracer(nodes=[*inputs])
-    tracer.inline(closed, [(node, 0) for node in inputs], ())
+    tracer.inline(closed, [(node, 0) for node in inputs], "")
     # In a name stack, a root module looks like a named scope. But the outermost modules in the
     # paths of the parameters are directly below it.
     outermost = {x.path[0] for x in inputs if x.op != "Placeholder" and x.path[1:]}
@@ -120,7 +120,7 @@ class _Tracer:
     nodes: list[_Node]
     captured: dict[int, _Output] = dataclasses.field(default_factory=dict)  # By `id(array)`.
 
-    def inline(self, closed: ClosedJaxpr, args: list[_Output], stack: Scope) -> list[_Output]:
+    def inline(self, closed: ClosedJaxpr, args: list[_Output], stack: str) -> list[_Output]:
         """Adds the equations of a jaxpr below a name stack, and returns its outputs."""
         jaxpr = closed.jaxpr
         values: dict[Any, _Output] = dict(zip(jaxpr.invars, args, strict=True))
@@ -136,9 +136,9 @@ class _Tracer:
             values |= zip(eqn.outvars, outputs, strict=True)
         return [read(atom) for atom in jaxpr.outvars]
 
-    def _add(self, eqn: JaxprEqn, args: list[_Output], stack: Scope) -> list[_Output]:
+    def _add(self, eqn: JaxprEqn, args: list[_Output], stack: str) -> list[_Output]:
         """Adds an equation, or of a call its contents, and returns its outputs."""
-        stack += _name_stack(eqn)
+        stack = f"{stack}/{eqn.source_info.name_stack}"
         inner = [
             value if isinstance(value, ClosedJaxpr) else ClosedJaxpr(value, ())
             for value in jax.tree.leaves(eqn.params)
@@ -150,7 +150,7 @@ class _Tracer:
         op = eqn.primitive.name
         if shapes == [(in_avals, out_avals)] and op != "scan":
             return self.inline(inner[0], args, stack)  # A call, like that of `jit`.
-        scope = _without_methods(stack)
+        scope = _split(stack)
         for const, _ in args:
             if not const.path:
                 const.path = (*scope, "const")
@@ -191,23 +191,15 @@ def _used_equations(jaxpr: Jaxpr) -> list[JaxprEqn]:
     return equations[::-1]
 
 
-def _name_stack(eqn: JaxprEqn) -> Scope:
-    """Splits a name stack: `transpose(jvp(MLP))/hidden1` is `gradients`, `MLP`, `hidden1`."""
-    stack = str(eqn.source_info.name_stack).replace("transpose(", f"{_GRADIENTS}/")
-    parts = re.sub(r"\w+\(|\)", "", stack).split("/")
-    return tuple(_sanitize(part) for part in parts if part)
+def _split(stack: str) -> Scope:
+    """Splits a name stack: `transpose(jvp(MLP))/hidden1` is `gradients`, `MLP`, `hidden1`.
 
-
-def _without_methods(stack: Scope) -> Scope:
-    """Removes `module.method`, which Flax's lifted transformations add next to `module`.
-
-    Also removes the scope of an einsum with an ellipsis, for example `...ij,jk->...ik`.
+    `module.method`, which Flax's lifted transformations add next to `module`, is the module.
+    The scope of an einsum, for example `ij,jk->ik`, is left out.
     """
-    return tuple(
-        name
-        for at, name in enumerate(stack)
-        if "." not in name or name.split(".")[0] not in ("", *stack[max(at - 1, 0) : at + 2])
-    )
+    stack = re.sub(r"\w+\(|\)", "", stack.replace("transpose(", f"{_GRADIENTS}/"))
+    stack = re.sub(r"\b(\w+)(/\1)?\.\w+(/\1\b)?", r"\1", stack)
+    return tuple(_sanitize(part) for part in stack.split("/") if part and "->" not in part)
 
 
 def _sanitize(name: str) -> str:

@@ -49,7 +49,16 @@ def create_arguments(num_classes: int = 10, num_units: int = 16) -> dict:
 
 
 def create_evaluation(
-    dataset, class_names, images, labels, logits, *, names=NAMES, metric="accuracy", **others
+    dataset,
+    class_names,
+    images,
+    labels,
+    logits,
+    weights,
+    *,
+    names=NAMES,
+    metric="accuracy",
+    **others,
 ) -> Evaluation:
     return Evaluation(
         task=types.SimpleNamespace(figures=names, best=(metric, "max")),
@@ -61,6 +70,7 @@ def create_evaluation(
             digest="any",
         ),
         outputs=logits,
+        weights=None if weights is None else lambda: weights,
         **others,
     )
 

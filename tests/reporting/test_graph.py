@@ -266,6 +266,26 @@ def test_custom_jvp():
     assert {"gradients/first", "gradients/second"} <= scopes_of(nodes)
 
 
+def test_another_method_of_a_module_is_in_its_box():
+    class Coder(nn.Module):
+        def setup(self):
+            self.layer = nn.Dense(3)
+
+        def encode(self, x):
+            return self.layer(x) * 2
+
+    class Model(nn.Module):
+        def setup(self):
+            self.coder = Coder()
+
+        def __call__(self, x):
+            return self.coder.encode(x)
+
+    model, x = Model(), jnp.zeros((2, 4))
+    nodes = convert(model.apply, init(model, x), x)
+    assert scopes_of(nodes) == {"args", "coder", "coder/layer"}
+
+
 # --- Any function.
 
 
