@@ -24,12 +24,13 @@ class Journal:
           WriteError: The file can't be written; also from every other method.
         """
         self._path = workdir / "metrics.jsonl"
-        self.lines, size, self._digest = _read(self._path, first_step or -1)
+        self.lines, content = _read(self._path, first_step or -1)
+        self._digest = hashlib.sha256(content)
         if sha256 not in (None, self._digest.hexdigest()):
             raise _error(self._path, f"lines up to step {first_step} are missing or changed")
         with writing_to(self._path):
             self._file = open_regular(self._path, "a")
-            self._file.truncate(size)
+            self._file.truncate(len(content))
 
     def write(self, step: int, dataset: str, scalars: Mapping[str, float]) -> None:
         """Appends a line."""
@@ -58,12 +59,11 @@ def read_journal(workdir: Path, last_step: int) -> list[dict[str, Any]]:
     return _read(workdir / "metrics.jsonl", last_step)[0]
 
 
-def _read(path: Path, last_step: int) -> tuple[list[dict[str, Any]], int, "hashlib._Hash"]:
-    """Returns the complete lines up to `last_step`, their size in bytes and their digest."""
-    lines: list[dict[str, Any]] = []
-    size, digest = 0, hashlib.sha256()
+def _read(path: Path, last_step: int) -> tuple[list[dict[str, Any]], bytearray]:
+    """Returns the complete lines up to `last_step`, and their content."""
+    lines, content = list[dict[str, Any]](), bytearray()
     if not path.exists():
-        return lines, size, digest
+        return lines, content
     with writing_to(path), open_regular(path) as file:
         last = 0
         for number, text in enumerate(file, start=1):
@@ -78,10 +78,9 @@ def _read(path: Path, last_step: int) -> tuple[list[dict[str, Any]], int, "hashl
             if problem:
                 raise _error(path, f"line {number} {problem}")
             if last <= last_step:
-                size += len(text)
-                digest.update(text)
+                content += text
                 lines.append(line)
-    return lines, size, digest
+    return lines, content
 
 
 def _error(path: Path, problem: str) -> UserError:

@@ -21,6 +21,7 @@ from typing import Any
 from clu import asynclib
 
 from mnist_jax.runtime.errors import writing_to
+from mnist_jax.runtime.run_folder import SUB_RUNS
 
 
 class EventWriter:
@@ -35,7 +36,12 @@ class EventWriter:
         self._logdir = logdir
         self._pool = asynclib.Pool("event_writer", max_workers=1)
         self._writers: dict[str, Any] = {}  # Used in the thread alone.
-        self.submit(import_summary_writer)
+
+        def create() -> None:
+            for run in ("", *SUB_RUNS):
+                self._writers[run] = import_summary_writer()(str(logdir / run))
+
+        self.submit(create)
 
     def submit(self, function: Callable[[], object]) -> None:
         """Calls a function in the thread; returns at once."""
@@ -44,13 +50,7 @@ class EventWriter:
 
     def call(self, method: str, *arguments: Any, run: str = "") -> None:
         """Calls a method of a run's `SummaryWriter` in the thread; returns at once."""
-
-        def call() -> None:
-            if run not in self._writers:
-                self._writers[run] = import_summary_writer()(str(self._logdir / run))
-            getattr(self._writers[run], method)(*arguments)
-
-        self.submit(call)
+        self.submit(lambda: getattr(self._writers[run], method)(*arguments))
 
     def write_hparams(self, hparams: Mapping[str, Any], trial: str) -> None:
         """Writes a row of the HParams tab; clu would name its trial by a digest."""
