@@ -34,13 +34,11 @@ def _size_until(content: bytes, last_step: int) -> int:
     while start + 12 <= len(content):
         (length,) = struct.unpack_from("<Q", content, start)  # Then a checksum of 4 bytes.
         data, start = content[start + 12 : start + 12 + length], start + 12 + length + 4
-        if start > len(content):  # A killed process was writing it.
-            break
         try:
             event = Event.FromString(data)
         except DecodeError:
             break
-        if event.step > last_step:
+        if start > len(content) or event.step > last_step:  # Half-written, or later.
             break
         if size or not event.file_version:  # The first event is the file's version.
             size = start

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import pytest
 
 from mnist_jax.configs import default
@@ -78,6 +79,11 @@ class Tab:
         )
 
 
+def same_names(x, y):
+    with jax.named_scope("y"):
+        return jnp.sin(x) + y
+
+
 @pytest.fixture(scope="module")
 def tensorboard_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     logdir = tmp_path_factory.mktemp("logdir")
@@ -85,6 +91,7 @@ def tensorboard_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     state = jax.eval_shape(lambda: create_state(config))
     for tag, (function, *args) in description.graphs(state, batch(config.batch_size)).items():
         graph.write_graph(logdir, function, *args, tag=tag)
+    graph.write_graph(logdir, same_names, 1.0, 2.0, tag="same_names")
     # With a module `notf`, TensorBoard does not import TensorFlow, which takes seconds.
     code = (
         "import sys, types; sys.modules['tensorboard.compat.notf'] = types.ModuleType('notf');"
@@ -133,7 +140,13 @@ def test_the_graphs_tab(tab: Tab):
     tab.wait_for(lambda: inside <= set(tab.nodes("op")))
     assert "784\u00d7128" in tab.edge_labels()
 
-    # The other tag is the training step.
+    # TensorBoard itself tells a node from a box of its name.
+    tab.choose("same_names")
+    tab.wait_for(lambda: set(tab.nodes("meta")) == {"y"})
+    tab.double_click("y")
+    tab.wait_for(lambda: {"y/sin", "y/add", "y/(y)"} <= set(tab.nodes("op")))
+
+    # Another tag is the training step.
     tab.choose("train_step")
     tab.wait_for(lambda: "gradients" in tab.nodes("meta"))
     assert set(tab.nodes("meta")) == {
