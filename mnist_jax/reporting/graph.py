@@ -78,7 +78,7 @@ def create_graph_def(function: Callable[..., Any], *example_args: Any) -> GraphD
     roots = {
         outer
         for node in tracer.nodes[len(inputs) :]
-        for outer, inner in itertools.pairwise(node.path)
+        for outer, inner in itertools.pairwise(node.path[:-1])
         if inner in outermost and outer not in outermost | {_GRADIENTS}
     }
     graph_def = GraphDef(versions={"producer": 22})  # Any number is valid.
