@@ -3,6 +3,7 @@
 import json
 import math
 import shlex
+import shutil
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -88,7 +89,8 @@ class Reporter:
             total=config.num_train_steps,
             initial=first_step,
             unit=" steps",
-            disable=self._is_silent or None,  # None: unless stderr is a terminal.
+            # None: unless stderr is a terminal. In a narrow one nothing of a bar is seen.
+            disable=self._is_silent or shutil.get_terminal_size().columns < 20 or None,
             dynamic_ncols=True,
             leave=False,
             bar_format="{l_bar}{bar}{r_bar}\r",  # The terminal writes `^C` at its cursor.
