@@ -12,11 +12,9 @@ Examples:
     mnist-jax runs --json runs experiments
 """
 
-import contextlib
 import json
 import os
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -66,7 +64,9 @@ def _describe(folder: Path) -> dict[str, Any]:
     row: dict[str, Any] = dict.fromkeys((*_COLUMNS, "num_train_steps")) | {"run": str(folder)}
     try:
         lines = read_journal(folder, 2**31)
-        saved = next(_manifests(folder), None)
+        steps = [path for path in (folder / "checkpoints").iterdir() if path.name.isdecimal()]
+        newest = max(steps, key=lambda path: int(path.name), default=None)
+        saved = newest and manifest.read(newest / "default")
         results = folder / "results.json"
         end = json.loads(results.read_text())["step"] if results.is_file() else None
     except Exception as error:  # Of any type: files may be damaged, or of another version.
@@ -90,14 +90,6 @@ def _describe(folder: Path) -> dict[str, Any]:
             row["best"], tag = best["value"], f"test/{best['name']}"
             row["test"] = next((x[tag] for x in reversed(lines) if tag in x), None)
     return row
-
-
-def _manifests(folder: Path) -> Iterator[manifest.Manifest]:
-    """Yields the manifests that are not damaged, the newest first."""
-    steps = [path for path in (folder / "checkpoints").iterdir() if path.name.isdecimal()]
-    for path in sorted(steps, key=lambda path: -int(path.name)):
-        with contextlib.suppress(OSError, ValueError, KeyError):
-            yield manifest.read(path / "default")
 
 
 def _format(row: dict[str, Any]) -> list[str]:
