@@ -38,8 +38,6 @@ _PORT = flags.DEFINE_integer(
     "port", 8000, "The page's port; 0: any free one.", lower_bound=0, upper_bound=65535
 )
 
-_MAX_BYTES = 50_000_000  # Of a picture's file.
-
 
 def main() -> None:
     """Serves the page until Ctrl-C."""
@@ -81,7 +79,6 @@ class _Server(ThreadingHTTPServer):
     machines must know the token, which precedes these paths.
     """
 
-    daemon_threads = True  # Ctrl-C does not wait for open connections of a browser.
     request_queue_size = 128  # Connections that wait for their thread.
 
     def __init__(
@@ -138,7 +135,7 @@ class _Handler(BaseHTTPRequestHandler):
         size = self.headers.get("Content-Length", "")
         if self.path != "/predict":
             self.send_error(HTTPStatus.NOT_FOUND)
-        elif not re.fullmatch("[0-9]{1,9}", size) or not 0 < int(size) <= _MAX_BYTES:
+        elif not re.fullmatch("[1-9][0-9]{0,7}", size):  # A picture has less than 100 MB.
             self.send_error(HTTPStatus.BAD_REQUEST)
         elif len(body := self.rfile.read(int(size))) == int(size):  # Else the client is gone.
             self._respond("application/json", json.dumps(self.server.predict(body)).encode())

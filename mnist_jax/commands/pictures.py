@@ -24,11 +24,10 @@ def create_reader(model: Any) -> Callable[[Image.Image], tuple[np.ndarray, str]]
         form = f"{model.input.dtype}{[*shape]}"
         problem = f"the model's input is {form}, and files are grey or RGB bytes"
         raise UserError(f"workdir: {problem}; use restoring.restore in Python")
-    background = model.config.image_background
 
     def read(picture: Image.Image) -> tuple[np.ndarray, str]:
         if model.manifest.normalization == "mnist":
             return normalize(to_pixels(picture))
-        return to_input(picture, shape[:2], len(shape) > 2, background), ""
+        return to_input(picture, shape[:2], len(shape) > 2, model.config.image_background), ""
 
     return read

@@ -15,6 +15,7 @@ import os
 import sys
 import warnings
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from absl import flags
@@ -49,10 +50,8 @@ def main(*image: str) -> None:
 
     model = restore_checkpoint()
     read = create_reader(model)
-    images: dict[str, np.ndarray] = {}
-    inputs: dict[str, np.ndarray] = {}
-    notes: dict[str, dict[str, str]] = {}
-    errors: list[dict[str, str]] = []
+    images, inputs = list[np.ndarray](), list[np.ndarray]()
+    rows, errors = list[dict[str, Any]](), list[dict[str, str]]()
     warnings.simplefilter("ignore")  # Of Pillow: damaged metadata, and sizes.
     readable, files = suffixes(), list[str]()
     for name in image:
@@ -63,32 +62,30 @@ def main(*image: str) -> None:
     for file in files:
         try:
             picture = open_image(file)
-            inputs[file], note = read(picture)
-            if note:
-                notes[file] = {"note": note}
+            array, note = read(picture)
             if _SHOW.value:
-                images[file] = to_pixels(picture)
+                images.append(to_pixels(picture))
+            inputs.append(array)
+            rows.append({"file": file} | ({"note": note} if note else {}))
         except UnreadableImageError as error:
             errors.append({"file": file, "error": str(error)})
             terminal.print_error(f"{file}: {error}")
 
-    predictions = model.predict(np.stack([*inputs.values()])) if inputs else []
-    rows = [
-        {"file": file, **prediction, **notes.get(file, {})}
-        for file, prediction in zip(inputs, predictions, strict=True)
-    ]
+    predictions = model.predict(np.stack(inputs)) if inputs else []
+    for row, prediction in zip(rows, predictions, strict=True):
+        row |= prediction
     write_csv(("file", "prediction", "probability"), rows)
-    texts = dict(zip(inputs, (row.pop("text") for row in rows), strict=True))
+    titles = [f"{Path(row['file']).name}: {row['text']}" for row in rows]
+    lines = [f"{row['file']}: {row.pop('text')}" for row in rows]
     if JSON.value:
         print_json(model, images=rows, errors=errors)
     else:
-        for file, text in texts.items():
-            print(terminal.printable(f"{file}: {text}"))
-            if file in notes:
-                terminal.print_warning(terminal.printable(f"{file}: {notes[file]['note']}"))
+        for row, line in zip(rows, lines, strict=True):
+            print(terminal.printable(line))
+            if "note" in row:
+                terminal.print_warning(terminal.printable(f"{row['file']}: {row['note']}"))
     if images:
-        titles = [f"{Path(file).name}: {text}" for file, text in texts.items()]
-        _show([*images.values()], [*inputs.values()], titles)
+        _show(images, inputs, titles)
     if errors:
         sys.exit(UserError.exit_code)
 
