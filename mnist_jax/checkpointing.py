@@ -11,7 +11,7 @@ import re
 import shutil
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import jax
 import numpy as np
@@ -37,23 +37,20 @@ _OPTIONS = ocp.CheckpointManagerOptions(
 )
 
 
-class Checkpoints:
+class Checkpoints(contextlib.AbstractContextManager["Checkpoints"]):
     """The checkpoints of one workdir; a context manager that waits for the last save."""
 
-    def __init__(self, workdir: Path, *, keep: int | None = None):
+    def __init__(self, workdir: Path, *, keep: int = 0):
         """Opens the checkpoints of a run's folder, an absolute path.
 
-        `keep` is the number of newest checkpoints to keep, in addition to the best one. None:
-        for reading only; nothing on disk is changed.
+        `keep` is the number of newest checkpoints to keep, in addition to the best one. 0: for
+        reading only; nothing on disk is changed.
         """
         self._folder, self._keep = workdir / "checkpoints", keep
         self._manager: ocp.CheckpointManager | None = None
         self._run_id = run_folder.read_id(workdir)
-        if keep is not None:
+        if keep:
             self._run_id = job.broadcast_from_first(self._identify_run)
-
-    def __enter__(self) -> Self:
-        return self
 
     def __exit__(self, *error: object) -> None:
         if self._manager:
@@ -181,7 +178,6 @@ class Checkpoints:
         """Deletes all but the newest `keep` checkpoints and the best one."""
         if not job.is_first_process():
             return
-        assert self._keep is not None
         # Renamed first: a kill must not leave a half-deleted folder among the checkpoints.
         deleted = self._folder / "deleted"
         if superseded := set(self.steps()[: -self._keep]):
