@@ -61,33 +61,26 @@ class TrainedModel(NamedTuple):
         """Shape and dtype of one example."""
         return jax.ShapeDtypeStruct(tuple(self.manifest.image_shape), self.manifest.image_dtype)
 
-    @property
-    def apply_fn(self) -> ApplyFn:
-        """Computes outputs from the variables and inputs, as `model.apply` does."""
-        if self.num_members == 1:
-            return self.model.apply
-        return _committee(self.model.apply, self.task)
+    def apply(self, inputs: jax.Array | np.ndarray) -> jax.Array:
+        """Computes the outputs, such as logits, of inputs `[n, *input.shape]`."""
+        return _apply(self.variables, inputs, self.model.apply, self.task, self.num_members)
 
     def outputs(self, inputs: np.ndarray) -> np.ndarray:
-        """Returns the outputs, such as logits, of inputs `[n, *input.shape]`."""
-        return np.asarray(_apply(self.variables, inputs, apply_fn=self.apply_fn))
+        """Returns the outputs as an array of the host."""
+        return np.asarray(self.apply(inputs))
 
     def predict(self, inputs: np.ndarray) -> list[dict[str, Any]]:
         """Returns the prediction of each of `[n, *input.shape]`; see `Task.describe`."""
         return self.task.describe(self.outputs(inputs), self.manifest.class_names)
 
 
-@functools.lru_cache  # jit would compile each new function again.
-def _committee(apply_fn: ApplyFn, task: Task) -> ApplyFn:
-    def apply(variables: Variables, inputs: jax.Array, train: bool = False) -> jax.Array:
-        return task.combine(members.apply_each(apply_fn, variables, inputs))
-
-    return apply
-
-
-@functools.partial(jax.jit, static_argnames="apply_fn")
-def _apply(variables: Variables, inputs: jax.Array, *, apply_fn: ApplyFn) -> jax.Array:
-    return apply_fn(variables, inputs, train=False)
+@functools.partial(jax.jit, static_argnums=(2, 3, 4))
+def _apply(
+    variables: Variables, inputs: jax.Array, apply_fn: ApplyFn, task: Task, num_members: int
+) -> jax.Array:
+    if num_members == 1:
+        return apply_fn(variables, inputs, train=False)
+    return task.combine(members.apply_each(apply_fn, variables, inputs))
 
 
 def restore(
@@ -136,11 +129,10 @@ def restore(
         create = functools.partial(create_model, num_outputs=num_outputs)
         module: nn.Module = _find_code(manifest, "model", model, MODELS, create)
         learned: Task = _find_code(manifest, "task", task, TASKS, create_task)
-        trained = TrainedModel(workdir, manifest, module, learned, {}, num_members)
         init = functools.partial(module.init, train=False)
         if num_members > 1:
             init = jax.vmap(init, axis_size=num_members, in_axes=None)
-        example = jax.ShapeDtypeStruct((1, *trained.input.shape), trained.input.dtype)
+        example = jax.ShapeDtypeStruct((1, *manifest.image_shape), manifest.image_dtype)
         collections = jax.eval_shape(init, jax.random.key(0), example)
         target = {"params": collections.pop("params"), "collections": collections}
         restored = checkpoints.restore(number, target)
@@ -153,7 +145,7 @@ def restore(
     variables = {"params": restored["params"], **restored["collections"]}
     if member is not None:
         variables, num_members = members.select(variables, member, num_members), 1
-    return trained._replace(variables=variables, num_members=num_members)
+    return TrainedModel(workdir, manifest, module, learned, variables, num_members)
 
 
 def _find_code(
@@ -164,30 +156,23 @@ def _find_code(
     Code is never loaded because a workdir says so.
     """
     recorded = manifest.own_code.get(kind, {})
-    config = ConfigDict(manifest.config)
+    config = manifest.config
     if given is None and (recorded or config[kind] not in table):
         name = recorded.get("name", config[kind])
         advice = f"add --{kind} {name}, or in Python restore(..., {kind}=...)"
         raise UserError(f"{kind}: the run has its own, {name}; {advice}")
     spec = given if isinstance(given, str) else ""
     if given is None or spec:
-        with config.unlocked():
-            config[kind] = spec or config[kind]
-        given = create(config, is_saved=True)
+        given = create(ConfigDict({**config, kind: spec or config[kind]}), is_saved=True)
     if recorded:
         own_code.warn_if_changed(kind, own_code.describe(given, spec), recorded)
     return given
 
 
 def load_run_dataset(model: TrainedModel, dataset: str | None = None) -> Dataset:
-    """Loads the dataset that the model was trained on, or another one.
+    """Loads the dataset that the model was trained on, or another one with the model's classes.
 
-    Args:
-      model: The model.
-      dataset: The name or path of another one, or of the same one, if it moved.
-
-    Returns:
-      The dataset; another one with the class names and labels of the model.
+    `dataset` is the name or path of the other one, or of the same one, if it moved.
 
     Raises:
       UserError: It is not available, has changed, or does not suit the model.

@@ -46,10 +46,6 @@ def main() -> None:
     is_onnx = output.suffix == ".onnx"
     if is_onnx and trained.config.dtype != "float32":  # As onnxruntime on CPUs.
         trained = trained._replace(model=trained.model.clone(dtype="float32"))
-
-    def compute(inputs: jax.Array) -> Any:
-        return trained.apply_fn(trained.variables, inputs, train=False)
-
     (batch,) = jax.export.symbolic_shape("batch")
     inputs = jax.ShapeDtypeStruct((batch, *trained.input.shape), trained.input.dtype)
     advice = "use images.shape[0], not len(images)" + "; or a FILE without .onnx" * is_onnx
@@ -57,10 +53,10 @@ def main() -> None:
     # Of jax 0.12, jax2onnx 0.17 can't convert inner functions.
     with jax.disable_jit(is_onnx), refusing(place, advice, Exception):
         if is_onnx:
-            content = _to_onnx(compute, inputs, trained.manifest)
+            content = _to_onnx(trained.apply, inputs, trained.manifest)
         else:
             platforms = ("cpu", "cuda", "rocm", "tpu")
-            export = jax.export.export(jax.jit(compute), platforms=platforms)
+            export = jax.export.export(jax.jit(trained.apply), platforms=platforms)
             content = bytes(export(inputs).serialize())
     with refusing(f"output: {output}", "choose another file"), replacing(output) as stream:
         stream.write(content)

@@ -60,7 +60,7 @@ def test_a_checkpoint_of_four_devices_is_evaluated_on_one(of_two_by_two):
     dataset = restoring.load_run_dataset(model)
     indices = input_pipeline.eval_indices(dataset.sizes, model.config.eval_batch_size)
     source = input_pipeline.DeviceExamples(dataset.examples)
-    results, _ = evaluate(model.variables, model.apply_fn, model.task, source, indices)
+    results, _ = evaluate(model.variables, model.model.apply, model.task, source, indices)
     last = journal(workdir)[-1]
     for split, result in results.items():
         assert result["accuracy"] == last[f"{split}/accuracy"]
