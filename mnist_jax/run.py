@@ -42,7 +42,8 @@ class Run:
       workdir: The run's folder, absolute.
       source: The dataset's examples, on the devices or on the host.
       eval_indices: The batches of an evaluation by split; see `input_pipeline.eval_indices`.
-      own_code: See `Manifest`; so `init_from`.
+      batch: Shapes and types of a step's batch.
+      manifest: What each checkpoint records; its step and the values then are added at a save.
       init_variables: Of the checkpoint that a new run starts from, by name.
       is_from_python: Whether its dataset, model or task is an object of the caller's.
     """
@@ -54,10 +55,10 @@ class Run:
     task: Task
     source: Source
     eval_indices: Mapping[str, np.ndarray]
+    batch: Mapping[str, jax.ShapeDtypeStruct]
     checkpoints: Checkpoints
     signals: SignalWatch
-    own_code: Mapping[str, Mapping[str, str]]
-    init_from: Mapping[str, Any] | None
+    manifest: Manifest
     init_variables: Mapping[str, np.ndarray]
     is_from_python: bool
 
@@ -70,11 +71,6 @@ class Run:
         trained = self.config.log_every_steps * self.config.batch_size
         return 2 * self.dataset.sizes["validation"] <= trained
 
-    @property
-    def batch(self) -> dict[str, jax.ShapeDtypeStruct]:
-        """The batch of a step."""
-        return _batch(self.config, self.dataset)
-
     def create_state(self) -> TrainState:
         """Returns the state at step 0: random, or with the variables of `config.init_from`."""
         state = create_train_state(self.config, self.model, self.task, self.dataset.input)
@@ -85,32 +81,6 @@ class Run:
             return state
         leaves = [start.get(name, leaf) for name, leaf in leaves_by_name(state).items()]
         return jax.tree.unflatten(treedef, sharding.put_replicated(jax.device_get(leaves)))
-
-    def create_manifest(
-        self,
-        step: int,
-        best: Mapping[str, Any] | None,
-        early_stopping: Mapping[str, Any] | None,
-        journal_sha256: str | None,
-    ) -> Manifest:
-        """Returns what a checkpoint of the run records, besides its files."""
-        example = self.dataset.input
-        return Manifest(
-            step=step,
-            config=self.config,
-            class_names=self.dataset.class_names,
-            best=best,
-            early_stopping=early_stopping,
-            image_shape=example.shape,
-            image_dtype=str(example.dtype),
-            normalization=self.dataset.normalization,
-            own_code=self.own_code,
-            init_from=self.init_from,
-            data_digest=self.dataset.digest,
-            environment=environment.describe(),
-            journal_sha256=journal_sha256,
-            num_outputs=self.task.num_outputs(self.dataset),
-        )
 
 
 @contextlib.contextmanager
@@ -152,13 +122,17 @@ def open_run(
     is_saved = saved is not None  # What was begun is not judged anew.
     for field, table in (("model", MODELS), ("task", TASKS)):
         if given[field] is not None and not is_saved:
-            by = f"the given {field}"
-            config_lib.refuse_ignored(config, table, given[field], by)
+            config_lib.refuse_ignored(config, table, given[field], f"the given {field}")
     named_task = create_task(config, is_saved=is_saved)
     task = _choose(config, "task", task, named_task, own)
-    if dataset and job.is_first_process():
+    if dataset is None:
+        # The other processes are told which one to load.
+        may_fall_back = not is_saved and job.is_first_process()
+        load = functools.cache(lambda: load_dataset(config, may_fall_back=may_fall_back))
+        config.dataset = job.broadcast_from_first(lambda: load().name)
+        dataset = load()
+    elif job.is_first_process():
         dataset.print_warnings()
-    dataset = dataset or _load_dataset(config, may_fall_back=not is_saved)
     with refusing(f"dataset: {dataset.name}", "choose another", Exception):
         task.check(dataset)
         num_outputs = task.num_outputs(dataset)
@@ -170,7 +144,11 @@ def open_run(
     if config.batch_size > (size := dataset.sizes["train"]):  # Would contain an example twice.
         problem = f"is more than the {size} training examples; lower it"
         raise UserError(f"config.batch_size: {config.batch_size} {problem}")
-    state = check_code(config, model, task, dataset)
+    batch = {
+        name: jax.ShapeDtypeStruct((config.batch_size, *array.shape[1:]), array.dtype)
+        for name, array in dataset.examples._asdict().items()
+    }
+    state = check_code(config, model, task, dataset, batch)
     place = functools.partial(_choose_place, config, dataset, state)
     config.examples, config.steps_per_call = job.broadcast_from_first(place)
     init_from, init_variables = saved and saved.init_from, dict[str, np.ndarray]()
@@ -187,7 +165,8 @@ def open_run(
         signals = stack.enter_context(SignalWatch())
         checkpoints = stack.enter_context(Checkpoints(workdir, keep=config.keep_checkpoints))
         # Again: from now on no other process can begin a run here.
-        if begun := _newest_manifest(workdir):
+        begun = _newest_manifest(workdir)
+        if begun and begun != saved:
             _check_resumable(config, own, begun, workdir)
         yield Run(
             config=config,
@@ -197,10 +176,23 @@ def open_run(
             task=task,
             source=input_pipeline.create_source(dataset.examples, config.examples),
             eval_indices=input_pipeline.eval_indices(dataset.sizes, config.eval_batch_size),
+            batch=batch,
             checkpoints=checkpoints,
             signals=signals,
-            own_code=own,
-            init_from=init_from,
+            manifest=Manifest(
+                step=0,
+                config=config,
+                class_names=dataset.class_names,
+                best=None,
+                image_shape=dataset.input.shape,
+                image_dtype=str(dataset.input.dtype),
+                normalization=dataset.normalization,
+                own_code=own,
+                init_from=init_from,
+                data_digest=dataset.digest,
+                environment=environment.describe(),
+                num_outputs=num_outputs,
+            ),
             init_variables=init_variables,
             is_from_python=any(given[kind] is not None for kind in ("dataset", *own)),
         )
@@ -249,16 +241,12 @@ def _check_resumable(
             own_code.warn_if_changed(kind, here, there)
 
 
-def _load_dataset(config: ConfigDict, *, may_fall_back: bool) -> Dataset:
-    """Loads the dataset in the first process, then the same one in the others."""
-    may_fall_back &= job.is_first_process()  # The others were told which dataset to load.
-    load = functools.cache(lambda: load_dataset(config, may_fall_back=may_fall_back))
-    config.dataset = job.broadcast_from_first(lambda: load().name)
-    return load()
-
-
 def check_code(
-    config: ConfigDict, model: nn.Module, task: Task, dataset: Dataset
+    config: ConfigDict,
+    model: nn.Module,
+    task: Task,
+    dataset: Dataset,
+    batch: Mapping[str, jax.ShapeDtypeStruct],
 ) -> TrainState:
     """Traces a step and an evaluation, without computing them; returns the state's shapes.
 
@@ -266,7 +254,7 @@ def check_code(
       UserError: One of them fails, or does not return what it should.
     """
     single, example = ConfigDict({**config, "num_seeds": 1}), dataset.input
-    size, batch = config.batch_size, _batch(config, dataset)
+    size = config.batch_size
     with _blaming("task", task, "its fields must be Python values or tuples"):
         hash(task)
     with _blaming("model", model, f"its input is {example.dtype}{[*batch['image'].shape]}"):
@@ -300,13 +288,6 @@ def check_code(
     with _blaming(field, config[field], "it must suit the data, and train=True"):
         jax.eval_shape(train_step, state, batch)
     return state
-
-
-def _batch(config: ConfigDict, dataset: Dataset) -> dict[str, jax.ShapeDtypeStruct]:
-    return {
-        name: jax.ShapeDtypeStruct((config.batch_size, *array.shape[1:]), array.dtype)
-        for name, array in dataset.examples._asdict().items()
-    }
 
 
 def _blaming(field: str, value: object, advice: str) -> contextlib.AbstractContextManager[None]:

@@ -108,8 +108,8 @@ def train_and_evaluate(
                 elif curve_is_due:
                     evaluate_splits("validation")
                 if save_is_due or is_end:
-                    manifest = run.create_manifest(step, rating, best, reporter.flush())
-                    run.checkpoints.save(state, manifest)
+                    saved = run.manifest._replace(step=step, best=rating, early_stopping=best)
+                    run.checkpoints.save(state, saved._replace(journal_sha256=reporter.flush()))
                 reporter.restart_clock(step)
                 if is_end:
                     break

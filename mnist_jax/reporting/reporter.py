@@ -240,15 +240,16 @@ class Reporter:
         if are_pictures(run.dataset.input):
             commands += [self._command("demo")]
         if run.is_from_python:  # Commands would not have its objects.
-            own = "".join(f", {kind}=..." for kind in run.own_code)
+            own = "".join(f", {kind}=..." for kind in run.manifest.own_code)
             commands = [f"mnist_jax.restoring.restore({str(run.workdir)!r}{own}) in Python"]
         lines = "\n  ".join([f"tensorboard --logdir {shlex.quote(str(logdir))}", *commands])
         self._print(f"Complete: {path} contains the results. Next:\n  {lines}")
 
     def _command(self, name: str) -> str:
         """Returns a command that uses the run, with what it needs of the user's own code."""
-        folder = shlex.quote(str(self._run.workdir))
-        own = (f" --{k} {shlex.quote(x['name'])}" for k, x in self._run.own_code.items())
+        run = self._run
+        folder = shlex.quote(str(run.workdir))
+        own = (f" --{k} {shlex.quote(x['name'])}" for k, x in run.manifest.own_code.items())
         return f"mnist-jax {name} --workdir {folder}{''.join(own)}"
 
     def _print(self, text: str) -> None:
