@@ -188,26 +188,21 @@ def load_run_dataset(model: TrainedModel, dataset: str | None = None) -> Dataset
         if not Path(config[field]).is_dir():
             config[field] = ""  # The run was made on another machine: use this one's default.
     loaded = load_dataset(config.lock(), may_fall_back=False)
-    if dataset and loaded.digest != model.manifest.data_digest:
-        return _adopt_classes(loaded, model)
-    loaded.check_digest(model.manifest.data_digest)
-    return loaded
-
-
-def _adopt_classes(dataset: Dataset, model: TrainedModel) -> Dataset:
-    """Returns a dataset with the model's classes, which are found by their names."""
-    place, names = f"dataset: {dataset.name}", list(model.manifest.class_names)
-    with refusing(place, "choose another", ValueError):
-        if dataset.input != model.input:
-            forms = [f"{x.dtype}{[*x.shape]}" for x in (dataset.input, model.input)]
+    if not dataset or loaded.digest == model.manifest.data_digest:
+        loaded.check_digest(model.manifest.data_digest)
+        return loaded
+    names = list(model.manifest.class_names)
+    with refusing(f"dataset: {loaded.name}", "choose another", ValueError):
+        if loaded.input != model.input:
+            forms = [f"{x.dtype}{[*x.shape]}" for x in (loaded.input, model.input)]
             raise ValueError("examples are {}, the model's {}".format(*forms))
-        if unknown := sorted({*dataset.class_names}.difference(names)):
+        if unknown := sorted({*loaded.class_names}.difference(names)):
             raise ValueError(f"class {unknown[0]!r} is none of the model's {names}")
-        label = dataset.examples.label
-        if dataset.class_names:
-            label = np.array([*map(names.index, dataset.class_names)], np.int32)[label]
-        examples = dataset.examples._replace(label=label)
-        adopted = dataclasses.replace(dataset, class_names=tuple(names), examples=examples)
+        label = loaded.examples.label
+        if loaded.class_names:
+            label = np.array([*map(names.index, loaded.class_names)], np.int32)[label]
+        examples = loaded.examples._replace(label=label)
+        adopted = dataclasses.replace(loaded, class_names=tuple(names), examples=examples)
         model.task.check(adopted)
     return adopted
 

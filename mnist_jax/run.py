@@ -30,6 +30,7 @@ from mnist_jax.runtime.signals import SignalWatch
 from mnist_jax.tasks import TASKS, Task, create_task
 from mnist_jax.train_step import TrainState, create_train_state, train_step
 
+_TABLES: dict[str, Mapping[str, Any]] = {"model": MODELS, "task": TASKS}
 _MAX_CALL_BYTES = 2**28  # Of the rows of a device call that come from the host.
 
 
@@ -118,13 +119,9 @@ def open_run(
     if saved:  # Before the data are loaded; the model and the task follow.
         later = {name: saved.config[name] for name in ("model", "task")}
         config_lib.check_resumable(ConfigDict({**config, **later}), saved.config, workdir)
-    own = dict[str, dict[str, str]]()
     is_saved = saved is not None  # What was begun is not judged anew.
-    for field, table in (("model", MODELS), ("task", TASKS)):
-        if given[field] is not None and not is_saved:
-            config_lib.refuse_ignored(config, table, given[field], f"the given {field}")
     named_task = create_task(config, is_saved=is_saved)
-    task = _choose(config, "task", task, named_task, own)
+    task = named_task if task is None else task
     if dataset is None:
         # The other processes are told which one to load.
         may_fall_back = not is_saved and job.is_first_process()
@@ -137,7 +134,15 @@ def open_run(
         task.check(dataset)
         num_outputs = task.num_outputs(dataset)
     named_model = create_model(config, num_outputs, is_saved=is_saved)
-    model = _choose(config, "model", model, named_model, own)
+    model = named_model if model is None else model
+    own = dict[str, dict[str, str]]()
+    for field, chosen, named in (("task", task, named_task), ("model", model, named_model)):
+        if given[field] is not None and not is_saved:
+            config_lib.refuse_ignored(config, _TABLES[field], chosen, f"the given {field}")
+        spec = config[field] if given[field] is None and ":" in config[field] else ""
+        if spec or chosen != named:
+            own[field] = own_code.describe(chosen, spec)
+            config[field] = type(chosen).__name__  # Instead of a file, which may move.
     if saved:
         _check_resumable(config, own, saved, workdir)
     dataset.check_digest(saved.data_digest if saved else "")
@@ -204,32 +209,12 @@ def _newest_manifest(workdir: Path | None) -> Manifest | None:
     return manifests[0] if manifests else None
 
 
-def _choose(
-    config: ConfigDict,
-    field: str,
-    given: Any,
-    named: Any,
-    own: dict[str, dict[str, str]],
-) -> Any:
-    """Returns the given object, or the one that the config names.
-
-    Of the user's own object, `own` gets what a run records of it, and the config its class, in
-    the place of a file that may move.
-    """
-    chosen = named if given is None else given
-    spec = config[field] if given is None and ":" in config[field] else ""
-    if spec or chosen != named:
-        own[field] = own_code.describe(chosen, spec)
-        config[field] = type(chosen).__name__
-    return chosen
-
-
 def _check_resumable(
     config: ConfigDict, own: Mapping[str, Any], saved: Manifest, workdir: Path | None
 ) -> None:
     """Raises UserError if the run in the folder has another config, model or task."""
     config_lib.check_resumable(config, saved.config, workdir)
-    for kind, table in (("model", MODELS), ("task", TASKS)):
+    for kind, table in _TABLES.items():
         here, there = own.get(kind), saved.own_code.get(kind)
         if not there and saved.config[kind] not in table:  # Version 0.2 recorded none.
             continue
