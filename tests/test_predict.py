@@ -180,7 +180,7 @@ def test_files_of_the_test_split_are_predicted_as_they_are_evaluated(
     flags.FLAGS.mark_as_parsed()
     capsys.readouterr()
     model = restoring.restore(tmp_path / "run")
-    monkeypatch.setattr("mnist_jax.commands.predict.restore_checkpoint", lambda: model)
+    monkeypatch.setattr("mnist_jax.commands.flags.restore_checkpoint", lambda: model)
     with flagsaver.flagsaver(json=True, csv=str(tmp_path / "rows.csv")):
         main(str(own / "test"))
     rows = json.loads(capsys.readouterr().out)["images"]

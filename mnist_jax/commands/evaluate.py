@@ -20,19 +20,11 @@ from typing import Any
 import numpy as np
 from absl import flags
 
-from mnist_jax.commands.flags import (
-    CHECKPOINT,
-    CSV,
-    JSON,
-    MEMBER,
-    print_json,
-    restore_checkpoint,
-    write_csv,
-)
+from mnist_jax.commands import flags as shared
 from mnist_jax.runtime import run_folder, terminal
 from mnist_jax.runtime.errors import refusing
 
-for flag in (*CHECKPOINT, JSON, CSV):
+for flag in (*shared.CHECKPOINT, shared.JSON, shared.CSV):
     flags.declare_key_flag(flag)
 
 _DATASET = flags.DEFINE_string(
@@ -55,7 +47,7 @@ def main() -> None:
     from mnist_jax.reporting.journal import read_journal
 
     folder = run_folder.resolve("figures", _FIGURES.value) if _FIGURES.value else None
-    model = restore_checkpoint()
+    model = shared.restore_checkpoint()
     dataset = restoring.load_run_dataset(model, _DATASET.value)
     indices = input_pipeline.eval_indices(dataset.sizes, model.config.eval_batch_size)
     wanted = [*indices] if _SPLIT.value == "all" else [_SPLIT.value]
@@ -67,7 +59,7 @@ def main() -> None:
         input_pipeline.create_source(dataset.examples, place),
         {split: indices[split] for split in wanted},
         num_members=model.num_members,
-        keep=wanted if CSV.value else wanted[-1:] if folder or _DATASET.value else (),
+        keep=wanted if shared.CSV.value else wanted[-1:] if folder or _DATASET.value else (),
     )
     split = wanted[-1]
     if folder:
@@ -84,16 +76,16 @@ def main() -> None:
         if errors:
             terminal.print_warning(f"WARNING: figures are missing ({'; '.join(errors)})")
     columns = ("split", "index", "label", "prediction", "probability", "loss")
-    write_csv(columns, _rows(model, dataset, outputs))
+    shared.write_csv(columns, _rows(model, dataset, outputs))
     counts = None
     if _DATASET.value and "confusion_matrix" in model.task.figures:
         counts = np.zeros((len(dataset.class_names),) * 2, int)  # [true class, predicted class]
         np.add.at(counts, (dataset.splits[split].label, outputs[split].argmax(axis=1)), 1)
-    if JSON.value:
+    if shared.JSON.value:
         matrix = {} if counts is None else {"confusion_matrix": counts}
-        print_json(model, dataset=dataset.name, splits=results, **matrix)
+        shared.print_json(model, dataset=dataset.name, splits=results, **matrix)
         return
-    of_member = "" if MEMBER.value is None else f", member {MEMBER.value}"
+    of_member = "" if shared.MEMBER.value is None else f", member {shared.MEMBER.value}"
     lines = [f"Step {model.step} of {model.workdir}{of_member}"]
     lines += [model.task.report(name, dataset.name, result) for name, result in results.items()]
     if counts is not None:

@@ -20,18 +20,11 @@ from typing import Any
 import numpy as np
 from absl import flags
 
-from mnist_jax.commands.flags import (
-    CHECKPOINT,
-    CSV,
-    JSON,
-    print_json,
-    restore_checkpoint,
-    write_csv,
-)
+from mnist_jax.commands import flags as shared
 from mnist_jax.runtime import terminal
 from mnist_jax.runtime.errors import UserError, refusing
 
-for flag in (*CHECKPOINT, JSON, CSV):
+for flag in (*shared.CHECKPOINT, shared.JSON, shared.CSV):
     flags.declare_key_flag(flag)
 
 _SHOW = flags.DEFINE_bool(
@@ -48,7 +41,7 @@ def main(*image: str) -> None:
     from mnist_jax.data.own_files import list_files
     from mnist_jax.digits.normalize import to_pixels
 
-    model = restore_checkpoint()
+    model = shared.restore_checkpoint()
     read = create_reader(model)
     images, inputs = list[np.ndarray](), list[np.ndarray]()
     rows, errors = list[dict[str, Any]](), list[dict[str, str]]()
@@ -74,18 +67,17 @@ def main(*image: str) -> None:
     predictions = model.predict(np.stack(inputs)) if inputs else []
     for row, prediction in zip(rows, predictions, strict=True):
         row |= prediction
-    write_csv(("file", "prediction", "probability"), rows)
-    titles = [f"{Path(row['file']).name}: {row['text']}" for row in rows]
-    lines = [f"{row['file']}: {row.pop('text')}" for row in rows]
-    if JSON.value:
-        print_json(model, images=rows, errors=errors)
+    shared.write_csv(("file", "prediction", "probability"), rows)
+    if shared.JSON.value:
+        results = [{k: v for k, v in row.items() if k != "text"} for row in rows]
+        shared.print_json(model, images=results, errors=errors)
     else:
-        for row, line in zip(rows, lines, strict=True):
-            print(terminal.printable(line))
+        for row in rows:
+            print(terminal.printable(f"{row['file']}: {row['text']}"))
             if "note" in row:
                 terminal.print_warning(terminal.printable(f"{row['file']}: {row['note']}"))
     if images:
-        _show(images, inputs, titles)
+        _show(images, inputs, [f"{Path(row['file']).name}: {row['text']}" for row in rows])
     if errors:
         sys.exit(UserError.exit_code)
 
