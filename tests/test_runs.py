@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -74,6 +75,13 @@ def test_a_damaged_run_does_not_hide_the_others(folder, tmp_path):
     other, one = rows("--sort", "step", str(tmp_path), "runs/one", folder=folder)[::-1]
     assert (one["state"], other["step"]) == ("complete", None)
     assert other["state"].startswith("unreadable: ")
+
+
+def test_a_damaged_newest_checkpoint_is_told(folder, tmp_path):
+    shutil.copytree(folder / "runs" / "one", tmp_path / "one")
+    (tmp_path / "one/checkpoints/40/default/manifest.json").write_text("{}")
+    (one,) = rows(str(tmp_path), folder=folder)
+    assert one["state"].startswith("unreadable: ")
 
 
 def test_a_folder_without_runs_is_an_error(tmp_path):
