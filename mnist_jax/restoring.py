@@ -61,17 +61,14 @@ class TrainedModel(NamedTuple):
         """Shape and dtype of one example."""
         return jax.ShapeDtypeStruct(tuple(self.manifest.image_shape), self.manifest.image_dtype)
 
-    def apply(self, inputs: jax.Array | np.ndarray) -> jax.Array:
-        """Computes the outputs, such as logits, of inputs `[n, *input.shape]`."""
+    def outputs(self, inputs: jax.Array | np.ndarray) -> jax.Array:
+        """Returns the outputs, such as logits, of inputs `[n, *input.shape]`."""
         return _apply(self.variables, inputs, self.model.apply, self.task, self.num_members)
-
-    def outputs(self, inputs: np.ndarray) -> np.ndarray:
-        """Returns the outputs as an array of the host."""
-        return np.asarray(self.apply(inputs))
 
     def predict(self, inputs: np.ndarray) -> list[dict[str, Any]]:
         """Returns the prediction of each of `[n, *input.shape]`; see `Task.describe`."""
-        return self.task.describe(self.outputs(inputs), self.manifest.class_names)
+        outputs = np.asarray(self.outputs(inputs))
+        return self.task.describe(outputs, self.manifest.class_names)
 
 
 @functools.partial(jax.jit, static_argnums=(2, 3, 4))

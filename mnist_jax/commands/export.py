@@ -53,10 +53,10 @@ def main() -> None:
     # Of jax 0.12, jax2onnx 0.17 can't convert inner functions.
     with jax.disable_jit(is_onnx), refusing(place, advice, Exception):
         if is_onnx:
-            content = _to_onnx(trained.apply, inputs, trained.manifest)
+            content = _to_onnx(trained.outputs, inputs, trained.manifest)
         else:
             platforms = ("cpu", "cuda", "rocm", "tpu")
-            export = jax.export.export(jax.jit(trained.apply), platforms=platforms)
+            export = jax.export.export(jax.jit(trained.outputs), platforms=platforms)
             content = bytes(export(inputs).serialize())
     with refusing(f"output: {output}", "choose another file"), replacing(output) as stream:
         stream.write(content)
