@@ -137,17 +137,18 @@ def test_a_field_that_the_model_ignores_is_refused_but_in_a_saved_config(fake_co
     assert create_model(fake_config, 10, is_saved=True) == CNN(10)
 
 
-def test_the_cnns_logits_are_those_of_the_formula():
+@pytest.mark.parametrize("channels", [(), (3,)])
+def test_the_cnns_logits_are_those_of_the_formula(channels):
     model, rng = CNN(num_outputs=5), np.random.default_rng(0)
-    images = rng.integers(0, 256, (3, 28, 28), np.uint8)
+    images = rng.integers(0, 256, (3, 28, 28, *channels), np.uint8)
     variables = jax.tree.map(
         # Variances are positive; kernels have both signs.
         lambda x: np.float32(rng.uniform(0.1 if x.ndim == 1 else -0.5, 0.5, x.shape)),
         model.init(jax.random.key(0), images),
     )
     params, averages = variables["params"], variables["batch_stats"]
-    x = images[..., None] / np.float32(255)
-    for i, shape in enumerate([(5, 5, 1, 16), (5, 5, 16, 32)]):
+    x = images.reshape(3, 28, 28, -1) / np.float32(255)
+    for i, shape in enumerate([(5, 5, *(channels or (1,)), 16), (5, 5, 16, 32)]):
         assert {n: w.shape for n, w in params[f"Conv_{i}"].items()} == {"kernel": shape}
         kernel, norm = params[f"Conv_{i}"]["kernel"], params[f"BatchNorm_{i}"]
         x = jax.lax.conv_general_dilated(

@@ -319,7 +319,7 @@ def test_several_seeds_of_any_task_have_a_committee(config, tmp_path, capsys):
         for k in range(3)
     ]
     np.testing.assert_allclose(model.outputs(images), np.mean(each, axis=0), rtol=1e-5)
-    mean_error = abs(model.outputs(images)[:, 0] - labels).mean()
+    mean_error = np.abs(np.asarray(model.outputs(images))[:, 0] - labels).mean()
     assert results["committee_mae"] == pytest.approx(mean_error, rel=1e-5)
 
 
