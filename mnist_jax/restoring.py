@@ -161,6 +161,9 @@ def _find_code(
     spec = given if isinstance(given, str) else ""
     if given is None or spec:
         given = create(ConfigDict({**config, kind: spec or config[kind]}), is_saved=True)
+    advice = "its fields must be Python values or tuples"
+    with refusing(f"{kind}: {type(given).__name__}", advice, TypeError):
+        hash(given)
     if recorded:
         own_code.warn_if_changed(kind, own_code.describe(given, spec), recorded)
     return given

@@ -2,6 +2,7 @@
 
 import re
 
+import flax.linen as nn
 import jax
 import numpy as np
 import pytest
@@ -65,6 +66,24 @@ def test_a_wrong_choice_is_refused_in_one_line(fake_config, tmp_path, fields, me
         train_and_evaluate(fake_config, tmp_path / "run")
     assert "\n" not in str(error.value)
     assert not (tmp_path / "run").exists()
+
+
+class OwnModel(nn.Module):
+    num_outputs: int = 10
+    hidden_sizes = np.array([16])  # Of the class: the config does not fill it.
+
+    @nn.compact
+    def __call__(self, images, train=False, dropout=0.0):
+        return nn.Dense(self.num_outputs)(images.reshape(len(images), -1) / 255)
+
+
+def test_an_argument_of_a_given_models_call_is_not_filled_by_the_config(fake_config, tmp_path):
+    fake_config.update(dropout=0.5, hidden_sizes=(128, 32))
+    message = r"config.dropout: 0\.5 is ignored by the given model; set it to 0\.0$"
+    with pytest.raises(UserError, match=message):
+        train_and_evaluate(fake_config, tmp_path / "run", model=OwnModel())
+    fake_config.update(dropout=0.0, num_train_steps=1)
+    train_and_evaluate(fake_config, tmp_path / "run", model=OwnModel())
 
 
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)

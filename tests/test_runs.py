@@ -81,7 +81,8 @@ def test_a_damaged_newest_checkpoint_is_told(folder, tmp_path):
     shutil.copytree(folder / "runs" / "one", tmp_path / "one")
     (tmp_path / "one/checkpoints/40/default/manifest.json").write_text("{}")
     (one,) = rows(str(tmp_path), folder=folder)
-    assert one["state"].startswith("unreadable: ")
+    assert one["state"].startswith("checkpoint 40 is damaged: ")
+    assert one["step"] == 40
 
 
 def test_a_folder_without_runs_is_an_error(tmp_path):

@@ -397,6 +397,8 @@ def test_a_run_with_an_own_task_is_used_only_with_it(config, tmp_path):
         UserError, match=r"task: the run has its own, .*:Regression; add --task"
     ):
         restoring.restore(tmp_path)
+    with pytest.raises(UserError, match=r"task: WithAList: .*unhashable"):
+        restoring.restore(tmp_path, task=WithAList())
     with pytest.raises(UserError, match=r"config.task: 'WithAList' here, 'Regression' there"):
         train_and_evaluate(config, tmp_path, task=WithAList(), **arguments)
     assert contents(tmp_path) == before

@@ -58,4 +58,4 @@ def write_csv(columns: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> None
         writer.writerow({**row, "prediction": prediction, "probability": probability})
     path, advice = Path(CSV.value).absolute(), "choose another file"
     with refusing(f"csv: {path}", advice), replacing(path) as file:
-        file.write(text.getvalue().encode())
+        file.write(text.getvalue().encode(errors="surrogateescape"))  # Names of files.

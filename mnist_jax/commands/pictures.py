@@ -1,5 +1,6 @@
 """What a model's input is made of: a picture, in the way of the data that it was trained on."""
 
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -19,6 +20,7 @@ def create_reader(model: Any) -> Callable[[Image.Image], tuple[np.ndarray, str]]
     Raises:
       UserError: The model's inputs are no pictures.
     """
+    warnings.simplefilter("ignore")  # Of Pillow: damaged metadata, and sizes.
     shape = model.input.shape
     if not are_pictures(model.input):
         form = f"{model.input.dtype}{[*shape]}"

@@ -13,7 +13,6 @@ Examples:
 import itertools
 import os
 import sys
-import warnings
 from pathlib import Path
 from typing import Any
 
@@ -45,7 +44,6 @@ def main(*image: str) -> None:
     read = create_reader(model)
     images, inputs = list[np.ndarray](), list[np.ndarray]()
     rows, errors = list[dict[str, Any]](), list[dict[str, str]]()
-    warnings.simplefilter("ignore")  # Of Pillow: damaged metadata, and sizes.
     readable, files = suffixes(), list[str]()
     for name in image:
         if os.path.isdir(name):  # noqa: PTH112 - `Path.is_dir` raises at a long name.

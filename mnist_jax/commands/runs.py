@@ -65,8 +65,6 @@ def _describe(folder: Path) -> dict[str, Any]:
     try:
         lines = read_journal(folder, 2**31)
         steps = [path for path in (folder / "checkpoints").iterdir() if path.name.isdecimal()]
-        newest = max(steps, key=lambda path: int(path.name), default=None)
-        saved = newest and manifest.read(newest / "default")
         results = folder / "results.json"
         end = json.loads(results.read_text())["step"] if results.is_file() else None
     except Exception as error:  # Of any type: files may be damaged, or of another version.
@@ -75,6 +73,12 @@ def _describe(folder: Path) -> dict[str, Any]:
     if lines:
         row["time"] = (folder / "metrics.jsonl").stat().st_mtime
     row["state"] = "complete" if end == row["step"] else "interrupted"
+    saved = None
+    for newest in sorted(steps, key=lambda path: int(path.name))[-1:]:
+        try:
+            saved = manifest.read(newest / "default")
+        except Exception as error:  # Of any type.
+            row["state"] = f"checkpoint {newest.name} is damaged: {first_line(error)}"
     if run_folder.is_in_use(folder):
         row["state"] = "running"
     if saved:

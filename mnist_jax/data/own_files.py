@@ -55,6 +55,8 @@ def load(path: Path, config: ConfigDict) -> Dataset:
     """
     with _naming(path), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # Of NumPy and Pillow, beside the error.
+        with refusing(f"dataset: {path}", "give the path where it is now"):
+            path.stat()
         folders = {} if path.is_file() else find_splits(path)
         initial = default.get_config()
         ignored = [n for n in ("image_size", "image_background") if config[n] != initial[n]]
@@ -72,7 +74,9 @@ def load(path: Path, config: ConfigDict) -> Dataset:
         else:
             expected = "train/CLASS/, x_train.npy or train-images-idx3-ubyte.gz"
             raise ValueError(f"contains none of {expected}")
-        counts = collections.Counter(name.suffix.lower() or name.name for name in unused)
+        counts = collections.Counter(
+            name.suffix.lower() or name.name for name in sorted(unused)
+        )
         kinds = ", ".join(f"{count} {kind}" for kind, count in counts.most_common())
         skipped = [f"skipped {counts.total()} files: {kinds}"] if counts else []
         return Dataset.from_splits(str(path), class_names, splits, skipped)
@@ -127,8 +131,9 @@ def _read_arrays(source: Path, files: Iterable[Path], read: Callable[[str], Any]
         if not split or split in splits:
             raise ValueError(f"contains a split {key!r}; use train, val and test, each once")
         splits[split] = Split(read_named(f"x_{key}"), read_named(f"y_{key}"))
-    has_names = "class_names" in unused
-    names = read_named("class_names").astype(str).ravel().tolist() if has_names else []
+    names = None
+    if "class_names" in unused:
+        names = read_named("class_names").astype(str).ravel().tolist()
     return _name_classes(splits["train"].label, names), splits, unused.values()
 
 
@@ -160,7 +165,7 @@ def _read_idx_file(path: Path) -> np.ndarray:
         return np.frombuffer(content, np.uint8, offset=4 + 4 * len(shape)).reshape(shape)
 
 
-def _name_classes(label: np.ndarray, names: Sequence[str] = ()) -> Sequence[str]:
+def _name_classes(label: Any, names: Sequence[str] | None = None) -> Sequence[str]:
     """Returns names of the classes, those given or else numbers; none if there are no classes.
 
     Numbers need training labels 0, 1, 2, ... without gaps.
@@ -168,13 +173,15 @@ def _name_classes(label: np.ndarray, names: Sequence[str] = ()) -> Sequence[str]
     Raises:
       ValueError: A class with a name has no training examples.
     """
+    label = np.asarray(label)
     if label.dtype.kind not in "biu" or label.size != len(label):
-        return names
+        return names or []
     found = set(label.ravel().tolist())
     if names and (missing := set(range(len(names))) - found):
         raise ValueError(f"class {names[min(missing)]!r} has no training examples")
     is_without_gaps = found == set(range(len(found)))
-    return names or [str(i) for i in range(len(found)) if is_without_gaps]
+    numbers = [str(i) for i in range(len(found)) if is_without_gaps]
+    return numbers if names is None else names
 
 
 def find_splits(folder: Path) -> dict[str, Path]:

@@ -96,8 +96,8 @@ def confusion_matrix(data: Evaluation) -> Figure | None:
     num_classes = len(names)
     if not 0 < num_classes <= 100:  # With more, nothing would be legible.
         return None
-    pairs = num_classes * data.examples.label + data.predicted
-    counts = np.bincount(pairs, minlength=num_classes**2).reshape(num_classes, num_classes)
+    counts = np.zeros((num_classes, num_classes), int)
+    np.add.at(counts, (data.examples.label, data.predicted), 1)
     size = 6.5 if num_classes <= 10 else 3.6
     longest = max(map(len, names))
     room = 0.01 * size * max(0, longest - 2)  # Inches for names longer than two digits.
@@ -158,11 +158,12 @@ def _sheet(images: np.ndarray, captions: Sequence[str], *title: str) -> Figure:
     cell, lines = _WIDTH / _COLUMNS, max((text.count("\n") + 1 for text in captions), default=1)
     width, room = 0.82 * cell, 0.07 + 0.11 * lines  # Inches.
     height = width * images.shape[1] / images.shape[2]
-    total = _ROWS * (room + height)
+    total = _ROWS * (room + height) + 0.05
     figure = _create_figure(total + 0.4, *title)
     axes = _add_axes(figure, 0, 0, 0, 0.4)  # One for all: axes of their own take 0.2 s.
-    axes.set_axis_off()
-    axes.set(xlim=(0, _WIDTH), ylim=(total, 0))
+    # White, whatever the style of the process is: the images have dark edges.
+    axes.set(xlim=(0, _WIDTH), ylim=(total, 0), xticks=[], yticks=[], facecolor="white")
+    axes.spines[:].set_visible(False)
     for index, (image, caption) in enumerate(zip(images, captions, strict=True)):
         row, column = divmod(index, _COLUMNS)
         top, left = row * (room + height) + room, column * cell + (cell - width) / 2
@@ -170,8 +171,8 @@ def _sheet(images: np.ndarray, captions: Sequence[str], *title: str) -> Figure:
         axes.imshow(
             image, "gray", vmin=0, vmax=255, extent=extent, origin="upper", aspect="auto"
         )
-        style: dict[str, Any] = {"fontsize": _SMALL, "ha": "center", "parse_math": False}
-        axes.text(left + width / 2, top - 0.03, caption, **style)
+        style: dict[str, Any] = {"fontsize": _SMALL, "ha": "center", "color": "black"}
+        axes.text(left + width / 2, top - 0.03, caption, parse_math=False, **style)
     return figure
 
 

@@ -77,8 +77,8 @@ def create_graph_def(function: Callable[..., Any], *example_args: Any) -> GraphD
     outermost = {x.path[0] for x in inputs if x.op != "Placeholder" and x.path[1:]}
     roots = {
         outer
-        for node in tracer.nodes[len(inputs) :]
-        for outer, inner in itertools.pairwise(node.path[:-1])
+        for scope in tracer.scopes
+        for outer, inner in itertools.pairwise(scope)
         if inner in outermost and outer not in outermost | {_GRADIENTS}
     }
     graph_def = GraphDef(versions={"producer": 22})  # Any number is valid.
@@ -119,6 +119,9 @@ class _Tracer:
 
     nodes: list[_Node]
     captured: dict[int, _Output] = dataclasses.field(default_factory=dict)  # By `id(array)`.
+    scopes: set[Scope] = dataclasses.field(
+        default_factory=set
+    )  # Of equations, also inner ones.
 
     def inline(self, closed: ClosedJaxpr, args: list[_Output], stack: str) -> list[_Output]:
         """Adds the equations of a jaxpr below a name stack, and returns its outputs."""
@@ -151,6 +154,11 @@ class _Tracer:
         if shapes == [(in_avals, out_avals)] and op != "scan":
             return self.inline(inner[0], args, stack)  # A call, like that of `jit`.
         scope = _split(stack)
+        inner_stacks = (e.source_info.name_stack for jaxpr in inner for e in jaxpr.jaxpr.eqns)
+        self.scopes |= {
+            scope,
+            *(_split(f"{stack}/{inner_stack}") for inner_stack in inner_stacks),
+        }
         for const, _ in args:
             if not const.path:
                 const.path = (*scope, "const")
@@ -198,7 +206,7 @@ def _split(stack: str) -> Scope:
     The scope of an einsum, for example `ij,jk->ik`, is left out.
     """
     stack = re.sub(r"\w+\(|\)", "", stack.replace("transpose(", f"{_GRADIENTS}/"))
-    stack = re.sub(r"\b(\w+)(/\1)?\.\w+(/\1\b)?", r"\1", stack)
+    stack = re.sub(r"\b(\w+)(/\1)?\.(?!\d)\w+(/\1\b)?", r"\1", stack)
     return tuple(_sanitize(part) for part in stack.split("/") if part and "->" not in part)
 
 

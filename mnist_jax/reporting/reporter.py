@@ -274,6 +274,7 @@ class Reporter:
         """Writes the scalars of "batch", a training step, or of each split's evaluation."""
         line: dict[str, float] = {}
         tags: dict[str, dict[str, float]] = {}  # TensorBoard's, by its sub-run.
+        ranged: list[str] = []
         for group, values in groups.items():
             # TensorBoard's tabs begin with the evaluations: "all" sorts before "batch".
             run, prefix = ("train", "batch") if group == "batch" else (group, "all")
@@ -281,6 +282,8 @@ class Reporter:
             for name, value in values.items():
                 if np.asarray(value).dtype.kind in "iu":  # A count.
                     continue
+                if group == "validation" and np.ndim(value):
+                    ranged.append(f"{prefix}/{name}")
                 for suffix, number in summarize(value).items():
                     tag = f"{name}{suffix}"
                     if group == "batch" or tag == "loss":
@@ -293,9 +296,8 @@ class Reporter:
         self._journal.write(step, self._run.dataset.name, line)
         self._track(step, line)
         if step == 0:  # Of a few points, TensorBoard's smoothing would hide the last.
-            scalars = tags["validation"]
-            tags = {"validation": scalars}
-            if ranged := [tag for tag in scalars if f"range/{tag}_min" in scalars]:
+            tags = {"validation": tags["validation"]}
+            if ranged:
                 self._events.write_ranges(ranged)
         for run, scalars in tags.items():
             self._events.call("write_scalars", step, scalars, run=run)

@@ -1,6 +1,7 @@
 """Validation of configs, and which fields may change when a run is resumed."""
 
 import contextlib
+import dataclasses
 import difflib
 import functools
 import inspect
@@ -11,6 +12,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from ml_collections import ConfigDict
 
 from mnist_jax.configs import default
@@ -175,12 +177,14 @@ def refuse_ignored(config: ConfigDict, table: Mapping[str, Any], chosen: Any, by
     It uses the fields that its parameters name, or that are its attributes with the same value.
     `by` says what was chosen.
     """
-    for name in _DEFAULTS:
+    used = _parameters(chosen)
+    for name in (name for name in _DEFAULTS if config[name] != _DEFAULTS[name]):
         users = [option for option in table if name in _parameters(table[option])]
-        is_used = name in _parameters(chosen) or config[name] == getattr(chosen, name, None)
-        if users and not is_used and config[name] != _DEFAULTS[name]:
-            problem = f"is ignored by {by}; set it to {_DEFAULTS[name]!r}"
-            raise _error(config, name, f"{problem} or choose {' or '.join(users)}")
+        own: Any = getattr(chosen, name, None)
+        if users and name not in used and not np.array_equal(config[name], own):
+            others = f" or choose {' or '.join(users)}" if used else ""
+            problem = f"is ignored by {by}; set it to {_DEFAULTS[name]!r}{others}"
+            raise _error(config, name, problem)
 
 
 def create(
@@ -215,7 +219,9 @@ def create(
 
 
 def _parameters(option: Any) -> list[str]:
-    return list(inspect.signature(option).parameters) if callable(option) else []
+    # A ready model or task, a dataclass, gets nothing more from the config.
+    is_called = callable(option) and not dataclasses.is_dataclass(type(option))
+    return list(inspect.signature(option).parameters) if is_called else []
 
 
 @functools.lru_cache  # jit would compile what equal objects compute again.

@@ -124,6 +124,9 @@ def test_classes_are_numbered_where_labels_may_be_classes(tmp_path):
     ):
         path = write_npz(tmp_path / "own.npz", y_train=label, y_test=label[:4])
         assert load(path).class_names == expected
+    # Counts, as an empty `class_names` says.
+    path = write_npz(tmp_path / "own.npz", class_names=np.array([], str))
+    assert load(path).class_names == ()
 
 
 @pytest.mark.parametrize("packed", [True, False])
@@ -516,7 +519,7 @@ def test_a_run_on_own_data_is_resumed_and_evaluated_until_they_change(
     assert list(model.manifest.class_names) == ["cat", "dog"]
     assert restoring.load_run_dataset(model).input.shape == (8, 6, 3)
     (tmp_path / "own.npz").rename("moved.npz")
-    with pytest.raises(UserError, match=r"own\.npz: No such file .* choose another"):
+    with pytest.raises(UserError, match=r"own\.npz: No such file .* where it is now"):
         restoring.load_run_dataset(model)
     assert restoring.load_run_dataset(model, "moved.npz").input.shape == (8, 6, 3)
     fake_config.update(dataset="moved.npz", num_train_steps=40)

@@ -232,8 +232,7 @@ def test_lifted_functions_leave_no_box_of_their_own():
     lstm = nn.RNN(nn.OptimizedLSTMCell(4))
     nodes = convert(lstm.apply, init(lstm, sequences), sequences)
     gates = {f"cell/{side}{gate}" for side in "hi" for gate in "ifgo"}
-    # A root module is known by equations of its modules; here all of them are in the scan.
-    assert scopes_of(nodes) == {"args", "RNN", "cell"} | gates
+    assert scopes_of(nodes) == {"args", "cell"} | gates
 
 
 def test_attention():
@@ -284,6 +283,17 @@ def test_another_method_of_a_module_is_in_its_box():
     model, x = Model(), jnp.zeros((2, 4))
     nodes = convert(model.apply, init(model, x), x)
     assert scopes_of(nodes) == {"args", "coder", "coder/layer"}
+
+
+def test_numbers_after_a_dot_are_no_method():
+    class Model(nn.Module):
+        @nn.compact
+        def __call__(self, x):
+            return nn.Dense(3, name="fc.1")(nn.Dense(4, name="fc.0")(x))
+
+    model, x = Model(), jnp.zeros((2, 4))
+    nodes = convert(model.apply, init(model, x), x)
+    assert scopes_of(nodes) == {"args", "fc.0", "fc.1"}
 
 
 # --- Any function.
