@@ -109,6 +109,8 @@ def parse_flags(argv: Sequence[str], module: types.ModuleType) -> Sequence[str]:
     argv = [argv[0], f"--verbosity={logging.FATAL}", *_name_config_files(argv[1:])]
     try:
         arguments = flags.FLAGS(argv)[1:]
+    except UserError:
+        raise
     except BaseException as error:  # Of any type: ml_collections runs the config file here.
         raise UserError(_describe(error)) from error
     own = flags.FLAGS.get_key_flags_for_module(module)
