@@ -55,6 +55,28 @@ def results(workdir):
     return json.loads((workdir / "results.json").read_text())["splits"]
 
 
+class WithoutValue(Classification):
+    """With a number that is 0/0, as a precision may be at step 0."""
+
+    def summarize(self, sums, count):
+        more = super().summarize(sums, count)
+        return more | {"late": np.nan}
+
+
+def test_a_metric_without_a_first_value_has_its_band(fake_config, tmp_path):
+    fake_config.update(num_seeds=2, num_train_steps=1)
+    train_and_evaluate(fake_config, tmp_path, task=WithoutValue())
+    assert "validation/late" not in journal(tmp_path)[0]
+    assert "all/late" in bands(tmp_path)
+
+
+def bands(workdir):
+    """By tag, what the Custom Scalars tab shows of it."""
+    (event,) = EventAccumulator(str(workdir)).Reload().Tensors(metadata.CONFIG_SUMMARY_TAG)
+    (category,) = layout_pb2.Layout.FromString(event.tensor_proto.string_val[0]).category
+    return {chart.title: chart.margin.series[0] for chart in category.chart}
+
+
 def test_members_are_the_runs_of_consecutive_seeds(fake_config):
     fake_config.update(seed=5, num_seeds=3)
     assert [*members.seeds(fake_config)] == [5, 6, 7]
@@ -227,10 +249,7 @@ def test_reports_have_the_mean_the_deviation_and_the_range(singles, tmp_path, ca
             assert [value for _, value in points[f"{run}/{tag}/accuracy{suffix}"]] == (
                 pytest.approx([line[f"{run}/accuracy{suffix}"] for line in expected])
             )
-    events = EventAccumulator(str(workdir)).Reload()
-    (event,) = events.Tensors(metadata.CONFIG_SUMMARY_TAG)  # Of the Custom Scalars tab.
-    (category,) = layout_pb2.Layout.FromString(event.tensor_proto.string_val[0]).category
-    series = {chart.title: chart.margin.series[0] for chart in category.chart}
+    series = bands(workdir)
     assert series.keys() >= {"all/accuracy", "all/loss"}
     for tag, bounds in series.items():
         assert {f"validation/{x}" for x in (tag, bounds.lower, bounds.upper)} <= points.keys()

@@ -7,7 +7,7 @@ import sys
 import types
 from pathlib import Path
 
-import matplotlib
+import matplotlib.style
 import numpy as np
 import pytest
 from matplotlib.axis import Axis
@@ -259,6 +259,20 @@ def test_images_of_numbers_are_drawn_from_their_lowest_to_their_highest():
     expected = draw(**arguments)["mistakes"].axes[0].images
     for ours, theirs in zip(drawn, expected, strict=True):
         np.testing.assert_allclose(ours.get_array().astype(int), theirs.get_array(), atol=1)
+
+
+def test_an_output_that_is_no_class_is_not_counted_as_another(tmp_path):
+    arguments = create_arguments()
+    arguments["logits"] = np.pad(arguments["logits"], [(0, 0), (0, 1)], constant_values=99)
+    _, errors = figures.draw(tmp_path, create_evaluation(**arguments))
+    assert errors[0].startswith("confusion_matrix: index 10 is out of bounds")
+
+
+def test_captions_are_black_on_white_in_any_style():
+    with matplotlib.style.context("dark_background"):
+        (axes,) = draw(**create_arguments())["mistakes"].axes
+    assert (axes.get_facecolor()[:3], axes.axison) == ((1, 1, 1), True)
+    assert {text.get_color() for text in axes.texts} == {"black"}
 
 
 def test_a_figure_that_fails_does_not_prevent_the_others(tmp_path):
