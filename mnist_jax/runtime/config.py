@@ -12,7 +12,6 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from ml_collections import ConfigDict
 
 from mnist_jax.configs import default
@@ -180,8 +179,9 @@ def refuse_ignored(config: ConfigDict, table: Mapping[str, Any], chosen: Any, by
     used = _parameters(chosen)
     for name in (name for name in _DEFAULTS if config[name] != _DEFAULTS[name]):
         users = [option for option in table if name in _parameters(table[option])]
-        own: Any = getattr(chosen, name, None)
-        if users and name not in used and not np.array_equal(config[name], own):
+        own = getattr(chosen, name, None)
+        has_it = isinstance(own, int | float | str | tuple) and own == config[name]
+        if users and name not in used and not has_it:
             others = f" or choose {' or '.join(users)}" if used else ""
             problem = f"is ignored by {by}; set it to {_DEFAULTS[name]!r}{others}"
             raise _error(config, name, problem)
