@@ -16,19 +16,19 @@ def enable() -> None:
     has_zstd = find_spec("zstandard") or find_spec("compression")  # The latter: Python 3.14.
     if has_zstd or "JAX_COMPILATION_CACHE_DIR" in os.environ:
         return
-    try:
+    with contextlib.suppress(OSError, RuntimeError):  # RuntimeError: there is no home.
         cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-        if not cache.is_absolute():  # XDG's rule: ignore it.
-            return
         folder = cache / "mnist_jax" / "compiled"
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        status = folder.lstat()
-        if status.st_uid != os.getuid() or status.st_mode & 0o022:
-            return
-        if len(list(folder.iterdir())) > _MAX_ENTRIES:
-            _empty(folder)
-    except (OSError, RuntimeError):  # RuntimeError: there is no home.
-        return
+        if cache.is_absolute():  # XDG's rule: ignore it otherwise.
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            status = folder.lstat()
+            if status.st_uid == os.getuid() and not status.st_mode & 0o022:
+                _use(folder)
+
+
+def _use(folder: Path) -> None:
+    if len(list(folder.iterdir())) > _MAX_ENTRIES:
+        _empty(folder)
     os.environ["JAX_COMPILATION_CACHE_DIR"] = str(folder)
     os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
     # XLA's own caches would make the folder's name a part of every key.
