@@ -15,18 +15,18 @@ from mnist_jax.runtime.files import open_regular
 
 _MAX_PIXELS = 100_000_000  # A larger file is more likely an attack on memory than a photo.
 # None of them runs another program.
-FORMATS = ["AVIF", "BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP"]
+_FORMATS = ["AVIF", "BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP"]
 with contextlib.suppress(ImportError):  # Optional: the format of an iPhone's photos.
     import pillow_heif
 
     pillow_heif.register_heif_opener()
-    FORMATS.append("HEIF")
+    _FORMATS.append("HEIF")
 
 
 def suffixes() -> set[str]:
     """Returns the suffixes of the formats that can be read, such as `.png`."""
     formats = Image.registered_extensions()
-    return {suffix for suffix in formats if formats[suffix] in FORMATS}
+    return {suffix for suffix in formats if formats[suffix] in _FORMATS}
 
 
 def are_pictures(inputs: jax.ShapeDtypeStruct) -> bool:
@@ -49,7 +49,7 @@ def open_image(path: str | Path | io.BytesIO) -> Image.Image:
         source = sys.stdin.buffer if path == "-" else path
         if isinstance(source, str | Path):
             source = open_regular(source)
-        with source as file, Image.open(file, formats=FORMATS) as image:
+        with source as file, Image.open(file, formats=_FORMATS) as image:
             if image.width * image.height > _MAX_PIXELS:
                 raise ValueError(f"too many pixels: reduce it to {_MAX_PIXELS:,}")
             # A phone's JPEG may be an MPO, which also contains a preview.
@@ -59,10 +59,16 @@ def open_image(path: str | Path | io.BytesIO) -> Image.Image:
             image.load()
             return image
     except UnidentifiedImageError as error:
-        problem = f"not an image of a known format ({', '.join(FORMATS)})"
+        problem = f"not an image of a known format ({', '.join(_FORMATS)})"
         raise UnreadableImageError(problem) from error
     except Exception as error:  # Pillow's decoders raise errors of any type.
         raise UnreadableImageError(first_line(error)) from error
+
+
+def is_colour(path: Path) -> bool:
+    """Returns whether an image file has colours; reads no more than that needs."""
+    with open_regular(path) as file, Image.open(file, formats=_FORMATS) as image:
+        return image.mode not in ("1", "L", "LA")
 
 
 def to_input(

@@ -16,7 +16,6 @@ import numpy as np
 from ml_collections import ConfigDict
 from numpy.lib import format as npy
 from numpy.lib.npyio import NpzFile
-from PIL import Image
 
 from mnist_jax.configs import default
 from mnist_jax.data import images, tfds_source
@@ -264,6 +263,5 @@ def _decode_all(
 
 
 def _is_colour(path: Path) -> bool:
-    """Returns whether an image file has colours; reads no more than that needs."""
-    with _naming(path), open_regular(path) as file:
-        return Image.open(file, formats=images.FORMATS).mode not in ("1", "L", "LA")
+    with _naming(path):
+        return images.is_colour(path)

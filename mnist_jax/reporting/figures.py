@@ -164,6 +164,7 @@ def _sheet(images: np.ndarray, captions: Sequence[str], *title: str) -> Figure:
     # White, whatever the style of the process is: the images have dark edges.
     axes.set(xlim=(0, _WIDTH), ylim=(total, 0), xticks=[], yticks=[], facecolor="white")
     axes.spines[:].set_visible(False)
+    style: dict[str, Any] = {"fontsize": _SMALL, "ha": "center", "color": "black"}
     for index, (image, caption) in enumerate(zip(images, captions, strict=True)):
         row, column = divmod(index, _COLUMNS)
         top, left = row * (room + height) + room, column * cell + (cell - width) / 2
@@ -171,7 +172,6 @@ def _sheet(images: np.ndarray, captions: Sequence[str], *title: str) -> Figure:
         axes.imshow(
             image, "gray", vmin=0, vmax=255, extent=extent, origin="upper", aspect="auto"
         )
-        style: dict[str, Any] = {"fontsize": _SMALL, "ha": "center", "color": "black"}
         axes.text(left + width / 2, top - 0.03, caption, parse_math=False, **style)
     return figure
 
