@@ -9,6 +9,7 @@ tables and a plot into docs/accuracy.md, and a table into README.md.
 
 import argparse
 import contextlib
+import functools
 import json
 import os
 import signal
@@ -22,7 +23,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from benchmarks import process, step_cost
+from benchmarks import process
 from mnist_jax.configs import default, lecun
 from mnist_jax.runtime import config as config_lib
 from mnist_jax.runtime.files import replacing
@@ -134,7 +135,7 @@ def summarize(report: Mapping[str, Any], attempts: Sequence[float]) -> dict[str,
     return {
         "test": _errors(report["splits"]["test"]),
         "validation": _errors(report["splits"]["validation"]),
-        "num_params": step_cost.num_params((784, *config.hidden_sizes, 10)),
+        "num_params": num_params(config),
         "epochs": round(report["step"] * config.batch_size / num_train_examples, 3),
         "wall_s": round(sum(attempts), 1),
         "attempts": len(attempts),
@@ -142,6 +143,18 @@ def summarize(report: Mapping[str, Any], attempts: Sequence[float]) -> dict[str,
         "commit": commit,
         "config": hyperparameters(config),
     }
+
+
+def num_params(config: ConfigDict) -> int:
+    """Returns the number of parameters of a config's network on MNIST."""
+    import jax
+
+    from mnist_jax.models import create_model
+
+    init = functools.partial(create_model(config, 10).init, train=False)
+    image = jax.ShapeDtypeStruct((1, 28, 28), "uint8")
+    params = jax.eval_shape(init, jax.random.key(0), image)["params"]
+    return sum(leaf.size for leaf in jax.tree.leaves(params))
 
 
 def hyperparameters(config: ConfigDict) -> dict[str, Any]:

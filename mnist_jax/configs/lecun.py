@@ -1,4 +1,4 @@
-"""The fully connected networks of LeCun's table of results on MNIST, one for each argument.
+"""The networks of LeCun's table of results on MNIST, one for each argument.
 
     python train.py --config configs/lecun.py:300-100
     python -m benchmarks.accuracy 300-100
@@ -35,6 +35,15 @@ ROWS: dict[str, dict[str, Any]] = {
         "augmentation": "elastic",
         "num_seeds": 25,
         "checkpoint_every_steps": 1000,
+    },
+    # Two convolutions; also trains the members of a committee of CNNs.
+    "cnn-elastic": {
+        "model": "cnn",
+        "augmentation": "elastic",
+        "dropout": 0.4,
+        "epochs": 25,
+        "learning_rate": 0.003,
+        "checkpoint_every_steps": 500,
     },
     "deep-elastic": {
         "hidden_sizes": (2500, 2000, 1500, 1000, 500),
