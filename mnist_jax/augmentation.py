@@ -4,9 +4,11 @@ Each gets the step's PRNG key and the images of the batch, `[batch, height, widt
 channels: integers from 0 to 255, or floats. It returns images of the same shape and range.
 """
 
+import ast
 import functools
 import math
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -14,6 +16,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from mnist_jax.runtime import config as config_lib
+from mnist_jax.runtime.errors import refusing
 
 Augmentation = Callable[[jax.Array, jax.Array], jax.Array]
 
@@ -174,7 +177,25 @@ AUGMENTATIONS: dict[str, Augmentation] = {
 
 
 def create_augmentation(config: ConfigDict) -> Augmentation | None:
-    """Returns the function that the config names; raises UserError if there is none."""
+    """Returns the function that the config names, like `elastic` or `elastic(strength=20)`.
+
+    Raises:
+      UserError: There is no such function, or no such strength.
+    """
     if not config.augmentation:
         return None
-    return config_lib.choose(config, "augmentation", AUGMENTATIONS)
+    name, has_strengths, _ = config.augmentation.partition("(")
+    if name not in AUGMENTATIONS or not has_strengths:
+        return config_lib.choose(config, "augmentation", AUGMENTATIONS)
+    advice = f"give strengths as in {name}(NAME=NUMBER, ...); see augmentation.py"
+    with refusing(f"config.augmentation: {config.augmentation!r}", advice, Exception):
+        return _with_strengths(config.augmentation)
+
+
+@functools.cache  # Equal functions for equal texts: jit compiles once.
+def _with_strengths(text: str) -> Augmentation:
+    call: Any = ast.parse(text, mode="eval").body
+    strengths = {each.arg: ast.literal_eval(each.value) for each in call.keywords}
+    augment = functools.partial(AUGMENTATIONS[call.func.id], *call.args, **strengths)
+    jax.eval_shape(augment, jax.random.key(0), jax.ShapeDtypeStruct((1, 28, 28), "uint8"))
+    return augment

@@ -11,6 +11,7 @@ of the step, and may change its other collections, such as `batch_stats`. `dtype
 computation; the variables are float32. A field of the name of a config field gets its value.
 """
 
+import itertools
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -84,20 +85,29 @@ class MLP(nn.Module):
 
 
 class CNN(nn.Module):
-    """Two convolutions with batch norm and max pooling, then a hidden layer with dropout."""
+    """Convolutions with batch norm and ReLU, then a hidden layer with dropout.
+
+    Equal widths in `conv_features` are a stage, which ends with max pooling: one convolution of
+    5x5, or several of 3x3.
+    """
 
     num_outputs: int
     dtype: str = "float32"
     dropout: float = 0.0
+    conv_features: tuple[int, ...] = (16, 32)
 
     @nn.compact
     def __call__(self, images: jax.Array, train: bool = False) -> jax.Array:
         """Computes the outputs; see the head of this file."""
         x = scale(images.reshape(*images.shape[:3], -1), self.dtype)
-        for features in (16, 32):
-            x = Conv(features, (5, 5), padding=2, use_bias=False, dtype=self.dtype)(x)
-            x = nn.BatchNorm(use_running_average=not train, momentum=0.95, dtype=self.dtype)(x)
-            x = nn.relu(max_pool(x))
+        for features, stage in itertools.groupby(self.conv_features):
+            depth = len(list(stage))
+            padding = 2 if depth == 1 else 1
+            size = (2 * padding + 1, 2 * padding + 1)
+            for number in range(1, depth + 1):
+                x = Conv(features, size, padding=padding, use_bias=False, dtype=self.dtype)(x)
+                norm = nn.BatchNorm(not train, momentum=0.95, dtype=self.dtype)
+                x = nn.relu(max_pool(norm(x)) if number == depth else norm(x))
         x = nn.relu(nn.Dense(128, dtype=self.dtype)(x.reshape(x.shape[0], -1)))
         x = nn.Dropout(self.dropout, deterministic=not train)(x)
         return nn.Dense(self.num_outputs, dtype=self.dtype)(x).astype(jnp.float32)

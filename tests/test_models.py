@@ -137,9 +137,18 @@ def test_a_field_that_the_model_ignores_is_refused_but_in_a_saved_config(fake_co
     assert create_model(fake_config, 10, is_saved=True) == CNN(10)
 
 
-@pytest.mark.parametrize("channels", [(), (3,)])
-def test_the_cnns_logits_are_those_of_the_formula(channels):
-    model, rng = CNN(num_outputs=5), np.random.default_rng(0)
+@pytest.mark.parametrize(
+    ("fields", "channels", "kernels"),
+    [
+        ({}, (), [(5, 5, 1, 16), (5, 5, 16, 32)]),
+        ({}, (3,), [(5, 5, 3, 16), (5, 5, 16, 32)]),
+        # Two stages, of which the second one has two convolutions.
+        ({"conv_features": (4, 6, 6)}, (), [(5, 5, 1, 4), (3, 3, 4, 6), (3, 3, 6, 6)]),
+    ],
+    ids=["grey", "colour", "stages"],
+)
+def test_the_cnns_logits_are_those_of_the_formula(fields, channels, kernels):
+    model, rng = CNN(num_outputs=5, **fields), np.random.default_rng(0)
     images = rng.integers(0, 256, (3, 28, 28, *channels), np.uint8)
     variables = jax.tree.map(
         # Variances are positive; kernels have both signs.
@@ -148,7 +157,7 @@ def test_the_cnns_logits_are_those_of_the_formula(channels):
     )
     params, averages = variables["params"], variables["batch_stats"]
     x = images.reshape(3, 28, 28, -1) / np.float32(255)
-    for i, shape in enumerate([(5, 5, *(channels or (1,)), 16), (5, 5, 16, 32)]):
+    for i, shape in enumerate(kernels):
         assert {n: w.shape for n, w in params[f"Conv_{i}"].items()} == {"kernel": shape}
         kernel, norm = params[f"Conv_{i}"]["kernel"], params[f"BatchNorm_{i}"]
         x = jax.lax.conv_general_dilated(
@@ -156,7 +165,8 @@ def test_the_cnns_logits_are_those_of_the_formula(channels):
         )
         mean, var = (averages[f"BatchNorm_{i}"][name] for name in ("mean", "var"))
         x = (np.asarray(x) - mean) / np.sqrt(var + 1e-5) * norm["scale"] + norm["bias"]
-        x = np.maximum(nn.max_pool(x, (2, 2), (2, 2)), 0)
+        is_last = shape[-1] != 6 or i == 2
+        x = np.maximum(nn.max_pool(x, (2, 2), (2, 2)) if is_last else x, 0)
     x = np.asarray(x).reshape(3, -1) @ params["Dense_0"]["kernel"] + params["Dense_0"]["bias"]
     assert x.shape == (3, 128)
     expected = np.maximum(x, 0) @ params["Dense_1"]["kernel"] + params["Dense_1"]["bias"]

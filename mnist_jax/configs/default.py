@@ -46,6 +46,8 @@ def get_config() -> ml_collections.ConfigDict:
     config.model = "mlp"
     # mlp: widths of the ReLU layers; (): logistic regression.
     config.hidden_sizes = (128, 32)
+    # cnn: widths of the convolutions; see models.py.
+    config.conv_features = (16, 32)
     # Fraction of each hidden layer's outputs that a training step sets to 0.
     config.dropout = 0.0
     # Of the computation: float32 or bfloat16. Parameters are float32.
@@ -77,8 +79,8 @@ def get_config() -> ml_collections.ConfigDict:
     # _every_steps or num_train_steps count steps, the learning rate's fields count updates.
     config.accumulate_steps = 1
 
-    # Changes the training images at random: random_shift, affine or elastic; '': none; see
-    # augmentation.py.
+    # Changes the training images at random: random_shift, affine or elastic, or with strengths
+    # of your own, like elastic(strength=20, shift=2); '': none; see augmentation.py.
     config.augmentation = ""
 
     # Training: examples per step.

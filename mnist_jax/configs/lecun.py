@@ -36,13 +36,14 @@ ROWS: dict[str, dict[str, Any]] = {
         "num_seeds": 25,
         "checkpoint_every_steps": 1000,
     },
-    # Two convolutions; also trains the members of a committee of CNNs.
+    # Also trains the members of a committee of CNNs.
     "cnn-elastic": {
         "model": "cnn",
-        "augmentation": "elastic",
-        "dropout": 0.4,
-        "epochs": 25,
-        "learning_rate": 0.003,
+        "conv_features": (16, 32, 32, 64, 64),
+        "augmentation": "elastic(strength=20, shift=2)",
+        "dropout": 0.2,
+        "epochs": 40,
+        "learning_rate": 0.002,
         "checkpoint_every_steps": 500,
     },
     "deep-elastic": {

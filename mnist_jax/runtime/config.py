@@ -72,6 +72,10 @@ def own_path(dataset: str) -> Path | None:
 
 
 _FRACTION: _Constraint = (lambda v: 0 <= v < 1, "a number from 0 to below 1")
+_WIDTHS: _Constraint = (
+    lambda v: _are_integers(v, _MAX_WIDTH),
+    f"a tuple of integers from 1 to {_MAX_WIDTH}, like (128, 32)",
+)
 # Of fields that may not have any value of their type.
 _CONSTRAINTS: dict[str, _Constraint] = {
     **{name: _integer(1) for name, value in _DEFAULTS.items() if type(value) is int},
@@ -86,10 +90,8 @@ _CONSTRAINTS: dict[str, _Constraint] = {
     ),
     "image_background": _integer(0, 255),
     "fallback_dataset": _choice("", "mnist_5k", "fake"),
-    "hidden_sizes": (
-        lambda v: _are_integers(v, _MAX_WIDTH),
-        f"a tuple of integers from 1 to {_MAX_WIDTH}, like (128, 32)",
-    ),
+    "hidden_sizes": _WIDTHS,
+    "conv_features": _WIDTHS,
     "dropout": _FRACTION,
     "dtype": _choice("float32", "bfloat16"),
     "label_smoothing": _FRACTION,

@@ -56,6 +56,7 @@ WRONG_FIELDS = [
     ("hidden_sizes=(0,)", "config.hidden_sizes: (0,) is not"),
     ("hidden_sizes=(128, -1)", "config.hidden_sizes: (128, -1) is not"),
     ("hidden_sizes=(70000,)", "config.hidden_sizes: (70000,) is not"),
+    ("conv_features=(16, 0)", "config.conv_features: (16, 0) is not"),
     ("profile_steps=(5,)", "config.profile_steps: (5,) is not"),
     ("profile_steps=(0, 5)", "config.profile_steps: (0, 5) is not"),
     ("profile_steps=(6, 5)", "config.profile_steps: (6, 5) is not"),
@@ -155,6 +156,7 @@ def test_resuming_must_not_change_what_decides_the_parameters():
         "early_stopping_evals": 5,
         "model": "cnn",
         "hidden_sizes": (17,),
+        "conv_features": (17,),
         "dropout": 0.5,
         "dtype": "bfloat16",
         "augmentation": "random_shift",
@@ -183,7 +185,7 @@ def test_resuming_must_not_change_what_decides_the_parameters():
     }
     saved = default.get_config()
     assert sorted(changes) == sorted(saved)
-    fixed = list(changes)[:26]
+    fixed = list(changes)[:27]
     for name, value in changes.items():
         config = default.get_config()
         config[name] = value
@@ -217,6 +219,7 @@ def test_hyperparameters_are_what_decides_the_results():
             "early_stopping_evals",
             "model",
             "hidden_sizes",
+            "conv_features",
             "dropout",
             "dtype",
             "optimizer",
