@@ -195,7 +195,7 @@ def create_augmentation(config: ConfigDict) -> Augmentation | None:
 @functools.cache  # Equal functions for equal texts: jit compiles once.
 def _with_strengths(text: str) -> Augmentation:
     call: Any = ast.parse(text, mode="eval").body
-    strengths = {each.arg: ast.literal_eval(each.value) for each in call.keywords}
+    strengths = {each.arg: float(ast.literal_eval(each.value)) for each in call.keywords}
     augment = functools.partial(AUGMENTATIONS[call.func.id], *call.args, **strengths)
     jax.eval_shape(augment, jax.random.key(0), jax.ShapeDtypeStruct((1, 28, 28), "uint8"))
     return augment

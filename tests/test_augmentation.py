@@ -1,3 +1,5 @@
+import re
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -40,6 +42,38 @@ def test_an_unknown_name_is_an_error(fake_config):
     assert create_augmentation(fake_config) is None
     fake_config.augmentation = "flip"
     with pytest.raises(UserError, match="'flip' is none of random_shift, affine, elastic"):
+        create_augmentation(fake_config)
+
+
+def test_strengths_are_given_with_the_name(fake_config):
+    fake_config.augmentation = "elastic(strength=20, shift=2.5)"
+    augment = create_augmentation(fake_config)
+    images, key = random_images(5, 9, 12), jax.random.key(0)
+    expected = elastic(key, images, strength=20.0, shift=2.5)
+    np.testing.assert_array_equal(augment(key, images), expected)
+    assert (np.asarray(expected) != elastic(key, images)).any()
+    # So that what one compiled serves the other.
+    assert create_augmentation(fake_config) == augment
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        ("elastic(strengh=20)", "argument 'strengh'"),
+        ("affine(strength=20)", "argument 'strength'"),
+        ("random_shift(size=3)", "argument 'size'"),
+        ("elastic(20)", "takes 2 positional arguments but 3"),
+        ("elastic(strength='much')", "'much'"),
+        ("elastic(strength=20", "never closed"),
+        ("elastic(strength=print)", "malformed"),
+        ("elastic(strength=20).x", "Attribute"),
+        ("flip(strength=20)", "is none of random_shift"),
+    ],
+)
+def test_strengths_that_do_not_exist_are_an_error(fake_config, text, problem):
+    fake_config.augmentation = text
+    message = re.escape(f"config.augmentation: {text!r}") + f".*{problem}"
+    with pytest.raises(UserError, match=message):
         create_augmentation(fake_config)
 
 

@@ -93,8 +93,8 @@ class Reporter:
             disable=self._is_silent or shutil.get_terminal_size().columns < 20 or None,
             dynamic_ncols=True,
             leave=False,
-            # The terminal writes `^C` at its cursor: over the bar, or amid a write after it, where
-            # two columns are left. Each "\r" counts as one.
+            # The terminal writes `^C` at its cursor: over the bar, or amid a write after it, in
+            # the two columns that are left: each "\r" counts as one.
             bar_format="{l_bar}{bar}{r_bar}\r\r",
         )
         profile_steps = config.profile_steps if self._is_first else ()
