@@ -75,7 +75,7 @@ ROWS = (
         is_committee=True,
     ),
     Row(
-        "CNN, 16-32-128",
+        "CNN, 16-32-32-64-64",
         "elastic",
         0.4,
         f"{_SIMARD}; LeNet-5 0.8 (LeCun et al. 1998), 0.35 (Cireşan et al. 2011)",
@@ -95,6 +95,9 @@ ROWS = (
     ),
 )
 
+# By test accuracy in percent: the row that reaches it in the least time that we found.
+COSTS = {99.0: "cnn-99", 99.4: "cnn-99.4", 99.6: "cnn-99.6"}
+
 
 def write(results: Mapping[str, Any], path: Path, readme: Path) -> None:
     """Writes the tables into their sections of the documents, and draws the plot.
@@ -106,6 +109,7 @@ def write(results: Mapping[str, Any], path: Path, readme: Path) -> None:
     """
     plot(results, path.parent / _PLOT)
     document.replace_section(path, "accuracy: table", results_table(results))
+    document.replace_section(path, "accuracy: cost", cost_table(results))
     document.replace_section(path, "accuracy: runs", runs_table(results))
     document.replace_section(readme, "accuracy", short_table(results))
 
@@ -134,12 +138,38 @@ def results_table(results: Mapping[str, Any]) -> str:
     return document.table(header, lines)
 
 
+def cost_table(results: Mapping[str, Any]) -> str:
+    """Returns what it takes to reach an accuracy, as a markdown table."""
+    header = ["test accuracy, %", "row", "ours", "epochs", "minutes for all seeds", "for each"]
+    lines = []
+    for target, run in COSTS.items():
+        entry = results.get(run)
+        if not entry:
+            lines.append([f"{target:g}", f"`{run}`", _MISSING, "", "", "", ""])
+            continue
+        mean, std = 100 - entry["test"]["mean"], entry["test"]["std"]
+        verdict = "" if mean >= target else ", **missed**"
+        minutes = entry["wall_s"] / 60
+        lines.append(
+            [
+                f"{target:g}",
+                f"`{run}`",
+                f"{mean:.2f} ± {std:.2f}{verdict}",
+                f"{entry['epochs']:.0f}",
+                f"{minutes:.1f}",
+                f"{minutes / len(entry['test']['seeds']):.2f}",
+                entry["machine"]["devices"],
+            ]
+        )
+    return document.table([*header, "devices"], lines)
+
+
 def runs_table(results: Mapping[str, Any]) -> str:
     """Returns each run's size, length, time and command, and what all of them ran on."""
     header = ["command", "parameters of a seed", "seeds", "epochs", "wall time", "attempts"]
     header += ["devices"]
     lines, machines = [], set()
-    for run in dict.fromkeys(row.run for row in ROWS):
+    for run in dict.fromkeys([*(row.run for row in ROWS), *COSTS.values()]):
         entry = results.get(run)
         if not entry:
             command = f"python train.py --config configs/lecun.py:{run}"

@@ -56,7 +56,8 @@ def test_a_row_that_does_not_exist_is_an_error_that_lists_them():
 
 
 def test_every_run_is_reported():
-    assert {row.run for row in accuracy_report.ROWS} == set(lecun.ROWS)
+    runs = {row.run for row in accuracy_report.ROWS} | set(accuracy_report.COSTS.values())
+    assert runs == set(lecun.ROWS)
 
 
 def test_the_documents_are_what_the_results_generate(tmp_path: Path):
@@ -87,6 +88,14 @@ def test_errors_are_in_percent_with_the_sample_standard_deviation():
     lines = accuracy_report.results_table({"800-elastic": entry}).splitlines()
     assert [line for line in lines if "0.65 ± 0.07 | 2 " in line and "**missed**" in line]
     assert [line for line in lines if "| 0.49 | 2 " in line and "| met |" in line]
+
+
+def test_the_time_to_an_accuracy_is_that_of_all_seeds_and_of_each():
+    entry = accuracy.summarize(report_of("cnn-99", [9901, 9899]), [60.0, 30.0])
+    line = "| 99 | `cnn-99` | 99.00 ± 0.01 | 2 | 1.5 | 0.75 | 2 x cpu |"
+    assert line in accuracy_report.cost_table({"cnn-99": entry})
+    entry = accuracy.summarize(report_of("cnn-99", [9899, 9897]), [60.0])
+    assert "98.98 ± 0.01, **missed** |" in accuracy_report.cost_table({"cnn-99": entry})
 
 
 def test_one_seed_has_neither_a_deviation_nor_a_committee():
