@@ -87,7 +87,7 @@ ROWS = (
         "committee of 6 of them",
         "elastic",
         0.23,
-        "Cireşan et al. 2012: 35 networks, with normalized widths",
+        "Cireşan, Meier, Schmidhuber 2012: 35 networks, with normalized widths",
         0.23,
         0.19,
         "cnn-elastic",

@@ -106,8 +106,9 @@ class CNN(nn.Module):
             size = (2 * padding + 1, 2 * padding + 1)
             for number in range(1, depth + 1):
                 x = Conv(features, size, padding=padding, use_bias=False, dtype=self.dtype)(x)
-                norm = nn.BatchNorm(not train, momentum=0.95, dtype=self.dtype)
-                x = nn.relu(max_pool(norm(x)) if number == depth else norm(x))
+                norm = nn.BatchNorm(momentum=0.95, dtype=self.dtype)
+                x = norm(x, use_running_average=not train)
+                x = nn.relu(max_pool(x) if number == depth else x)
         x = nn.relu(nn.Dense(128, dtype=self.dtype)(x.reshape(x.shape[0], -1)))
         x = nn.Dropout(self.dropout, deterministic=not train)(x)
         return nn.Dense(self.num_outputs, dtype=self.dtype)(x).astype(jnp.float32)
