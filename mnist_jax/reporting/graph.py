@@ -119,9 +119,8 @@ class _Tracer:
 
     nodes: list[_Node]
     captured: dict[int, _Output] = dataclasses.field(default_factory=dict)  # By `id(array)`.
-    scopes: set[Scope] = dataclasses.field(
-        default_factory=set
-    )  # Of equations, also inner ones.
+    # Of equations, also inner ones.
+    scopes: set[Scope] = dataclasses.field(default_factory=set)
 
     def inline(self, closed: ClosedJaxpr, args: list[_Output], stack: str) -> list[_Output]:
         """Adds the equations of a jaxpr below a name stack, and returns its outputs."""
@@ -154,11 +153,8 @@ class _Tracer:
         if shapes == [(in_avals, out_avals)] and op != "scan":
             return self.inline(inner[0], args, stack)  # A call, like that of `jit`.
         scope = _split(stack)
-        inner_stacks = (e.source_info.name_stack for jaxpr in inner for e in jaxpr.jaxpr.eqns)
-        self.scopes |= {
-            scope,
-            *(_split(f"{stack}/{inner_stack}") for inner_stack in inner_stacks),
-        }
+        stacks = (e.source_info.name_stack for jaxpr in inner for e in jaxpr.jaxpr.eqns)
+        self.scopes |= {scope, *(_split(f"{stack}/{below}") for below in stacks)}
         for const, _ in args:
             if not const.path:
                 const.path = (*scope, "const")
