@@ -39,14 +39,14 @@ ROWS: dict[str, dict[str, Any]] = {
     # Also trains the members of a committee of CNNs.
     "cnn-elastic": {
         "model": "cnn",
-        "conv_features": (16, 32, 32, 64, 64),
+        "conv_features": (24, 48, 48, 96, 96),
         "augmentation": "elastic(strength=20, shift=2)",
         "dropout": 0.2,
-        "epochs": 40,
+        "epochs": 30,
         "learning_rate": 0.002,
-        "checkpoint_every_steps": 500,
+        "checkpoint_every_steps": 250,
     },
-    # For the time to an accuracy of 99 and 99.4 %.
+    # For the time to an accuracy of 99, 99.4 and 99.6 %.
     "cnn-99": {
         "model": "cnn",
         "augmentation": "random_shift",
@@ -60,6 +60,15 @@ ROWS: dict[str, dict[str, Any]] = {
         "dropout": 0.2,
         "epochs": 10,
         "learning_rate": 0.003,
+    },
+    "cnn-99.6": {
+        "model": "cnn",
+        "conv_features": (16, 32, 32, 64, 64),
+        "augmentation": "elastic(strength=20, shift=2)",
+        "dropout": 0.2,
+        "epochs": 40,
+        "learning_rate": 0.002,
+        "checkpoint_every_steps": 500,
     },
     "deep-elastic": {
         "hidden_sizes": (2500, 2000, 1500, 1000, 500),
