@@ -20,7 +20,7 @@ ROWS: dict[str, dict[str, Any]] = {
     "linear": {"hidden_sizes": (), "epochs": 30},
     "300": {"hidden_sizes": (300,), "dropout": 0.3, "epochs": 40},
     "300-distorted": {"hidden_sizes": (300,), "augmentation": "elastic"},
-    "1000": {"hidden_sizes": (1000,), "dropout": 0.5, "epochs": 80},
+    "1000": {"hidden_sizes": (1000,), "dropout": 0.4, "epochs": 80, "weight_decay": 0.05},
     "1000-distorted": {"hidden_sizes": (1000,), "augmentation": "elastic"},
     "300-100": {"hidden_sizes": (300, 100), "dropout": 0.2, "epochs": 40},
     "300-100-distorted": {"hidden_sizes": (300, 100), "augmentation": "elastic"},
