@@ -36,7 +36,7 @@ ROWS: dict[str, dict[str, Any]] = {
         "num_seeds": 25,
         "checkpoint_every_steps": 1000,
     },
-    # Also trains the members of a committee of CNNs.
+    # Also trains the members of a committee of CNNs, as `cnn-99.6` does.
     "cnn-elastic": {
         "model": "cnn",
         "conv_features": (24, 48, 48, 96, 96),
